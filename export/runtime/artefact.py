@@ -1,0 +1,110 @@
+"""Folders that pass between the verbs: written beside and renamed when whole, hashed, and described by a JSON file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import MvlmError
+
+FORMAT_VERSION = 1
+_JSON_LIMIT_BYTES = 64 * 2**20
+
+
+@contextmanager
+def output_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; rename it to `path` if the block ends well, remove it if it does not.
+
+    A folder that carries the final name is therefore always whole. Raises `MvlmError` when `path` holds anything
+    and `overwrite` is not set.
+    """
+    refuse_if_filled(path, overwrite=overwrite)
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        yield staging
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    put_in_place(staging, path)
+
+
+def refuse_if_filled(path: Path, *, overwrite: bool) -> None:
+    """Raise `MvlmError` unless `path` is absent, an empty folder, or a folder that may be overwritten."""
+    if path.is_file():
+        raise MvlmError(f"{path} is a file, and a folder is to be written there: name another with --out")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise MvlmError(f"{path} is not empty: name another with --out, or replace it with --overwrite")
+
+
+def put_in_place(staging: Path, path: Path) -> None:
+    """Give `staging` the name `path`, replacing what stood there."""
+    if path.exists():
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        path.rename(old)
+        staging.rename(path)
+        shutil.rmtree(old)
+    else:
+        staging.rename(path)
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """The hash of a value's canonical JSON form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON; a reader never sees half of it."""
+    beside = path.with_name(path.name + ".partial")
+    beside.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def read_artefact(folder: Path, name: str) -> dict[str, Any]:
+    """Read `folder/name.json` and check that it says it is that artefact, in a format this version knows.
+
+    Raises `MvlmError`: no such folder, no such file, broken JSON, another artefact, a newer format.
+    """
+    file = folder / f"{name}.json"
+    if not file.is_file():
+        raise MvlmError(f"{folder} holds no {name}.json: name the folder that the earlier verb wrote")
+    if file.stat().st_size > _JSON_LIMIT_BYTES:
+        raise MvlmError(f"{file} is larger than a description of an artefact can be")
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise MvlmError(f"{file} is not valid JSON ({error}): make the folder again") from None
+    if not isinstance(value, dict) or value.get("artefact") != name:
+        raise MvlmError(f"{file} does not describe a {name} folder: make it again")
+    version = value.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise MvlmError(f"{file} has format {version}, and this mvlm reads up to {FORMAT_VERSION}: upgrade mvlm")
+    return value
+
+
+def describe(name: str, **facts: Any) -> dict[str, Any]:
+    """The head of an artefact's JSON file, with what it was made with, followed by `facts`."""
+    packages = ("mvlm", "numpy", "torch", "transformers", "onnx", "onnxruntime", "scikit-learn", "lightgbm")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"artefact": name, "format_version": FORMAT_VERSION, **facts, "versions": versions}

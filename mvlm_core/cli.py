@@ -1,0 +1,81 @@
+"""The group `mvlm`: each verb is a name here, and its module is imported when the verb is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from export.runtime.errors import MvlmError
+
+VERBS = {
+    "data": "mvlm_core.commands:data",
+    "train": "mvlm_core.commands:train",
+    "label": "mvlm_core.commands:label",
+    "fit-router": "router.commands:fit_router",
+    "evaluate": "router.commands:evaluate",
+    "export": "export.commands:export",
+    "run": "export.commands:run",
+    "demo": "mvlm_core.commands:demo",
+}
+# Which extra brings a package that a verb may miss.
+_EXTRA_OF = {
+    **dict.fromkeys(["torch", "transformers", "accelerate", "datasets", "pydantic", "yaml", "safetensors"], "train"),
+    **dict.fromkeys(["sklearn", "lightgbm", "matplotlib", "pyarrow"], "router"),
+    **dict.fromkeys(["onnx", "onnxscript"], "export"),
+    "onnxruntime": "cpu",
+}
+
+
+class _Verbs(click.Group):
+    """Imports a verb's module when the verb is called, and turns every expected error into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        module, attribute = VERBS[name].split(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:
+        try:
+            super().main(args, *rest, **{**options, "standalone_mode": False})
+        except MvlmError as error:
+            _fail(str(error), error.exit_status)
+        except click.ClickException as error:
+            _fail(error.format_message(), error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            _fail("stopped", 130)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").split(".")[0]
+            if package not in _EXTRA_OF:
+                raise
+            _fail(f'{package} is not installed: pip install "mvlm[{_EXTRA_OF[package]}]"', 2)
+        sys.exit(0)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(status)
+
+
+@click.command(cls=_Verbs)
+@click.version_option(package_name="mvlm")
+def main() -> None:
+    """Vision-language models whose image costs as many tokens as the question needs.
+
+    The verbs, in order, are the pipeline; each ends by naming the next.
+
+    \b
+    Example:
+      mvlm demo --out demo
+    """
+
+
+if __name__ == "__main__":
+    main()
