@@ -1,0 +1,93 @@
+"""Pixels -> model input: the only preprocessing in the project, used in training and on the device."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import MvlmError
+
+Picture = Image.Image | NDArray[np.uint8] | bytes | str | Path
+MAX_PIXELS = 64_000_000
+_LARGEST_SHRINK = 64
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How a picture becomes the tower's input.
+
+    `fit` says what happens to a picture that is not square: `stretch` it, `crop` its centre, or `pad` it to a square
+    with the mean colour (LLaVA-1.5).
+    """
+
+    size_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fit: Literal["stretch", "crop", "pad"] = "stretch"
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ImageSpec:
+        return cls(int(value["size_px"]), tuple(value["mean"]), tuple(value["std"]), value["fit"])
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def open_picture(picture: Picture, *, name: str = "the picture") -> Image.Image:
+    """Read a PIL picture, an RGB array (H, W, 3) uint8, encoded bytes or a file, upright and in RGB.
+
+    Raises `MvlmError` when there is no such file, when it is no picture, or when it has more than `MAX_PIXELS`.
+    """
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise MvlmError(f"{name} has shape {picture.shape} and type {picture.dtype}: give (H, W, 3) uint8, RGB")
+        return Image.fromarray(picture)
+    if isinstance(picture, str | Path):
+        name = str(picture)
+        if not Path(picture).is_file():
+            raise MvlmError(f"there is no picture {name}: check the path", code="no-picture")
+    if isinstance(picture, Image.Image):
+        return _upright_rgb(picture, name)
+    try:
+        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
+            return _upright_rgb(opened, name)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, UnidentifiedImageError) as error:
+        reason = str(error).split("\n")[0][:120]
+        raise MvlmError(f"{name} cannot be read as a picture ({reason}): save it anew", code="bad-picture") from None
+
+
+def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise MvlmError(f"{name} has {width} x {height} pixels: at most {MAX_PIXELS} are read", code="bad-picture")
+    if picture.mode.startswith("I;16"):  # PIL clips 16-bit grey instead of scaling it
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+def preprocess(picture: Picture, spec: ImageSpec) -> NDArray[np.float32]:
+    """One picture as the vision tower takes it: (3, size_px, size_px) float32, normalised."""
+    image = _squared(open_picture(picture), spec)
+    if image.size != (spec.size_px, spec.size_px):
+        image = image.resize((spec.size_px, spec.size_px), Image.Resampling.BICUBIC)
+    scaled = np.asarray(image, np.float32) * np.float32(1 / 255)  # (size_px, size_px, 3)
+    normalised = (scaled - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1))  # (3, size_px, size_px)
+
+
+def _squared(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    side = min(image.size)
+    if max(image.size) > _LARGEST_SHRINK * max(side, 1):
+        raise MvlmError(f"the picture is {image.size[0]} x {image.size[1]}: too narrow to make sense of")
+    if spec.fit == "stretch" or image.size[0] == image.size[1]:
+        return image
+    if spec.fit == "crop":
+        return ImageOps.fit(image, (side, side), method=Image.Resampling.BICUBIC)
+    colour = tuple(round(255 * channel) for channel in spec.mean)
+    return ImageOps.pad(image, (max(image.size),) * 2, color=colour)

@@ -1,0 +1,221 @@
+"""The nested-token model in transformers' own terms; importing this module registers the Auto classes.
+
+Letters: B rows, S positions of a row, P patches, m visual tokens (the scale), D_vision and D the widths of the
+vision tower and of the language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.cache_utils import Cache
+from transformers.configuration_utils import SubConfigSpec
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from export.runtime.errors import MvlmError
+
+from .connectors import Connector, PatchPositions, PoolConnector, QueryConnector, start_pyramid, start_random
+from .processing import MvlmImageProcessor, MvlmProcessor
+from .scales import require_scales
+
+IGNORED_LABEL = -100
+
+
+@strict
+class MvlmConfig(PreTrainedConfig):
+    """A tower, a connector and a language model.
+
+    Attributes:
+        connector: `pool` (M3) or `query` (MQT).
+        grid_side: patches along one side of the picture, as the tower leaves them.
+        num_visual_tokens: the scale when a caller names none; None asks callers to name one.
+        connector_positions: add a learned position to each patch, for towers that leave none in their features.
+        num_queries, num_heads, value_mlp, query_start: of the `query` connector, see `QueryConnector`.
+        vision_feature_layer: which hidden state of the tower is read (LLaVA reads the last but one).
+    """
+
+    model_type = "mvlm"
+    sub_configs_defaults = {  # noqa: RUF012 - transformers' own way to declare it
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="resnet"),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen3"),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    connector: Literal["pool", "query"] = "pool"
+    grid_side: int = 24
+    image_token_id: int = 0
+    num_visual_tokens: int | None = None
+    connector_positions: bool = False
+    num_queries: int = 256
+    num_heads: int = 16
+    value_mlp: bool = False
+    query_start: Literal["random", "pyramid"] = "random"
+    vision_feature_layer: int = -1
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
+
+
+def vision_width(config: PreTrainedConfig) -> int:
+    """The channels of a tower's features."""
+    return config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size
+
+
+def build_connector(config: MvlmConfig) -> Connector:
+    widths = (config.grid_side, vision_width(config.vision_config), config.text_config.hidden_size)
+    if config.connector == "pool":
+        return PoolConnector(*widths, positions=config.connector_positions)
+    return QueryConnector(
+        *widths, positions=config.connector_positions, num_queries=config.num_queries,
+        num_heads=config.num_heads, value_mlp=config.value_mlp,
+    )  # fmt: skip
+
+
+class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Vision tower -> connector -> language model; the scale is an argument of every call."""
+
+    config_class = MvlmConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+    def __init__(self, config: MvlmConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.connector = build_connector(config)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, PatchPositions):
+            nn.init.trunc_normal_(module.table, std=0.02)
+        if isinstance(module, QueryConnector):
+            {"random": start_random, "pyramid": start_pyramid}[self.config.query_start](module)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """What every scale follows from: (B, 3, height, width) -> the connector's values (B, P, ·)."""
+        if self.config.vision_feature_layer == -1:
+            features = self.vision_tower(pixel_values).last_hidden_state
+        else:
+            outputs = self.vision_tower(pixel_values, output_hidden_states=True)
+            features = outputs.hidden_states[self.config.vision_feature_layer]
+        return self.connector.values(patch_features(features, self.config.grid_side))
+
+    def visual_tokens(self, values: Tensor, scales: Sequence[int]) -> Tensor:
+        """The tokens of each picture at its own scale, one after another: (B, P, ·), B scales -> (sum of m, D)."""
+        if len(set(scales)) == 1:
+            return self.connector.tokens(values, scales[0]).flatten(0, 1)
+        return torch.cat([self.connector.tokens(values[i : i + 1], m)[0] for i, m in enumerate(scales)])
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        num_visual_tokens: int | Sequence[int] | Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+    ) -> CausalLMOutputWithPast:
+        """Read rows whose pictures stand as m placeholders of `config.image_token_id` each.
+
+        `num_visual_tokens` is one int, or one for each picture; left out, it is the configuration's, and failing that
+        an error. `attention_mask` may be (B, S), or (B, 1, S, S) for packed rows. Raises `MvlmError` for a scale that
+        the connector does not allow and for placeholders that do not fit the scales.
+        """
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)  # (B, S, D)
+        if pixel_values is not None:
+            values = self.encode_images(pixel_values)  # (pictures, P, ·)
+            visual = self.visual_tokens(values, self._scales(num_visual_tokens, len(values)))  # (sum of m, D)
+            inputs_embeds = self._splice(inputs_embeds, visual, input_ids)  # (B, S, D)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
+            past_key_values=past_key_values, use_cache=use_cache, logits_to_keep=logits_to_keep,
+        )  # fmt: skip
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(outputs.logits, labels, vocab_size=self.config.text_config.vocab_size)
+        return CausalLMOutputWithPast(loss=loss, logits=outputs.logits, past_key_values=outputs.past_key_values)
+
+    def _scales(self, asked: int | Sequence[int] | Tensor | None, pictures: int) -> list[int]:
+        asked = self.config.num_visual_tokens if asked is None else asked
+        if asked is None:
+            raise MvlmError("no scale was named: give num_visual_tokens, one int or one for each picture")
+        if isinstance(asked, Tensor):
+            asked = asked.tolist()
+        scales = [asked] * pictures if isinstance(asked, int) else [int(scale) for scale in asked]
+        if len(scales) != pictures:
+            raise MvlmError(f"{len(scales)} scales were given for {pictures} pictures: give one int, or one for each")
+        require_scales(sorted(set(scales)), self.connector.scales)
+        return scales
+
+    def _splice(self, inputs_embeds: Tensor, visual: Tensor, input_ids: Tensor | None) -> Tensor:
+        if input_ids is None:
+            raise MvlmError("pixel_values need input_ids, which say where each picture stands")
+        places = input_ids == self.config.image_token_id  # (B, S)
+        if int(places.sum()) != len(visual):
+            raise MvlmError(
+                f"the rows hold {int(places.sum())} image placeholders, and the pictures at the scales asked for"
+                f" make {len(visual)} visual tokens: build the rows with the same scales"
+            )
+        return inputs_embeds.masked_scatter(places[..., None], visual.to(inputs_embeds.dtype))
+
+
+def patch_features(features: Tensor, grid_side: int) -> Tensor:
+    """A tower's output as patches: (B, D_vision, G, G) or (B, [class token +] P, D_vision) -> (B, P, D_vision)."""
+    if features.ndim == 4:  # a convolutional tower: its last grid counts
+        features = features.flatten(2).transpose(1, 2)
+    elif features.shape[1] == grid_side**2 + 1:
+        features = features[:, 1:]
+    if features.shape[1] != grid_side**2:
+        raise MvlmError(
+            f"the tower leaves {features.shape[1]} patches, and the configuration says a grid of {grid_side} x {grid_side}:"
+            " set grid_side to the tower's"
+        )
+    return features
+
+
+AutoConfig.register(MvlmConfig.model_type, MvlmConfig, exist_ok=True)
+AutoModelForImageTextToText.register(MvlmConfig, MvlmForConditionalGeneration, exist_ok=True)
+AutoImageProcessor.register(MvlmConfig, image_processor_classes={"pil": MvlmImageProcessor}, exist_ok=True)
+AutoProcessor.register(MvlmConfig, MvlmProcessor, exist_ok=True)

@@ -1,0 +1,137 @@
+"""Pictures and words -> model input: chat template, expansion of <image> to m placeholders, answer mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.image_processing_utils import BaseImageProcessor
+
+from export.runtime.errors import MvlmError
+from export.runtime.image import ImageSpec, Picture, preprocess
+
+IMAGE_TOKEN = "<image>"
+# One turn is `<user>`, the picture, the question, `<assistant>`, the answer, `<end>`. What stands between the
+# generation marks is what training supervises.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role == 'assistant' %}"
+    "<assistant>{% generation %}"
+    "{% for part in message.content %} {{ part.text }}{% endfor %}<end>"
+    "{% endgeneration %}"
+    "{% else %}"
+    "<user>{% for part in message.content %}"
+    "{% if part.type == 'image' %}<image>{% else %} {{ part.text }}{% endif %}"
+    "{% endfor %}"
+    "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+class MvlmImageProcessor(BaseImageProcessor):
+    """`export.runtime.image` in the shape transformers expects: the device and training share one preprocessing."""
+
+    model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers' own way to declare it
+
+    def __init__(
+        self, size_px: int = 336, mean: Sequence[float] = (0.5,) * 3, std: Sequence[float] = (0.5,) * 3,
+        fit: str = "stretch", **kwargs: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(**kwargs)
+        self.size_px, self.mean, self.std, self.fit = size_px, list(mean), list(std), fit
+
+    @property
+    def spec(self) -> ImageSpec:
+        return ImageSpec.from_json({"size_px": self.size_px, "mean": self.mean, "std": self.std, "fit": self.fit})
+
+    def __call__(self, images: Picture | Sequence[Picture], return_tensors: str = "pt", **_: Any) -> BatchFeature:
+        """Pictures -> `pixel_values` (B, 3, size_px, size_px) float32."""
+        many = images if isinstance(images, list | tuple) else [images]
+        pixels = np.stack([preprocess(image, self.spec) for image in many])  # (B, 3, size_px, size_px)
+        return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
+
+
+class MvlmProcessor(ProcessorMixin):
+    """Text with one `<image>` a picture, and the pictures -> `input_ids` with m placeholders each, and `pixel_values`."""
+
+    def __init__(
+        self, image_processor: MvlmImageProcessor, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
+    ) -> None:
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+
+    def __call__(
+        self,
+        images: Picture | Sequence[Picture] | None = None,
+        text: str | Sequence[str] | None = None,
+        num_visual_tokens: int | Sequence[int] | None = None,
+        return_tensors: str = "pt",
+        **_: Any,
+    ) -> BatchFeature:
+        """Rows, left-padded: `input_ids` and `attention_mask` (B, S), `pixel_values` (pictures, 3, H, W).
+
+        `num_visual_tokens` is one int or one for each picture, in the order of the placeholders. Raises `MvlmError`
+        when the placeholders in the text, the pictures and the scales differ in number.
+        """
+        texts = [text] if isinstance(text, str) else list(text or [])
+        pictures = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
+        marks = sum(row.count(IMAGE_TOKEN) for row in texts)
+        scales = [num_visual_tokens] * marks if isinstance(num_visual_tokens, int) else list(num_visual_tokens or [])
+        if not marks == len(pictures) == len(scales):
+            raise MvlmError(
+                f"the text holds {marks} {IMAGE_TOKEN}, and {len(pictures)} pictures and {len(scales)} scales were"
+                " given: give one of each for every picture"
+            )
+        remaining = iter(scales)
+        expanded = [_expand(row, remaining) for row in texts]
+        batch = dict(self.tokenizer(expanded, padding=True, add_special_tokens=False, return_tensors=return_tensors))
+        if pictures:
+            batch |= dict(self.image_processor(pictures, return_tensors=return_tensors))
+            batch["num_visual_tokens"] = torch.tensor(scales)  # (pictures,)
+        return BatchFeature(batch)
+
+    def ask(self, question: str) -> str:
+        """The text of one question about one picture, ready for an answer."""
+        return self.render(turn(question), add_generation_prompt=True)
+
+    def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
+        return self.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+
+    def encode(self, messages: list[dict[str, Any]]) -> Encoded:
+        """Ids with one placeholder a picture, and which of them training supervises (the generation marks)."""
+        encoded = self.tokenizer.apply_chat_template(
+            messages, chat_template=self.chat_template, tokenize=True, return_dict=True,
+            return_assistant_tokens_mask=True,
+        )  # fmt: skip
+        return Encoded(list(encoded["input_ids"]), [bool(x) for x in encoded["assistant_masks"]])
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "pixel_values", "num_visual_tokens"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation as ids, and for each id whether it is supervised."""
+
+    ids: list[int]
+    supervised: list[bool]
+
+
+def turn(question: str, answer: str | None = None, *, with_picture: bool = True) -> list[dict[str, Any]]:
+    """One turn as chat messages with typed content."""
+    content: list[dict[str, str]] = [{"type": "image"}] if with_picture else []
+    messages: list[dict[str, Any]] = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+    if answer is not None:
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    return messages
+
+
+def _expand(text: str, scales: Any) -> str:
+    head, *rest = text.split(IMAGE_TOKEN)
+    return head + "".join(IMAGE_TOKEN * next(scales) + part for part in rest)

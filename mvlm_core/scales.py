@@ -1,0 +1,40 @@
+"""Which numbers of visual tokens a connector allows. No torch: configurations are checked before anything loads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from export.runtime.errors import MvlmError
+
+
+def pool_scales(grid_side: int) -> tuple[int, ...]:
+    """The scales of average pooling: squares whose side divides the side of the patch grid (M3, arXiv 2405.17430)."""
+    return tuple(side * side for side in range(1, grid_side + 1) if grid_side % side == 0)
+
+
+def query_scales(num_queries: int) -> range:
+    """The scales of a query connector: every prefix of its queries (MQT, arXiv 2405.19315)."""
+    return range(1, num_queries + 1)
+
+
+def require_scales(asked: Iterable[int], allowed: Sequence[int]) -> None:
+    """Raise `MvlmError` naming every scale of `asked` that is not allowed, and those that are. Nothing is rounded."""
+    wrong = [scale for scale in asked if scale not in allowed]
+    if wrong:
+        many = isinstance(allowed, range)
+        names = f"every number from {allowed[0]} to {allowed[-1]}" if many else ", ".join(map(str, allowed))
+        raise MvlmError(
+            f"this connector cannot show a picture in {', '.join(map(str, wrong))} tokens: it allows {names}",
+            code="scale-not-allowed",
+        )
+
+
+def parse_scales(text: str) -> tuple[int, ...]:
+    """Read `9,36,144`, in ascending order. Raises `MvlmError` for anything else, repetitions included."""
+    try:
+        scales = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise MvlmError(f"{text!r} is not a list of scales: write numbers between commas, as in 9,36,144") from None
+    if len(set(scales)) != len(scales) or min(scales) < 1:
+        raise MvlmError(f"{text!r} is not a list of scales: each must be at least 1 and stand once")
+    return tuple(sorted(scales))
