@@ -7,6 +7,7 @@ vision tower and of the language model.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -90,6 +91,13 @@ def build_connector(config: MvlmConfig) -> Connector:
     )  # fmt: skip
 
 
+@dataclass
+class MvlmOutput(CausalLMOutputWithPast):
+    """What `forward` returns; `image_values` (pictures, P, ·) is the encoding that every scale follows from."""
+
+    image_values: Tensor | None = None
+
+
 class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """Vision tower -> connector -> language model; the scale is an argument of every call."""
 
@@ -155,7 +163,7 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-    ) -> CausalLMOutputWithPast:
+    ) -> MvlmOutput:
         """Read rows whose pictures stand as m placeholders of `config.image_token_id` each.
 
         `num_visual_tokens` is one int, or one for each picture; left out, it is the configuration's, and failing that
@@ -164,6 +172,7 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)  # (B, S, D)
+        values = None
         if pixel_values is not None:
             values = self.encode_images(pixel_values)  # (pictures, P, ·)
             visual = self.visual_tokens(values, self._scales(num_visual_tokens, len(values)))  # (sum of m, D)
@@ -175,7 +184,7 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(outputs.logits, labels, vocab_size=self.config.text_config.vocab_size)
-        return CausalLMOutputWithPast(loss=loss, logits=outputs.logits, past_key_values=outputs.past_key_values)
+        return MvlmOutput(loss, outputs.logits, outputs.past_key_values, image_values=values)
 
     def _scales(self, asked: int | Sequence[int] | Tensor | None, pictures: int) -> list[int]:
         asked = self.config.num_visual_tokens if asked is None else asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from export.runtime.errors import MvlmError
 from export.runtime.image import ImageSpec, Picture, preprocess
+from export.runtime.prompt import FixedIds, ImagePlace, Part, Prompt, QuestionText
 
 IMAGE_TOKEN = "<image>"
 # One turn is `<user>`, the picture, the question, `<assistant>`, the answer, `<end>`. What stands between the
@@ -31,6 +33,10 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+
+# Stands for the question while a template is taken apart, and questions that its parts must then encode as it does.
+_ANY_QUESTION = "\ue000question\ue000"
+_PROBES = ("what is it?", " it's 12:30, où  est-ce ? ", "a\nb", "形")
 
 
 class MvlmImageProcessor(BaseImageProcessor):
@@ -135,3 +141,33 @@ def turn(question: str, answer: str | None = None, *, with_picture: bool = True)
 def _expand(text: str, scales: Any) -> str:
     head, *rest = text.split(IMAGE_TOKEN)
     return head + "".join(IMAGE_TOKEN * next(scales) + part for part in rest)
+
+
+def prompt_of(processor: MvlmProcessor) -> Prompt:
+    """The processor's chat template for one question about one picture, taken apart at its special tokens.
+
+    Raises `MvlmError` when the parts do not encode questions as the processor does: a template that changes the
+    question, or a tokenizer whose pieces depend on what stands before them.
+    """
+    tokenizer = processor.tokenizer.backend_tokenizer
+    special = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    borders = "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True))
+    parts: list[Part] = []
+    for piece in filter(None, re.split(f"({borders})", processor.ask(_ANY_QUESTION))):
+        if piece == IMAGE_TOKEN:
+            parts.append(ImagePlace())
+        elif piece in special:
+            parts.append(FixedIds((special[piece],)))
+        elif _ANY_QUESTION in piece:
+            parts.append(QuestionText(*piece.split(_ANY_QUESTION, 1)))
+        else:
+            parts.append(FixedIds(tuple(tokenizer.encode(piece, add_special_tokens=False).ids)))
+    prompt = Prompt(parts, tokenizer)
+    for question in _PROBES:
+        wanted = processor.tokenizer(processor.ask(question), add_special_tokens=False)["input_ids"]
+        if prompt.ids(question, 1, processor.image_token_id) != wanted:
+            raise MvlmError(
+                f"the parts of the chat template encode {question!r} otherwise than the processor: use a template that"
+                " leaves the question as it is, between special tokens"
+            )
+    return prompt

@@ -1,0 +1,168 @@
+"""What a training run is told: validated models, YAML, `key=value` on top, every error at once. No torch."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from export.runtime.errors import MvlmError
+
+from .scales import pool_scales, query_scales, require_scales
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImageConfig(_Strict):
+    """How a picture becomes the tower's input; see `export.runtime.image.ImageSpec`."""
+
+    size_px: int = Field(336, gt=0)
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    fit: Literal["stretch", "crop", "pad"] = "stretch"
+
+
+class ModelConfig(_Strict):
+    """The model to build: transformers' own configurations of the parts, and the connector between them."""
+
+    vision: dict[str, Any]
+    text: dict[str, Any]
+    connector: Literal["pool", "query"] = "pool"
+    grid_side: int = Field(gt=0)
+    connector_positions: bool = False
+    num_queries: int = Field(256, gt=0)
+    num_heads: int = Field(16, gt=0)
+    value_mlp: bool = False
+    query_start: Literal["random", "pyramid"] = "random"
+    image: ImageConfig = ImageConfig()
+
+    @model_validator(mode="after")
+    def _parts_are_named(self) -> ModelConfig:
+        for part in ("vision", "text"):
+            if "model_type" not in getattr(self, part):
+                raise ValueError(f"{part} needs a model_type, as in transformers (resnet, clip_vision_model, qwen3, llama)")
+        return self
+
+
+class StageConfig(_Strict):
+    """One stage of the recipe: a loss, so many steps, and how the weights move.
+
+    Attributes:
+        loss: `patches` (the tower learns what is in a patch, and the connector's patches learn to speak the language
+            model's words) or `answers`.
+        pictures: pictures of a step; all their questions share one copy of them.
+        running_share: the share of steps whose questions are one running conversation instead of separate ones.
+        matrix_lr, lr: learning rates of the hidden matrices (Muon) and of everything else (AdamW).
+        tower_lr: the learning rate of the vision tower (AdamW); None is the same as `lr`.
+        patch_loss_weight: how much of the patch loss is added to the answers' loss.
+        task_weights: how much a task's answers count; 1 where none is named.
+    """
+
+    name: str
+    loss: Literal["patches", "answers"]
+    steps: int = Field(gt=0)
+    pictures: int = Field(16, gt=0)
+    running_share: float = Field(0.0, ge=0, le=1)
+    matrix_lr: float = Field(2e-3, gt=0)
+    lr: float = Field(2e-3, gt=0)
+    tower_lr: float | None = Field(None, ge=0)
+    warmup_steps: int = Field(20, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    patch_loss_weight: float = Field(0.0, ge=0)
+    task_weights: dict[str, float] = {}
+    save_every: int | None = Field(None, gt=0)
+
+
+class TrainConfig(_Strict):
+    """A whole run: data, model, scales, stages."""
+
+    rows: Path = Path("rows")
+    seed: int = 0
+    precision: Literal["bf16", "float32"] = "bf16"
+    scales: tuple[int, ...] = Field(min_length=1)
+    model: ModelConfig
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _scales_fit(self) -> TrainConfig:
+        model = self.model
+        allowed = pool_scales(model.grid_side) if model.connector == "pool" else query_scales(model.num_queries)
+        try:
+            require_scales(self.scales, allowed)
+        except MvlmError as error:
+            raise ValueError(str(error)) from None
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError("two stages have the same name")
+        return self
+
+
+def read_config(file: Path, overrides: tuple[str, ...] = ()) -> TrainConfig:
+    """Read a YAML configuration and put `key=value` overrides on top; keys go into the tree by dots (stages.0.steps=9).
+
+    Raises `MvlmError` that lists every fault, with the nearest known key beside each unknown one.
+    """
+    if not file.is_file():
+        raise MvlmError(f"there is no configuration {file}: `mvlm data scenes` writes a train.yaml beside its rows")
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise MvlmError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise MvlmError(f"{file} must hold keys and values, as in examples/configs")
+    for override in overrides:
+        _put(tree, override)
+    try:
+        return TrainConfig.model_validate(tree)
+    except ValidationError as error:
+        faults = "\n".join(f"  {_fault(dict(fault))}" for fault in error.errors())
+        raise MvlmError(f"{file} has {error.error_count()} faults:\n{faults}") from None
+
+
+def write_config(file: Path, config: TrainConfig) -> None:
+    """Write the resolved configuration as YAML that `read_config` reads back."""
+    tree = config.model_dump(mode="json", exclude_none=True)
+    file.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _put(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise MvlmError(f"{override!r} is not key=value, as in stages.0.steps=100")
+    *parents, last = path.split(".")
+    node: Any = tree
+    try:
+        for key in parents:
+            node = node[int(key)] if isinstance(node, list) else node[key]
+        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
+    except (KeyError, IndexError, ValueError, TypeError, yaml.YAMLError):
+        raise MvlmError(f"{override!r}: the configuration has no {path}") from None
+
+
+def _fault(fault: dict[str, Any]) -> str:
+    where = ".".join(map(str, fault["loc"])) or "the configuration"
+    if fault["type"] != "extra_forbidden":
+        return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
+    known = _known_keys(fault["loc"][:-1])
+    nearest = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+    return f"{where}: no such key" + (f"; did you mean {nearest[0]}?" if nearest else f"; known: {', '.join(known)}")
+
+
+def _known_keys(path: tuple[Any, ...]) -> list[str]:
+    model: Any = TrainConfig
+    for key in path:
+        if isinstance(key, str):
+            model = _model_in(model.model_fields[key].annotation)
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> Any:
+    if get_origin(annotation) in (tuple, types.UnionType):
+        return next(inner for inner in map(_model_in, get_args(annotation)) if inner is not None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

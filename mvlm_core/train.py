@@ -1,0 +1,193 @@
+"""The recipe, read from top to bottom: data, model, then the stages one after another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from export.runtime.errors import MvlmError
+
+from .config import ModelConfig, StageConfig, TrainConfig, write_config
+from .dataset import Batch, Packer, PatchTags, Plan, group_pictures
+from .losses import answer_loss, patch_loss
+from .model import MvlmConfig, MvlmForConditionalGeneration
+from .optim import build_optimizer
+from .processing import MvlmImageProcessor, MvlmProcessor
+from .rows import Row, read_rows
+from .tokenizer import train_tokenizer
+
+# What a bar is told: the stage's name and how many steps it has; it answers with a function to call after each.
+StageProgress = Callable[[str, int], Callable[[], None]]
+
+
+def train(config: TrainConfig, out: Path, *, resume: bool, progress: StageProgress) -> None:
+    """Train a run into `out`: a transformers model folder with train.yaml, metrics.jsonl and checkpoints.
+
+    The weights of the finished model are written last, so a folder without them is an unfinished run; `resume` takes
+    such a folder up at its last checkpoint and ends where an uninterrupted run would have ended.
+    """
+    rows = [row for row in read_rows(config.rows) if row.split == "train"]
+    if not rows:
+        raise MvlmError(f"{config.rows} has no rows of the split train")
+    pictures = group_pictures(rows)
+    model, processor = build_model(config, rows)
+
+    if not resume:
+        out.mkdir(parents=True, exist_ok=True)
+        write_config(out / "train.yaml", config)
+        (out / "metrics.jsonl").write_text("")
+    for number, stage in enumerate(config.stages):
+        tags = PatchTags(config.rows, processor) if _reads_tags(stage) else None
+        plan = Plan(
+            pictures, config.scales, steps=stage.steps, batch=stage.pictures,
+            running_share=stage.running_share, seed=config.seed + number,
+        )  # fmt: skip
+        folder = out / "checkpoints" / f"{number}-{stage.name}"
+        checkpoint = _last_checkpoint(folder) if resume else None
+        metrics = MetricsFile(out / "metrics.jsonl", stage, plan, progress, start=_step_of(checkpoint))
+        trainer = StageTrainer(
+            model=model,
+            args=_arguments(config, stage, folder),
+            train_dataset=plan,
+            data_collator=Packer(pictures, processor, tags, stage.task_weights),
+            optimizers=(_optimizer(model, stage), None),
+            callbacks=[metrics],
+        )
+        trainer.stage = stage
+        trainer.remove_callback(PrinterCallback)  # metrics.jsonl and the bar say it
+        trainer.train(resume_from_checkpoint=checkpoint)
+
+    model.eval()
+    processor.save_pretrained(out)
+    model.save_pretrained(out)
+
+
+def build_model(config: TrainConfig, rows: Sequence[Row]) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:
+    """A model that starts from nothing, with a tokenizer trained on the words of the rows."""
+    texts = [text for row in rows for text in (row.question, *row.answers)]
+    tokenizer = train_tokenizer(texts)
+    processor = MvlmProcessor(MvlmImageProcessor(**config.model.image.model_dump()), tokenizer)
+    torch.manual_seed(config.seed)
+    model = MvlmForConditionalGeneration(model_config(config.model, processor))
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if model.config.vision_config.model_type == "resnet":
+        model.vision_tower.to(memory_format=torch.channels_last)  # convolutions are faster so on a CPU
+    return model, processor
+
+
+def model_config(config: ModelConfig, processor: MvlmProcessor) -> MvlmConfig:
+    tokenizer = processor.tokenizer
+    vocabulary = {
+        "vocab_size": len(tokenizer), "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    return MvlmConfig(
+        vision_config=AutoConfig.for_model(**config.vision),
+        text_config=AutoConfig.for_model(**config.text, **vocabulary),
+        image_token_id=processor.image_token_id,
+        **config.model_dump(exclude={"vision", "text", "image"}),
+    )
+
+
+class StageTrainer(Trainer):
+    """transformers' Trainer with a stage's own loss."""
+
+    stage: StageConfig
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        batch = Batch(**inputs)
+        with self.accelerator.autocast():
+            if self.stage.loss == "patches":
+                return patch_loss(model, batch)
+            return answer_loss(model, batch, patch_loss_weight=self.stage.patch_loss_weight)
+
+
+@dataclass
+class MetricsFile(TrainerCallback):
+    """One line of JSON a step, the scale that was drawn among it; drives the progress bar as well."""
+
+    path: Path
+    stage: StageConfig
+    plan: Plan
+    progress: StageProgress
+    start: int
+
+    def __post_init__(self) -> None:
+        # Steps after the checkpoint were run before the stop and are run again: their old lines go.
+        lines = [line for line in self.path.read_text().splitlines() if not self._again(json.loads(line))]
+        self.path.write_text("".join(f"{line}\n" for line in lines))
+
+    def _again(self, line: dict[str, Any]) -> bool:
+        return line["stage"] == self.stage.name and line["step"] > self.start
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        self.advance = self.progress(self.stage.name, self.stage.steps - self.start)
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        self.advance()
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        if "loss" not in logs:
+            return
+        scale = self.plan.scale_of_step[state.global_step - 1] if self.stage.loss == "answers" else None
+        line = {
+            "stage": self.stage.name, "step": state.global_step, "num_visual_tokens": scale,
+            "loss": logs["loss"], "grad_norm": logs.get("grad_norm"), "lr": logs["learning_rate"],
+        }  # fmt: skip
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _reads_tags(stage: StageConfig) -> bool:
+    return stage.loss == "patches" or stage.patch_loss_weight > 0
+
+
+def _optimizer(model: MvlmForConditionalGeneration, stage: StageConfig) -> torch.optim.Optimizer:
+    return build_optimizer(
+        model, matrix_lr=stage.matrix_lr, lr=stage.lr, tower_lr=stage.tower_lr,
+        embeddings=model.get_input_embeddings(), tower=model.vision_tower,
+    )  # fmt: skip
+
+
+def _arguments(config: TrainConfig, stage: StageConfig, folder: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=stage.steps,
+        per_device_train_batch_size=stage.pictures,
+        learning_rate=stage.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=stage.warmup_steps,
+        max_grad_norm=stage.max_grad_norm,
+        bf16=config.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=config.seed,
+        train_sampling_strategy="sequential",  # the plan is already in order
+        remove_unused_columns=False,
+        logging_steps=1,
+        save_strategy="steps",
+        save_steps=stage.save_every or stage.steps,
+        save_total_limit=2,
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def _step_of(checkpoint: str | None) -> int:
+    return int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0

@@ -1,0 +1,79 @@
+"""How the questions of the drawn benchmark are put: several wordings of each kind, some kept for the test split.
+
+The wordings that training never sees use only words that it does see, in another order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from numpy.random import Generator
+
+
+@dataclass(frozen=True)
+class Wordings:
+    seen: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+WORDINGS: dict[str, Wordings] = {
+    "time_of_day": Wordings(
+        ("what time of day is it?", "which time of day does the picture show?", "is it day, dusk or night?"),
+        ("what time of day does the picture show?",),
+    ),
+    "ground": Wordings(
+        ("what is the ground made of?", "what does the ground show?", "which ground is it?"),
+        ("which ground does the picture show?",),
+    ),
+    "framed": Wordings(
+        ("is there a frame?", "does the picture have a frame?", "is the picture in a frame?"),
+        ("is there a frame in the picture?",),
+    ),
+    "largest": Wordings(
+        ("what colour is the largest shape?", "which colour does the largest shape have?", "colour of the largest shape?"),
+        ("which colour is the largest shape?",),
+    ),
+    "count_large": Wordings(
+        ("how many large shapes are there?", "how many shapes are large?", "count the large shapes."),
+        ("how many large shapes are in the picture?",),
+    ),
+    "where": Wordings(
+        ("where is the {shape}?", "in which corner is the {shape}?", "which corner is the {shape} in?"),
+        ("in which corner of the picture is the {shape}?",),
+    ),
+    "relation": Wordings(
+        ("is the {shape} left or right of the {other}?", "on which side of the {other} is the {shape}, left or right?"),
+        ("left or right of the {other}, where is the {shape}?",),
+    ),
+    "smallest": Wordings(
+        ("what colour is the smallest shape?", "which colour does the smallest shape have?", "colour of the smallest shape?"),
+        ("which colour is the smallest shape?",),
+    ),
+    "dots": Wordings(
+        ("how many dots are there?", "count the dots.", "how many black dots are in the picture?"),
+        ("how many dots are in the picture?",),
+    ),
+    "colour_of": Wordings(
+        ("what colour is the {shape}?", "which colour does the {shape} have?", "colour of the {shape}?"),
+        ("which colour is the {shape}?",),
+    ),
+    "shape_of": Wordings(
+        ("what shape is the {colour} one?", "which shape does the {colour} one have?", "shape of the {colour} one?"),
+        ("which shape is the {colour} one?",),
+    ),
+    "number": Wordings(
+        ("what number is printed?", "which number does the picture show?", "read the number."),
+        ("which number is printed?",),
+    ),
+    "letter": Wordings(
+        ("what letter is printed?", "which letter does the picture show?", "read the letter."),
+        ("which letter is printed?",),
+    ),
+}  # fmt: skip
+
+
+def wording(kind: str, random: Generator, *, held_out: bool, **names: str) -> str:
+    """One wording of a kind, with the named objects filled in."""
+    known = WORDINGS[kind]
+    choices = known.seen + known.held_out if held_out else known.seen
+    return choices[int(random.integers(len(choices)))].format(**names)
