@@ -42,6 +42,10 @@ class _Verbs(click.Group):
         module, attribute = VERBS[name].split(":")
         return getattr(importlib.import_module(module), attribute)
 
+    def run(self, args: Sequence[str]) -> None:
+        """Run one verb as if it was typed; errors are raised."""
+        super().main(list(args), prog_name="mvlm", standalone_mode=False)
+
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:
         try:
             super().main(args, *rest, **{**options, "standalone_mode": False})
@@ -64,7 +68,7 @@ def _fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-@click.command(cls=_Verbs)
+@click.group(cls=_Verbs)
 @click.version_option(package_name="mvlm")
 def main() -> None:
     """Vision-language models whose image costs as many tokens as the question needs.

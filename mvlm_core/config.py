@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import types
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -56,7 +57,9 @@ class StageConfig(_Strict):
     Attributes:
         loss: `patches` (the tower learns what is in a patch, and the connector's patches learn to speak the language
             model's words) or `answers`.
-        pictures: pictures of a step; all their questions share one copy of them.
+        pictures: pictures of a step; their questions share one copy of them.
+        questions: the most questions of a picture in a step, drawn anew each time; None takes all.
+        frozen: parts of the model that stay as they are.
         running_share: the share of steps whose questions are one running conversation instead of separate ones.
         matrix_lr, lr: learning rates of the hidden matrices (Muon) and of everything else (AdamW).
         tower_lr: the learning rate of the vision tower (AdamW); None is the same as `lr`.
@@ -68,6 +71,8 @@ class StageConfig(_Strict):
     loss: Literal["patches", "answers"]
     steps: int = Field(gt=0)
     pictures: int = Field(16, gt=0)
+    questions: int | None = Field(None, gt=0)
+    frozen: tuple[Literal["vision_tower", "connector", "language_model"], ...] = ()
     running_share: float = Field(0.0, ge=0, le=1)
     matrix_lr: float = Field(2e-3, gt=0)
     lr: float = Field(2e-3, gt=0)
@@ -80,7 +85,7 @@ class StageConfig(_Strict):
 
 
 class TrainConfig(_Strict):
-    """A whole run: data, model, scales, stages."""
+    """A whole run: data, model, scales, stages. `rows` is relative to the file that says it."""
 
     rows: Path = Path("rows")
     seed: int = 0
@@ -118,16 +123,37 @@ def read_config(file: Path, overrides: tuple[str, ...] = ()) -> TrainConfig:
         raise MvlmError(f"{file} must hold keys and values, as in examples/configs")
     for override in overrides:
         _put(tree, override)
+    return _validated(file, tree)
+
+
+def scenes_config(family: str, *, rows: Path, seed: int) -> TrainConfig:
+    """The recipe for the drawn benchmark, for one of the two families."""
+    recipe = Path(__file__).parent / "recipes" / "scenes.yaml"
+    tree = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    queries = tree.pop("query")
+    if family == "query":
+        tree["model"] |= queries
+    return _validated(recipe, tree | {"seed": seed}).model_copy(update={"rows": rows.absolute()})
+
+
+def run_scales(run: Path) -> tuple[int, ...]:
+    """The scales that a run was trained at."""
+    return read_config(run / "train.yaml").scales
+
+
+def _validated(file: Path, tree: dict[str, Any]) -> TrainConfig:
     try:
-        return TrainConfig.model_validate(tree)
+        config = TrainConfig.model_validate(tree)
     except ValidationError as error:
         faults = "\n".join(f"  {_fault(dict(fault))}" for fault in error.errors())
         raise MvlmError(f"{file} has {error.error_count()} faults:\n{faults}") from None
+    return config.model_copy(update={"rows": file.parent / config.rows})
 
 
 def write_config(file: Path, config: TrainConfig) -> None:
-    """Write the resolved configuration as YAML that `read_config` reads back."""
+    """Write the resolved configuration as YAML that `read_config` reads back: with rows as seen from the file."""
     tree = config.model_dump(mode="json", exclude_none=True)
+    tree["rows"] = Path(os.path.relpath(config.rows, file.parent)).as_posix()
     file.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from export.runtime.artefact import read_artefact
 from export.runtime.errors import MvlmError
 
+from .config import StageConfig
 from .model import IGNORED_LABEL
 from .processing import Encoded, MvlmProcessor, turn
 from .rows import Row
@@ -78,18 +79,17 @@ class Plan(Dataset[Planned]):
     Read in order, so a run that is stopped and goes on sees what an uninterrupted one would have seen.
     """
 
-    def __init__(
-        self, pictures: Sequence[Picture], scales: Sequence[int], *, steps: int, batch: int, running_share: float, seed: int
-    ) -> None:
+    def __init__(self, pictures: Sequence[Picture], scales: Sequence[int], stage: StageConfig, *, seed: int) -> None:
         random = np.random.default_rng(seed)
-        epochs = -(-steps * batch // len(pictures))
-        taken = np.concatenate([random.permutation(len(pictures)) for _ in range(epochs)])[: steps * batch]
-        self.scale_of_step = random.choice(np.asarray(scales), steps).tolist()
-        running = random.random(steps) < running_share
-        self.items = [
-            Planned(int(i), self.scale_of_step[n // batch], random.permutation(len(pictures[i].rows)), bool(running[n // batch]))
-            for n, i in enumerate(taken)
-        ]
+        epochs = -(-stage.steps * stage.pictures // len(pictures))
+        taken = np.concatenate([random.permutation(len(pictures)) for _ in range(epochs)])
+        self.scale_of_step: list[int] = random.choice(np.asarray(scales), stage.steps).tolist()
+        running = (random.random(stage.steps) < stage.running_share).tolist()
+        self.items = []
+        for n, picture in enumerate(taken[: stage.steps * stage.pictures].tolist()):
+            step = n // stage.pictures
+            order = random.permutation(len(pictures[picture].rows))[: stage.questions]
+            self.items.append(Planned(picture, self.scale_of_step[step], order, running[step]))
 
     def __len__(self) -> int:
         return len(self.items)

@@ -40,6 +40,7 @@ _FONTS_PX = ((14, 17), (21, 26), (32, 40))
 _SKY_PX = 24
 _DOT_PX = 4
 _MARGIN_PX = 4
+_HIDDEN_SHARE = 0.6
 _INK: Colour = (16, 16, 20)
 _MOST_DOTS = 5
 
@@ -61,6 +62,9 @@ TAG_WORDS: dict[str, tuple[str, ...]] = {
     "character": tuple(DIGITS + LETTERS),
     "row": ("top", "bottom"),
     "column": ("left", "right"),
+    "sky": tuple(TIMES),
+    "ground": tuple(GROUNDS),
+    "frame": ("frame",),
 }
 
 
@@ -228,7 +232,11 @@ def _paint_background(scene: Scene, random: Generator) -> None:
     pixels[_SKY_PX:] = GROUNDS[scene.ground]
     pixels += random.normal(0, 5, (SIZE_PX, SIZE_PX, 1))
     scene.image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    scene.tags["sky"][: _SKY_PX // _PATCH_PX] = TAG_WORDS["sky"].index(scene.time) + 1
+    scene.tags["ground"][_SKY_PX // _PATCH_PX :] = TAG_WORDS["ground"].index(scene.ground) + 1
     if scene.framed:
+        scene.tags["frame"][:] = 1
+        scene.tags["frame"][1:-1, 1:-1] = 0
         ImageDraw.Draw(scene.image).rectangle([0, 0, SIZE_PX - 1, SIZE_PX - 1], outline=(60, 40, 28), width=3)
 
 
@@ -267,6 +275,8 @@ def _tag(scene: Scene, mask: NDArray[np.bool_], words: dict[str, str], *, share:
     """Tag the patches of which `mask` (height, width) covers `share`, and always the one it covers most."""
     patches = mask.reshape(GRID_SIDE, _PATCH_PX, GRID_SIDE, _PATCH_PX).mean(axis=(1, 3))  # (G, G)
     shown = patches >= min(share, patches.max())
+    for behind in ("sky", "ground"):
+        scene.tags[behind][patches > _HIDDEN_SHARE] = 0
     for group, word in words.items():
         scene.tags[group][shown] = TAG_WORDS[group].index(word) + 1
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
 
+from export.runtime.artefact import refuse_if_filled
 from export.runtime.errors import MvlmError
 
-from .config import ModelConfig, StageConfig, TrainConfig, write_config
+from .config import ModelConfig, StageConfig, TrainConfig, read_config, write_config
 from .dataset import Batch, Packer, PatchTags, Plan, group_pictures
 from .losses import answer_loss, patch_loss
 from .model import MvlmConfig, MvlmForConditionalGeneration
@@ -29,11 +33,31 @@ from .tokenizer import train_tokenizer
 StageProgress = Callable[[str, int], Callable[[], None]]
 
 
-def train(config: TrainConfig, out: Path, *, resume: bool, progress: StageProgress) -> None:
-    """Train a run into `out`: a transformers model folder with train.yaml, metrics.jsonl and checkpoints.
+def start_run(out: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
+    """Make the folder of a run, or find the unfinished one that is to go on.
 
-    The weights of the finished model are written last, so a folder without them is an unfinished run; `resume` takes
-    such a folder up at its last checkpoint and ends where an uninterrupted run would have ended.
+    A run is finished when its weights are there, which are written last. Raises `MvlmError` when `out` is filled, and
+    on `resume` when it holds no unfinished run or one of another configuration.
+    """
+    if not resume:
+        refuse_if_filled(out, overwrite=overwrite)
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        write_config(out / "train.yaml", config)
+        (out / "metrics.jsonl").write_text("")
+        return
+    if (out / "model.safetensors").is_file():
+        raise MvlmError(f"{out} is a finished run: there is nothing to resume")
+    if not (out / "train.yaml").is_file():
+        raise MvlmError(f"{out} holds no unfinished run: start one without --resume")
+    if read_config(out / "train.yaml").model_dump(exclude={"rows"}) != config.model_dump(exclude={"rows"}):
+        raise MvlmError(f"{out} was started with another configuration: resume with {out / 'train.yaml'}")
+
+
+def train(config: TrainConfig, out: Path, *, resume: bool, progress: StageProgress) -> None:
+    """Train into the folder that `start_run` made: a transformers model folder, metrics.jsonl and checkpoints.
+
+    With `resume` it goes on at the last checkpoint, and ends where an uninterrupted run would have ended.
     """
     rows = [row for row in read_rows(config.rows) if row.split == "train"]
     if not rows:
@@ -41,16 +65,10 @@ def train(config: TrainConfig, out: Path, *, resume: bool, progress: StageProgre
     pictures = group_pictures(rows)
     model, processor = build_model(config, rows)
 
-    if not resume:
-        out.mkdir(parents=True, exist_ok=True)
-        write_config(out / "train.yaml", config)
-        (out / "metrics.jsonl").write_text("")
     for number, stage in enumerate(config.stages):
         tags = PatchTags(config.rows, processor) if _reads_tags(stage) else None
-        plan = Plan(
-            pictures, config.scales, steps=stage.steps, batch=stage.pictures,
-            running_share=stage.running_share, seed=config.seed + number,
-        )  # fmt: skip
+        plan = Plan(pictures, config.scales, stage, seed=config.seed + number)
+        freeze(model, stage.frozen)
         folder = out / "checkpoints" / f"{number}-{stage.name}"
         checkpoint = _last_checkpoint(folder) if resume else None
         metrics = MetricsFile(out / "metrics.jsonl", stage, plan, progress, start=_step_of(checkpoint))
@@ -99,6 +117,13 @@ def model_config(config: ModelConfig, processor: MvlmProcessor) -> MvlmConfig:
     )
 
 
+def freeze(model: nn.Module, parts: Sequence[str]) -> None:
+    """Let everything learn but the named parts."""
+    model.requires_grad_(True)
+    for part in parts:
+        model.get_submodule(part).requires_grad_(False)
+
+
 class StageTrainer(Trainer):
     """transformers' Trainer with a stage's own loss."""
 
@@ -109,6 +134,8 @@ class StageTrainer(Trainer):
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         batch = Batch(**inputs)
+        for part in self.stage.frozen:  # the Trainer puts the whole model in training mode; running statistics stay too
+            model.get_submodule(part).eval()
         with self.accelerator.autocast():
             if self.stage.loss == "patches":
                 return patch_loss(model, batch)
@@ -191,3 +218,13 @@ def _last_checkpoint(folder: Path) -> str | None:
 
 def _step_of(checkpoint: str | None) -> int:
     return int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' own bars off the terminal: ours are there."""
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()

@@ -1,0 +1,183 @@
+"""The verbs of this package. Each reads paths, writes one path, and ends by naming the next command."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from export.runtime.artefact import output_folder, refuse_if_filled
+from export.runtime.errors import CheckFailed, MvlmError
+
+from .bars import Bars
+
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
+_FLAT_LADDER = 0.05
+
+
+def out_option(default: str) -> click.decorators.FC:
+    return click.option("--out", type=click.Path(path_type=Path), default=default, show_default=True, help="Folder to write.")
+
+
+def rows_option() -> click.decorators.FC:
+    return click.option(
+        "--rows", type=click.Path(path_type=Path), default="rows", show_default=True, help="Rows folder or data file."
+    )
+
+
+def say_next(command: str) -> None:
+    click.echo(f"next: {command}")
+
+
+@click.group()
+def data() -> None:
+    """Draw a benchmark, or check a data set.
+
+    \b
+    Example:
+      mvlm data scenes --help
+    """
+
+
+@data.command()
+@out_option("rows")
+@click.option("--train", default=16000, show_default=True, help="Pictures that the model is trained on.")
+@click.option("--val", default=1200, show_default=True, help="Pictures that the router is fitted on.")
+@click.option("--test", default=1200, show_default=True, help="Pictures that the report is made of.")
+@click.option("--family", type=click.Choice(["pool", "query"]), default="pool", show_default=True, help="For train.yaml.")
+@click.option("--seed", default=0, show_default=True)
+@OVERWRITE
+def scenes(out: Path, train: int, val: int, test: int, family: str, seed: int, overwrite: bool) -> None:
+    """Draw the benchmark: pictures whose questions need different amounts of sight. Writes a train.yaml beside it.
+
+    \b
+    Example:
+      mvlm data scenes --train 40 --val 10 --test 10
+    """
+    from .config import scenes_config, write_config
+    from .scene_rows import SceneCounts, write_scenes
+
+    counts = SceneCounts(train, val, test)
+    if min(train, val, test) < 1:
+        raise MvlmError("each split needs at least one picture")
+    config_file = out.absolute().parent / "train.yaml"
+    if config_file.exists() and not overwrite:
+        raise MvlmError(f"{config_file} is there already: move it away, or replace it with --overwrite")
+    with output_folder(out, overwrite=overwrite) as folder, Bars() as bars:
+        kinds = write_scenes(folder, counts, seed, bars.start("drawing pictures", train + val + test))
+    write_config(config_file, scenes_config(family, rows=out, seed=seed))
+    click.echo(f"{sum(kinds.values())} rows of {len(kinds)} kinds in {out}; look at {out / 'contact_sheet.png'}")
+    say_next("mvlm data check" if out == Path("rows") else f"mvlm data check {out}")
+
+
+@data.command()
+@click.argument("rows", type=click.Path(path_type=Path), default="rows")
+def check(rows: Path) -> None:
+    """Find every fault of a data set before a run is spent on it.
+
+    \b
+    Example:
+      mvlm data check rows
+    """
+    from .rows import check_pictures, read_rows
+
+    read = read_rows(rows)
+    pictures = len({row.image for row in read})
+    with Bars() as bars:
+        faults = check_pictures(read, bars.start("opening pictures", pictures))
+    if faults:
+        raise CheckFailed(f"{rows} has {len(faults)} faults; mend these rows:\n" + "\n".join(f"  {f}" for f in faults))
+    click.echo(f"{len(read)} rows about {pictures} pictures, and no fault")
+    say_next("mvlm train")
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path), default="train.yaml")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@out_option("run")
+@click.option("--resume", is_flag=True, help="Go on with an unfinished run at its last checkpoint.")
+@OVERWRITE
+def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, overwrite: bool) -> None:
+    """Train a nested-token model as a YAML configuration says; any key also as KEY=VALUE.
+
+    \b
+    Example:
+      mvlm train train.yaml stages.1.steps=200 --out run
+    """
+    if "=" in config.name and not config.exists():  # `mvlm train seed=1` means train.yaml with an override
+        config, overrides = Path("train.yaml"), (str(config), *overrides)
+    from .config import read_config
+    from .train import quiet, start_run
+    from .train import train as run_recipe
+
+    resolved = read_config(config, overrides)
+    start_run(out, resolved, resume=resume, overwrite=overwrite)
+    with Bars() as bars, quiet():
+
+        def progress(stage: str, steps: int) -> click.decorators.Callable[[], None]:
+            advance = bars.start(f"training, stage {stage}", steps)
+            return lambda: advance(1)
+
+        run_recipe(resolved, out, resume=resume, progress=progress)
+    click.echo(f"a trained model in {out}; each step's loss and scale in {out / 'metrics.jsonl'}")
+    say_next("mvlm label --scales " + ",".join(map(str, resolved.scales)))
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path), default="run")
+@rows_option()
+@click.option("--scales", default=None, help="As in 1,4,9,36,144; left out, those of the run's train.yaml.")
+@click.option("--splits", default="val,test", show_default=True, help="What the model was not trained on.")
+@out_option("labels")
+@OVERWRITE
+def label(run: Path, rows: Path, scales: str | None, splits: str, out: Path, overwrite: bool) -> None:
+    """Answer every row at every scale, once, and store what was right. Stopped and started again, it goes on.
+
+    \b
+    Example:
+      mvlm label run --rows rows --scales 1,4,9,36,144
+    """
+    from .config import run_scales
+    from .label import Sweep, ladder
+    from .label import label as sweep_rows
+    from .rows import SPLITS
+    from .scales import parse_scales
+
+    wanted = tuple(splits.split(","))
+    unknown = [split for split in wanted if split not in SPLITS]
+    if unknown:
+        raise MvlmError(f"no split is called {', '.join(unknown)}: choose among {', '.join(SPLITS)}")
+    refuse_if_filled(out, overwrite=overwrite)
+    sweep = Sweep(run, rows, parse_scales(scales) if scales else run_scales(run), wanted)
+    with Bars() as bars:
+        facts = sweep_rows(sweep, out, overwrite=overwrite, progress=bars.reach("labelling"))
+    steps = ladder(out)
+    click.echo(f"{facts['counts']['rows']} rows at {len(steps)} scales in {out}; right answers at each:")
+    click.echo("  " + "   ".join(f"{scale}: {right:.3f}" for scale, right in steps.items()))
+    if max(steps.values()) - min(steps.values()) < _FLAT_LADDER:
+        click.echo("THE LADDER IS FLAT: more visual tokens hardly help this model on these rows. A router is pointless here.")
+    say_next("mvlm fit-router" if out == Path("labels") else f"mvlm fit-router {out}")
+
+
+@click.command()
+@out_option("demo")
+@click.option("--family", type=click.Choice(["pool", "query"]), default="pool", show_default=True, help="M3 or MQT.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--rehearse", is_flag=True, help="A few pictures and steps: shows the way, not the result.")
+@OVERWRITE
+def demo(out: Path, family: str, seed: int, rehearse: bool, overwrite: bool) -> None:
+    """The whole way in one command: draw, train, label, fit a router, report, export, and ask.
+
+    \b
+    Example:
+      mvlm demo --rehearse --out demo
+    """
+    from .demo import Demo
+
+    Demo(out, family, seed, rehearse).run(overwrite=overwrite)
+
+
+def relative(path: Path, folder: Path) -> Path:
+    """`path` as seen from `folder`."""
+    return Path(os.path.relpath(path, folder))

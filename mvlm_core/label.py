@@ -1,0 +1,188 @@
+"""The sweep: every row at every scale, once. Stopped and started again it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from export.runtime.artefact import describe, put_in_place, read_artefact, refuse_if_filled, sha256_file, sha256_json, write_json
+from export.runtime.errors import MvlmError
+from export.runtime.features import (
+    FEATURE_VERSION,
+    image_feature_names,
+    image_features,
+    question_feature_names,
+    question_features,
+)
+
+from .answering import Asked, answer_greedily
+from .dataset import Picture, group_pictures
+from .model import MvlmForConditionalGeneration
+from .processing import MvlmProcessor, prompt_of
+from .rows import read_rows, rows_file
+from .runs import load_run, model_sha256
+from .scales import require_scales
+from .scoring import score
+
+_LABELS = pa.schema(
+    [
+        ("id", pa.string()), ("group", pa.string()), ("task", pa.string()), ("split", pa.string()),
+        ("num_visual_tokens", pa.int32()), ("score", pa.float32()), ("loss", pa.float32()),
+        ("confidence", pa.float32()), ("prediction", pa.string()), ("answer", pa.string()),
+    ]
+)  # fmt: skip
+_FEATURES = pa.schema([("id", pa.string()), ("image", pa.list_(pa.float32())), ("question", pa.list_(pa.float32()))])
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is labelled: the rows of some splits, at some scales, by one model."""
+
+    run: Path
+    rows: Path
+    scales: tuple[int, ...]
+    splits: tuple[str, ...]
+    max_new_tokens: int = 16
+    pictures_per_part: int = 48
+
+    def key(self) -> dict[str, Any]:
+        """What a part already written must have been made from to be taken over."""
+        return {
+            "model_sha256": model_sha256(self.run), "rows_sha256": sha256_file(rows_file(self.rows)),
+            "scales": list(self.scales), "splits": list(self.splits), "feature_version": FEATURE_VERSION,
+            "max_new_tokens": self.max_new_tokens, "pictures_per_part": self.pictures_per_part,
+        }  # fmt: skip
+
+
+def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Write labels/ and return what labels.json says. `progress` is told (pictures done, pictures in all).
+
+    Parts lie beside `out` until all are there. Raises `MvlmError` for scales that the model does not allow, and when
+    no row is of the splits asked for.
+    """
+    refuse_if_filled(out, overwrite=overwrite)
+    model, processor = load_run(sweep.run)
+    require_scales(sweep.scales, model.connector.scales)
+    rows = [row for row in read_rows(sweep.rows) if row.split in sweep.splits]
+    if not rows:
+        raise MvlmError(f"{sweep.rows} has no rows of the splits {', '.join(sweep.splits)}: name others with --splits")
+    pictures = group_pictures(rows)
+
+    folder = _parts_folder(out, sweep.key())
+    starts = range(0, len(pictures), sweep.pictures_per_part)
+    for start in starts:
+        chunk = pictures[start : start + sweep.pictures_per_part]
+        if not _part(folder, "features", start).is_file():
+            labels, features = _sweep_pictures(model, processor, chunk, sweep)
+            _write(_part(folder, "labels", start), labels, _LABELS)
+            _write(_part(folder, "features", start), features, _FEATURES)
+        progress(start + len(chunk), len(pictures))
+
+    return _assemble(folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures))
+
+
+def _sweep_pictures(
+    model: MvlmForConditionalGeneration, processor: MvlmProcessor, pictures: Sequence[Picture], sweep: Sweep
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    prompt, image_id = prompt_of(processor), processor.image_token_id
+    rows = [(place, row) for place, picture in enumerate(pictures) for row in picture.rows]
+    whole = [prompt.ids(row.question, 1, image_id) for _, row in rows]
+    cut = whole[0].index(image_id)
+    asked = [Asked(place, ids[cut + 1 :]) for (place, _), ids in zip(rows, whole, strict=True)]
+
+    with torch.inference_mode():
+        pixels = processor.image_processor([picture.path for picture in pictures])["pixel_values"]
+        values = model.encode_images(pixels)  # (B, P, ·)
+        words = model.connector.words(values).float().numpy()  # (B, P, D)
+        table = model.get_input_embeddings().weight.float().numpy()
+
+    of_picture = [image_features(w).tolist() for w in words]
+    features = []
+    for place, row in rows:
+        token_rows = table[prompt.question_ids(row.question)]  # (T, D)
+        of_question = question_features(row.question, token_rows, words[place]).tolist()
+        features.append({"id": row.id, "image": of_picture[place], "question": of_question})
+
+    labels: list[list[dict[str, Any]]] = [[] for _ in rows]
+    for scale in sweep.scales:
+        with torch.inference_mode():
+            visual = model.connector.tokens(values, scale)  # (B, m, D)
+        answers = answer_greedily(model, whole[0][:cut], visual, asked, sweep.max_new_tokens)
+        for i, ((_, row), answered) in enumerate(zip(rows, answers, strict=True)):
+            prediction = prompt.answer(answered.token_ids)
+            labels[i].append(
+                {"id": row.id, "group": row.group, "task": row.task, "split": row.split, "num_visual_tokens": scale,
+                 "score": score(prediction, row.answers), "loss": None, "confidence": answered.confidence,
+                 "prediction": prediction, "answer": row.answers[0]}
+            )  # fmt: skip
+    return [line for lines in labels for line in lines], features
+
+
+def _parts_folder(out: Path, key: dict[str, Any]) -> Path:
+    """The folder of parts beside `out`; parts of another model, of other rows or scales are thrown away."""
+    folder = out.absolute().with_name(f".{out.name}.parts")
+    file = folder / "key.json"
+    if not file.is_file() or json.loads(file.read_text()) != key:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(file, key)
+    return folder
+
+
+def _part(folder: Path, table: str, start: int) -> Path:
+    return folder / f"{table}-{start:08d}.parquet"
+
+
+def _write(file: Path, lines: list[dict[str, Any]], schema: pa.Schema) -> None:
+    beside = file.with_suffix(".partial")
+    pq.write_table(pa.Table.from_pylist(lines, schema), beside)
+    beside.replace(file)
+
+
+def _assemble(
+    folder: Path, out: Path, sweep: Sweep, starts: Sequence[int], splits: Counter[str], groups: int
+) -> dict[str, Any]:
+    whole = folder / "whole"
+    shutil.rmtree(whole, ignore_errors=True)
+    whole.mkdir()
+    for table in ("labels", "features"):
+        parts = [pq.read_table(_part(folder, table, start)) for start in starts]
+        pq.write_table(pa.concat_tables(parts), whole / f"{table}.parquet")
+    known = read_artefact(sweep.rows, "rows") if (sweep.rows / "rows.json").is_file() else {}
+    key = sweep.key()
+    facts = describe(
+        "labels",
+        scales=list(sweep.scales),
+        cost=[float(scale) for scale in sweep.scales],
+        cost_unit="tokens",
+        model_sha256=key["model_sha256"],
+        rows_sha256=key["rows_sha256"],
+        rows=str(sweep.rows),
+        feature_version=FEATURE_VERSION,
+        feature_names={"image": image_feature_names(), "question": question_feature_names()},
+        counts={"rows": sum(splits.values()), "groups": groups, "splits": dict(splits)},
+        tasks=known.get("tasks", {}),
+        key_sha256=sha256_json(key),
+        files={f"{table}.parquet": sha256_file(whole / f"{table}.parquet") for table in ("labels", "features")},
+    )
+    write_json(whole / "labels.json", facts)
+    put_in_place(whole, out.absolute())
+    shutil.rmtree(folder)
+    return facts
+
+
+def ladder(labels: Path) -> dict[int, float]:
+    """Mean score at each scale of a labels folder."""
+    table = pq.read_table(labels / "labels.parquet", columns=["num_visual_tokens", "score"])
+    scales, scores = (np.asarray(column) for column in table.columns)
+    return {int(scale): float(scores[scales == scale].mean()) for scale in np.unique(scales)}

@@ -1,0 +1,43 @@
+"""Shared fixtures: everything here is tiny, drawn and offline."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mvlm_core.cli import main
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def mvlm():
+    """Run a verb as a person would, and return what it printed and its exit status."""
+
+    def run(*arguments: str | Path) -> Result:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> Path:
+    """A small drawn benchmark with its train.yaml beside it; read only."""
+    folder = tmp_path_factory.mktemp("scenes")
+    result = CliRunner().invoke(
+        main, ["data", "scenes", "--out", str(folder / "rows"), "--train", "30", "--val", "12", "--test", "12"]
+    )
+    assert result.exit_code == 0, result.output
+    return folder / "rows"
+
+
+def rewrite_rows(folder: Path, change) -> Path:
+    """Write `rows.jsonl` again with `change` applied to the list of rows; returns the folder."""
+    file = folder / "rows.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in change(rows)))
+    return folder
