@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import zlib
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +66,7 @@ def image_features(words: Array) -> Array:
     grid = _as_grid(words)  # (G, G, D)
     total = float(np.square(grid).mean()) + float(_EPSILON)
     energies = [total] + [float(np.square(level).mean()) for level in _pyramid(grid)]
-    lost = [(fine - coarse) / total for fine, coarse in zip(energies, energies[1:], strict=False)]
+    lost = [(fine - coarse) / total for fine, coarse in pairwise(energies)]
     norms = np.linalg.norm(words, axis=1)  # (P,)
     quantiles = np.quantile(norms, _NORM_QUANTILES)
     outstanding = np.linalg.norm(words - np.median(words, axis=0), axis=1)  # (P,)
@@ -138,8 +139,8 @@ def pyramid_sides(side: int) -> tuple[int, ...]:
         chain.append(next(s for s in range(chain[-1] // 2, 0, -1) if chain[-1] % s == 0))
     below = chain[1:]
     if len(below) > _PYRAMID:
-        below = below[: _PYRAMID - 1] + [1]
-    return tuple(below + [1] * (_PYRAMID - len(below)))
+        below = [*below[: _PYRAMID - 1], 1]
+    return (*below, *[1] * (_PYRAMID - len(below)))
 
 
 def _hashed(question: str) -> Array:

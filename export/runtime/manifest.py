@@ -1,0 +1,185 @@
+"""bundle.json: what is in a bundle and how its graphs are called. Read once, checked whole, before anything opens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .artefact import read_artefact, sha256_file, sha256_json
+from .errors import MvlmError
+from .features import FEATURE_VERSION
+from .image import ImageSpec
+
+SEAL = "manifest_sha256"
+_MOST_FILES = 4096
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A file, and what its tensors are called: role -> name."""
+
+    file: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+
+@dataclass(frozen=True)
+class DecoderGraph:
+    """The language model. `past` and `present` hold one name for each layer's keys, then values, layer by layer.
+
+    Each of these is a buffer (1, kv_heads, positions, head_dim) float32, written in place.
+    """
+
+    graph: Graph
+    past: tuple[str, ...]
+    present: tuple[str, ...]
+    kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Where the embedding table (V, D) lies in a file of the bundle."""
+
+    file: str
+    offset: int
+    shape: tuple[int, int]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class RouterFacts:
+    """The router's file, its scales (ascending), and what each costs."""
+
+    file: str
+    scales: tuple[int, ...]
+    costs: tuple[float, ...]
+    cost_unit: str
+    default_price: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A bundle, checked: every file is there and unchanged, and every name below stands for one of them."""
+
+    folder: Path
+    family: str
+    scales: tuple[int, ...]
+    image: ImageSpec
+    prompt: list[dict[str, Any]]
+    image_token_id: int
+    stop_ids: frozenset[int]
+    max_length: int
+    tokenizer: str
+    embedding: Embedding
+    vision: Graph
+    connectors: dict[int, Graph]
+    decoder: DecoderGraph
+    router: RouterFacts | None
+    model_sha256: str
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check a bundle.
+
+    Raises `MvlmError`: no bundle, a newer format or feature version, a file that is missing or changed, a path that
+    leads out of the folder, a description that was edited.
+    """
+    value = read_artefact(folder, "bundle")
+    if value.get(SEAL) != seal(value):
+        raise MvlmError(f"{folder / 'bundle.json'} was changed after export: export again", code="changed-bundle")
+    try:
+        manifest = _parse(folder, value)
+        files = {str(name): (str(facts["sha256"]), int(facts["bytes"])) for name, facts in value["files"].items()}
+        feature_version = int(value["feature_version"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}".split("\n")[0][:120]
+        raise MvlmError(f"{folder / 'bundle.json'} is not in order ({reason}): export again") from None
+    if manifest.router and feature_version != FEATURE_VERSION:
+        raise MvlmError(
+            f"the router of {folder} reads features of version {feature_version}, and this mvlm computes version"
+            f" {FEATURE_VERSION}: export again with this mvlm"
+        )
+    _check_files(folder, files)
+    _check_names(manifest, files)
+    return manifest
+
+
+def seal(value: dict[str, Any]) -> str:
+    """The hash that bundle.json carries of everything else in it."""
+    return sha256_json({key: part for key, part in value.items() if key != SEAL})
+
+
+def _check_files(folder: Path, files: dict[str, tuple[str, int]]) -> None:
+    if len(files) > _MOST_FILES:
+        raise MvlmError(f"{folder / 'bundle.json'} names {len(files)} files: at most {_MOST_FILES} are read")
+    home, wrong = folder.resolve(), []
+    for name, (sha256, size) in sorted(files.items()):
+        path = folder / name
+        if not path.resolve().is_relative_to(home):
+            raise MvlmError(f"{folder / 'bundle.json'} names {name}, outside the bundle: export again", code="bad-path")
+        if not path.is_file():
+            wrong.append(f"{name} is missing")
+        elif path.stat().st_size != size or sha256_file(path) != sha256:
+            wrong.append(f"{name} was changed")
+    if wrong:
+        raise MvlmError(f"the bundle {folder} is not whole: {', '.join(wrong)}: export again", code="changed-bundle")
+
+
+def _check_names(manifest: Manifest, files: dict[str, tuple[str, int]]) -> None:
+    graphs = [manifest.vision, *manifest.connectors.values(), manifest.decoder.graph]
+    used = {manifest.tokenizer, manifest.embedding.file, *(graph.file for graph in graphs)}
+    used |= {manifest.router.file} if manifest.router else set()
+    unknown = sorted(used - set(files))
+    if unknown:
+        raise MvlmError(f"{manifest.folder / 'bundle.json'} gives no hash for {', '.join(unknown)}: export again")
+    if manifest.router and not set(manifest.scales) <= set(manifest.router.scales):
+        raise MvlmError(f"the router of {manifest.folder} was fitted for other scales than the bundle's: export again")
+    table = manifest.embedding
+    end = table.offset + 4 * table.shape[0] * table.shape[1]
+    if table.dtype != "float32" or table.offset < 0 or min(table.shape) < 1 or end > files[table.file][1]:
+        raise MvlmError(f"the embedding table of {manifest.folder} does not lie in {table.file}: export again")
+
+
+def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
+    graphs = value["graphs"]
+    scales = tuple(int(scale) for scale in value["scales"])
+    decoder, table, router = graphs["decoder"], value["embedding"], value["router"]
+    return Manifest(
+        folder=folder,
+        family=str(value["family"]),
+        scales=scales,
+        image=ImageSpec.from_json(value["image"]),
+        prompt=list(value["prompt"]),
+        image_token_id=int(value["image_token_id"]),
+        stop_ids=frozenset(int(token) for token in value["stop_ids"]),
+        max_length=int(value["max_length"]),
+        tokenizer=str(value["tokenizer"]),
+        embedding=Embedding(
+            str(table["file"]), int(table["offset"]), (int(table["shape"][0]), int(table["shape"][1])), table["dtype"]
+        ),
+        vision=_graph(graphs["vision"]),
+        connectors={scale: _graph(graphs["connectors"][str(scale)]) for scale in scales},
+        decoder=DecoderGraph(
+            _graph(decoder["graph"]), tuple(decoder["past"]), tuple(decoder["present"]),
+            int(decoder["kv_heads"]), int(decoder["head_dim"]),
+        ),
+        router=None if router is None else _router(router),
+        model_sha256=str(value["model_sha256"]),
+    )  # fmt: skip
+
+
+def _graph(value: dict[str, Any]) -> Graph:
+    return Graph(str(value["file"]), dict(value["inputs"]), dict(value["outputs"]))
+
+
+def _router(value: dict[str, Any]) -> RouterFacts:
+    scales = tuple(int(scale) for scale in value["scales"])
+    costs = tuple(float(cost) for cost in value["costs"])
+    if len(costs) != len(scales) or not all(0 < cost < float("inf") for cost in costs):
+        raise ValueError("the router needs a cost above 0 for each of its scales")
+    return RouterFacts(str(value["file"]), scales, costs, str(value["cost_unit"]), float(value["default_price"]))

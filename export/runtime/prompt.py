@@ -1,0 +1,101 @@
+"""How a question becomes ids: one definition, derived from the chat template when a bundle is made.
+
+The template itself needs Jinja and the processor; what it amounts to for one question about one picture is a few
+ids, the place of the picture, and the text that holds the question. That is all the device keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from .errors import MvlmError
+
+
+@dataclass(frozen=True)
+class FixedIds:
+    """What stands there whatever is asked."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ImagePlace:
+    """Where the visual tokens go."""
+
+
+@dataclass(frozen=True)
+class QuestionText:
+    """The text between two special tokens that holds the question. It is encoded as one piece."""
+
+    before: str
+    after: str
+
+
+Part = FixedIds | ImagePlace | QuestionText
+
+
+class Prompt:
+    """One question about one picture as ids. A special token written out in a question, `<image>` say, stays text."""
+
+    def __init__(self, parts: Sequence[Part], tokenizer: Tokenizer) -> None:
+        """Copies `tokenizer`. Raises `MvlmError` unless there is one place for the picture and one for the question."""
+        kinds = [type(part) for part in parts]
+        if kinds.count(ImagePlace) != 1 or kinds.count(QuestionText) != 1:
+            raise MvlmError(
+                f"the prompt has {kinds.count(ImagePlace)} places for a picture and {kinds.count(QuestionText)} for a"
+                " question: a chat template must show each once"
+            )
+        self.parts = tuple(parts)
+        self._question = next(part for part in parts if isinstance(part, QuestionText))
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+
+    @classmethod
+    def from_json(cls, value: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> Prompt:
+        return cls([_part_from_json(part) for part in value], tokenizer)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [_part_to_json(part) for part in self.parts]
+
+    def question_ids(self, question: str) -> list[int]:
+        """The ids of the text that holds the question, which the router's features look at."""
+        text = self._question.before + question + self._question.after
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def ids(self, question: str, num_visual_tokens: int, image_token_id: int) -> list[int]:
+        """The whole prompt, with `num_visual_tokens` placeholders where the picture stands."""
+        ids: list[int] = []
+        for part in self.parts:
+            if isinstance(part, FixedIds):
+                ids += part.ids
+            elif isinstance(part, ImagePlace):
+                ids += [image_token_id] * num_visual_tokens
+            else:
+                ids += self.question_ids(question)
+        return ids
+
+    def answer(self, token_ids: Sequence[int]) -> str:
+        """Generated ids as the text that people read: without special tokens and the space around it."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
+
+
+def _part_to_json(part: Part) -> dict[str, Any]:
+    if isinstance(part, FixedIds):
+        return {"ids": list(part.ids)}
+    if isinstance(part, ImagePlace):
+        return {"image": True}
+    return {"question": {"before": part.before, "after": part.after}}
+
+
+def _part_from_json(value: dict[str, Any]) -> Part:
+    if "ids" in value:
+        return FixedIds(tuple(int(token) for token in value["ids"]))
+    if "image" in value:
+        return ImagePlace()
+    return QuestionText(str(value["question"]["before"]), str(value["question"]["after"]))

@@ -1,0 +1,90 @@
+"""What a bundle is made from: a run, the scales asked for, and a router that was fitted for both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.runtime.artefact import read_artefact, sha256_file
+from export.runtime.errors import MvlmError
+from export.runtime.features import FEATURE_VERSION
+from mvlm_core.model import MvlmForConditionalGeneration
+from mvlm_core.processing import MvlmProcessor
+from mvlm_core.runs import load_run, model_sha256
+from mvlm_core.scales import require_scales
+
+ROUTER_FILE = "router.onnx"
+_TOKENIZER_FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class RouterSource:
+    """A router folder and its description."""
+
+    folder: Path
+    facts: dict[str, Any]
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        return tuple(self.facts["scales"])
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything that goes into a bundle, checked to belong together."""
+
+    model: MvlmForConditionalGeneration
+    processor: MvlmProcessor
+    tokenizer_file: Path
+    model_sha256: str
+    scales: tuple[int, ...]
+    router: RouterSource | None
+
+
+def read_source(run: Path, router_folder: Path | None, scales: Sequence[int] | None) -> Source:
+    """Load a run with the router made for it. Without `scales`, the router's.
+
+    Raises `MvlmError`: no run, no router, a router of another model, feature version or scales, a scale that the
+    connector does not allow, neither router nor scales.
+    """
+    hash_of_model = model_sha256(run)
+    router = read_router(router_folder, hash_of_model) if router_folder else None
+    if scales is None:
+        if router is None:
+            raise MvlmError("there is no router to take the scales from: name them with --scales, as in 9,36,144")
+        scales = router.scales
+    if router and not set(scales) <= set(router.scales):
+        raise MvlmError(
+            f"the bundle is to hold the scales {_listed(scales)}, and the router {router_folder} was fitted for"
+            f" {_listed(router.scales)}: name some of those, or label and fit again"
+        )
+    tokenizer_file = run / _TOKENIZER_FILE
+    if not tokenizer_file.is_file():
+        raise MvlmError(f"{run} holds no {_TOKENIZER_FILE}: save its tokenizer as a fast one")
+    model, processor = load_run(run)
+    require_scales(scales, model.connector.scales)
+    return Source(model, processor, tokenizer_file, hash_of_model, tuple(sorted(scales)), router)
+
+
+def read_router(folder: Path, hash_of_model: str) -> RouterSource:
+    """A router folder, checked to be whole and to belong to the model and to this version's features."""
+    if not folder.is_dir():
+        raise MvlmError(f"there is no router {folder}: fit one with `mvlm fit-router`, or export with --no-router")
+    facts = read_artefact(folder, "router")
+    if facts.get("model_sha256") != hash_of_model:
+        raise MvlmError(f"the router {folder} was fitted for another model: label this run and fit again")
+    if facts.get("feature_version") != FEATURE_VERSION:
+        raise MvlmError(
+            f"the router {folder} reads features of version {facts.get('feature_version')}, and this mvlm computes"
+            f" version {FEATURE_VERSION}: label and fit again"
+        )
+    file = folder / ROUTER_FILE
+    if not file.is_file() or facts.get("files", {}).get(ROUTER_FILE) != sha256_file(file):
+        raise MvlmError(f"{file} is missing or was changed: fit the router again")
+    return RouterSource(folder, facts)
+
+
+def _listed(scales: Sequence[int]) -> str:
+    return ", ".join(map(str, scales))

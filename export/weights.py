@@ -1,0 +1,69 @@
+"""One weight file for all graphs of a bundle: each distinct tensor once, wherever it is used and under what name."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+# Tensors begin at the start of a memory page, so that a runtime can map them instead of reading them.
+_PAGE_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor's bytes lie in the file."""
+
+    offset: int
+    length: int
+
+
+class WeightFile:
+    """Appends tensors to a file; bytes that are there already are not written again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("xb")
+        self._places: dict[bytes, Place] = {}
+
+    def __enter__(self) -> WeightFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+    def place(self, array: NDArray[Any]) -> Place:
+        """Write `array` unless its bytes are there, and say where they are."""
+        data = np.ascontiguousarray(array).data.cast("B") if array.size else b""
+        key = hashlib.blake2b(data).digest()
+        if key not in self._places:
+            self._file.write(bytes(-self._file.tell() % _PAGE_BYTES))
+            self._places[key] = Place(self._file.tell(), len(data))
+            self._file.write(data)
+        return self._places[key]
+
+    def tensor(self, name: str, array: NDArray[Any]) -> TensorProto:
+        """An initializer called `name` whose bytes lie in the file."""
+        place = self.place(array)
+        tensor = TensorProto(
+            name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+            data_location=TensorProto.EXTERNAL,
+        )  # fmt: skip
+        facts = {"location": self.path.name, "offset": place.offset, "length": place.length}
+        for key, value in facts.items():
+            tensor.external_data.add(key=key, value=str(value))
+        return tensor
+
+    def take(self, model: onnx.ModelProto) -> None:
+        """Move the initializers of `model` into the file. Integers stay: they are shapes, which a reader must see."""
+        for tensor in model.graph.initializer:
+            array = numpy_helper.to_array(tensor)
+            if array.dtype.kind == "f":
+                tensor.CopyFrom(self.tensor(tensor.name, array))
