@@ -90,12 +90,14 @@ class TrainConfig(_Strict):
     rows: Path = Path("rows")
     seed: int = 0
     precision: Literal["bf16", "float32"] = "bf16"
-    scales: tuple[int, ...] = Field(min_length=1)
+    scales: tuple[int, ...]
     model: ModelConfig
-    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    stages: tuple[StageConfig, ...]
 
     @model_validator(mode="after")
     def _scales_fit(self) -> TrainConfig:
+        if not self.scales or not self.stages:
+            raise ValueError("a run needs at least one scale, and at least one of stages")
         model = self.model
         allowed = pool_scales(model.grid_side) if model.connector == "pool" else query_scales(model.num_queries)
         try:

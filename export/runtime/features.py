@@ -103,7 +103,7 @@ def _match(scores: Array) -> Array:
     grid = _as_grid(scores[:, None])  # (G, G, 1)
     ordered = np.sort(scores)[::-1]
     peak, mean = ordered[0], scores.mean()
-    inside = scores > (peak + mean) / 2
+    inside = scores >= (peak + mean) / 2
     rows, columns = np.divmod(np.flatnonzero(inside), grid.shape[0])
     spread = np.sqrt(rows.var() + columns.var()) / grid.shape[0]
     tops = [ordered[:k].mean() for k in _TOP_PATCHES]
