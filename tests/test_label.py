@@ -1,0 +1,137 @@
+"""The sweep: batched behind shared pictures equals generate row by row; stopped and started again it ends the same."""
+
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import rewrite_rows
+from tiny import QUESTIONS, SCALES, drawn_picture, tiny_model, tiny_processor
+
+from export.runtime.artefact import read_artefact, sha256_file
+from export.runtime.errors import MvlmError
+from mvlm_core import label as sweeping
+from mvlm_core.answering import Asked, answer_greedily
+from mvlm_core.label import Sweep, label
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    processor = tiny_processor()
+    tiny_model(processor=processor).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def sweep(run: Path, rows: Path, **changes) -> Sweep:
+    return Sweep(**{"run": run, "rows": rows, "scales": (1, 9), "splits": ("val", "test"), "pictures_per_part": 5, **changes})
+
+
+@pytest.fixture(scope="module")
+def labelled(run, scenes, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("labelled") / "labels"
+    label(sweep(run, scenes), out, overwrite=False, progress=lambda done, whole: None)
+    return out
+
+
+@pytest.mark.parametrize("family", ["pool", "query"])
+def test_shared_pictures_equal_generate_one_at_a_time(family):
+    processor = tiny_processor()
+    model = tiny_model(family, processor=processor)
+    pictures = [drawn_picture(i) for i in range(2)]
+    rows = [(0, QUESTIONS[0]), (1, QUESTIONS[2]), (0, QUESTIONS[3]), (1, QUESTIONS[0])]
+    for scale in SCALES:
+        slow = []
+        for picture, question in rows:
+            one = processor(images=pictures[picture], text=processor.ask(question), num_visual_tokens=scale)
+            with torch.inference_mode():
+                ids = model.generate(**one, max_new_tokens=8, do_sample=False)[0, one["input_ids"].shape[1] :].tolist()
+            stop = model.generation_config.eos_token_id
+            slow.append(ids[: ids.index(stop)] if stop in ids else ids)
+        with torch.inference_mode():
+            pixels = processor.image_processor(pictures)["pixel_values"]
+            visual = model.connector.tokens(model.encode_images(pixels), scale)
+        asked, before = [], []
+        for picture, question in rows:
+            ids = processor.tokenizer(processor.ask(question), add_special_tokens=False)["input_ids"]
+            place = ids.index(processor.image_token_id)
+            before = ids[:place]
+            asked.append(Asked(picture, ids[place + 1 :]))
+        fast = answer_greedily(model, before, visual, asked, 8)
+        assert [answer.token_ids for answer in fast] == slow
+        assert all(0 < answer.confidence <= 1 for answer in fast)
+
+
+def test_labels_hold_every_row_at_every_scale(labelled, scenes, run):
+    facts = read_artefact(labelled, "labels")
+    labels = pq.read_table(labelled / "labels.parquet").to_pydict()
+    features = pq.read_table(labelled / "features.parquet").to_pydict()
+    assert facts["counts"]["rows"] == len(features["id"]) == len(labels["id"]) / 2
+    assert set(zip(labels["id"], labels["num_visual_tokens"], strict=True)) == {
+        (name, scale) for name in features["id"] for scale in (1, 9)
+    }
+    assert set(labels["split"]) == {"val", "test"}
+    assert facts["files"]["labels.parquet"] == sha256_file(labelled / "labels.parquet")
+    assert facts["model_sha256"] == sha256_file(run / "model.safetensors")
+    assert facts["tasks"]["colour_of"] == {"sight": "picture"}
+    for kind in ("image", "question"):
+        assert {len(values) for values in features[kind]} == {len(facts["feature_names"][kind])}
+
+
+def test_stopped_and_started_again_ends_the_same(labelled, run, scenes, tmp_path, monkeypatch):
+    out = tmp_path / "labels"
+    swept = []
+    slow_way = sweeping._sweep_pictures
+
+    def counted(model, processor, pictures, how):
+        if len(swept) == 2:
+            raise KeyboardInterrupt
+        swept.append(pictures)
+        return slow_way(model, processor, pictures, how)
+
+    monkeypatch.setattr(sweeping, "_sweep_pictures", counted)
+    with pytest.raises(KeyboardInterrupt):
+        label(sweep(run, scenes), out, overwrite=False, progress=lambda done, whole: None)
+    assert not out.exists()
+    monkeypatch.setattr(sweeping, "_sweep_pictures", lambda *a: (swept.append(a[2]), slow_way(*a))[1])
+    label(sweep(run, scenes), out, overwrite=False, progress=lambda done, whole: None)
+    assert sum(map(len, swept)) == 24  # no picture was swept twice
+    for name in ("labels.parquet", "features.parquet"):
+        assert (out / name).read_bytes() == (labelled / name).read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["labels"]
+
+
+def test_parts_of_another_sweep_are_not_taken_over(labelled, run, scenes, tmp_path):
+    out = tmp_path / "labels"
+    parts = sweeping._parts_folder(out, {"model_sha256": "another"})
+    (parts / "features-00000000.parquet").write_bytes(b"another's")
+    label(sweep(run, scenes), out, overwrite=False, progress=lambda done, whole: None)
+    assert (out / "features.parquet").read_bytes() == (labelled / "features.parquet").read_bytes()
+
+
+def test_what_cannot_be_labelled(run, scenes, tmp_path, mvlm):
+    def refused(**changes) -> str:
+        with pytest.raises(MvlmError) as error:
+            label(sweep(run, **{"rows": scenes, **changes}), tmp_path / "x", overwrite=False, progress=lambda done, whole: None)
+        return str(error.value)
+
+    assert "cannot show a picture in 10 tokens: it allows 1, 4, 9" in refused(scales=(10,))
+    rows = rewrite_rows(shutil.copytree(scenes, tmp_path / "rows"), lambda rows: [r for r in rows if r["split"] == "val"])
+    assert "no rows of the splits test" in refused(rows=Path(rows), splits=("test",))
+    result = mvlm("label", run, "--rows", scenes, "--scales", "1,9", "--splits", "dev", "--out", tmp_path / "x")
+    assert result.exit_code == 2
+    assert "no split is called dev" in result.output
+    result = mvlm("label", run, "--rows", scenes, "--out", tmp_path / "x")
+    assert result.exit_code == 2  # no train.yaml that would name the scales
+    assert "there is no configuration" in result.output
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_verb_says_when_the_ladder_is_flat(run, scenes, tmp_path, mvlm):
+    result = mvlm("label", run, "--rows", scenes, "--scales", "1,9", "--out", tmp_path / "labels")
+    assert result.exit_code == 0, result.output
+    assert "THE LADDER IS FLAT" in result.output
+    assert f"next: mvlm fit-router {tmp_path / 'labels'}" in result.output
+    assert "is not empty" in mvlm("label", run, "--rows", scenes, "--scales", "1", "--out", tmp_path / "labels").output
