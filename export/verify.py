@@ -48,9 +48,9 @@ class Difference:
             return
         absolute = float(np.abs(wanted - file_side).max())
         relative = absolute / max(float(np.abs(wanted).max()), 1e-12)
-        # Written so that NaN, which compares with nothing, counts as the worst.
-        self.max_abs = absolute if not absolute <= self.max_abs else self.max_abs
-        self.max_relative = relative if not relative <= self.max_relative else self.max_relative
+        # np.maximum keeps NaN, which then is within no tolerance.
+        self.max_abs = float(np.maximum(self.max_abs, absolute))
+        self.max_relative = float(np.maximum(self.max_relative, relative))
 
 
 @dataclass
