@@ -1,75 +1,118 @@
-"""Many questions about the same pictures, answered greedily in one batch: each picture is read once a scale.
+"""All questions of a picture, answered greedily behind one copy of it: what packing is to training, for labels.
 
-Letters: B pictures, n rows (questions), m visual tokens, T positions of the longest text after the picture, D width.
+Letters: B pictures, Q questions of the picture that has most, m visual tokens, S positions written so far, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from .dataset import PADDING, PREFIX, block_mask
 from .model import MvlmForConditionalGeneration
 
 
-@dataclass(frozen=True)
+@dataclass
 class Answered:
     """One greedy answer: its ids without the stop token, and the probability that the model gave to all of it."""
 
-    token_ids: list[int]
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One question about one picture of the batch, as the ids that follow the picture."""
-
-    picture: int
-    ids_after: list[int]
+    token_ids: list[int] = field(default_factory=list)
+    confidence: float = 1.0
 
 
 @torch.inference_mode()
 def answer_greedily(
-    model: MvlmForConditionalGeneration, ids_before: Sequence[int], visual: Tensor, asked: Sequence[Asked], max_new_tokens: int
-) -> list[Answered]:
-    """`ids_before`, the visual tokens (B, m, D) and what is asked -> an answer to each question.
+    model: MvlmForConditionalGeneration,
+    ids_before: Sequence[int],
+    visual: Tensor,
+    ids_after: Sequence[Sequence[Sequence[int]]],
+    max_new_tokens: int,
+) -> list[list[Answered]]:
+    """The ids before the picture, the visual tokens (B, m, D), and for each picture its questions as the ids after it.
 
-    The cache of what stands before the questions is computed once a picture and copied to its rows, which is the same
-    as asking one at a time (a test compares it with `generate`).
+    Every question sees the picture and itself, so this is the same as asking one at a time (a test compares it with
+    `generate`). Each step writes one token of every answer.
     """
-    embed = model.get_input_embeddings()
-    device = visual.device
-    before = embed(torch.tensor([ids_before], device=device)).expand(len(visual), -1, -1)  # (B, ·, D)
-    prefix = torch.cat([before, visual], dim=1)  # (B, · + m, D)
-    cache: DynamicCache = model.language_model(inputs_embeds=prefix, use_cache=True, logits_to_keep=1).past_key_values
-    cache.batch_select_indices(torch.tensor([row.picture for row in asked], device=device))
-
-    longest = max(len(row.ids_after) for row in asked)
-    gaps = torch.tensor([longest - len(row.ids_after) for row in asked], device=device)  # (n,)
-    ids = torch.tensor([[0] * (longest - len(row.ids_after)) + row.ids_after for row in asked], device=device)  # (n, T)
-    places = torch.arange(longest, device=device)[None] - gaps[:, None]  # (n, T), below 0 in the gap
-    mask = torch.cat([torch.ones(len(asked), prefix.shape[1], device=device), (places >= 0).float()], dim=1).long()
-    positions = prefix.shape[1] + places.clamp(min=0)  # (n, T)
+    first = _pack(model, ids_before, visual, ids_after)
+    hidden, cache = _read(model, first.embeds, block_mask(first.segments), first.positions, DynamicCache())
+    at = first.ends  # (B, Q): where the token before each answer's next one stands in `hidden`
+    segments, positions = first.segments, first.positions.gather(1, at)  # (B, S), (B, Q)
 
     stop = model.generation_config.eos_token_id
-    answers: list[list[int]] = [[] for _ in asked]
-    log_probability = torch.zeros(len(asked), device=device)
-    alive = torch.ones(len(asked), dtype=torch.bool, device=device)
+    answers = [[Answered() for _ in questions] for questions in ids_after]
+    own = torch.arange(1, at.shape[1] + 1, device=at.device).expand(len(at), -1)  # (B, Q): the segment of each question
+    alive = first.asked
     for _ in range(max_new_tokens):
-        output = model.language_model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
-        )
-        best, chosen = output.logits[:, -1].float().log_softmax(dim=-1).max(dim=-1)  # (n,)
-        log_probability += best * alive
-        alive &= chosen != stop
-        for row, token in enumerate(chosen.tolist()):
-            if alive[row]:
-                answers[row].append(token)
+        states = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, Q, D)
+        probability, chosen = model.get_output_embeddings()(states).float().softmax(dim=-1).max(dim=-1)  # (B, Q)
+        _write_down(answers, alive, chosen, probability, stop)
+        alive = alive & (chosen != stop)
         if not alive.any():
             break
-        ids, positions = chosen[:, None], positions[:, -1:] + 1  # (n, 1)
-        mask = torch.cat([mask, mask.new_ones(len(asked), 1)], dim=1)
-    return [Answered(a, p) for a, p in zip(answers, log_probability.exp().tolist(), strict=True)]
+        positions = positions + 1
+        written = torch.where(alive, own, PADDING)  # (B, Q)
+        segments = torch.cat([segments, written], dim=1)  # (B, S + Q)
+        mask = (segments[:, None] == PREFIX) | (segments[:, None] == own[..., None])  # (B, Q, S + Q)
+        mask[..., -own.shape[1] :] &= torch.eye(own.shape[1], dtype=torch.bool, device=mask.device)
+        embeds = model.get_input_embeddings()(chosen)  # (B, Q, D)
+        hidden, cache = _read(model, embeds, mask[:, None], positions, cache)
+        at = own - 1
+    return answers
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """Pictures with their questions behind them: `embeds` (B, S, D), `segments`, `positions` (B, S); (B, Q) the rest."""
+
+    embeds: Tensor
+    segments: Tensor
+    positions: Tensor
+    ends: Tensor
+    asked: Tensor
+
+
+def _pack(
+    model: MvlmForConditionalGeneration, ids_before: Sequence[int], visual: Tensor, ids_after: Sequence[Sequence[Sequence[int]]]
+) -> _Packed:
+    device, embed = visual.device, model.get_input_embeddings()
+    prefix = len(ids_before) + visual.shape[1]
+    length = max(sum(map(len, questions)) for questions in ids_after)
+    most = max(map(len, ids_after))
+    ids, segments, positions, ends, asked = [], [], [], [], []
+    for questions in ids_after:
+        gap = length - sum(map(len, questions))
+        ids.append([i for q in questions for i in q] + [0] * gap)
+        segments.append([PREFIX] * prefix + [n for n, q in enumerate(questions, 1) for _ in q] + [PADDING] * gap)
+        positions.append([*range(prefix), *(prefix + i for q in questions for i in range(len(q))), *[0] * gap])
+        lengths = torch.tensor([len(q) for q in questions])
+        ends.append((prefix + lengths.cumsum(0) - 1).tolist() + [0] * (most - len(questions)))
+        asked.append([n < len(questions) for n in range(most)])
+    before = embed(torch.tensor([ids_before], device=device)).expand(len(visual), -1, -1)  # (B, ·, D)
+    after = embed(torch.tensor(ids, device=device))  # (B, ·, D)
+    packed = (torch.tensor(x, device=device) for x in (segments, positions, ends, asked))
+    return _Packed(torch.cat([before, visual.to(after.dtype), after], dim=1), *packed)
+
+
+def _read(
+    model: MvlmForConditionalGeneration, embeds: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
+) -> tuple[Tensor, DynamicCache]:
+    """Last hidden states, without the head: it is wanted at a few positions only."""
+    output = model.language_model.base_model(
+        inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+    )
+    return output.last_hidden_state, output.past_key_values
+
+
+def _write_down(
+    answers: list[list[Answered]], alive: Tensor, chosen: Tensor, probability: Tensor, stop: int
+) -> None:
+    tokens, likely = chosen.tolist(), probability.tolist()
+    for picture, question in alive.nonzero().tolist():
+        answer = answers[picture][question]
+        answer.confidence *= likely[picture][question]
+        if tokens[picture][question] != stop:
+            answer.token_ids.append(tokens[picture][question])

@@ -64,6 +64,7 @@ class StageConfig(_Strict):
         matrix_lr, lr: learning rates of the hidden matrices (Muon) and of everything else (AdamW).
         tower_lr: the learning rate of the vision tower (AdamW); None is the same as `lr`.
         patch_loss_weight: how much of the patch loss is added to the answers' loss.
+        tag_weights: how much a group of the patch loss counts; 1 where none is named.
         task_weights: how much a task's answers count; 1 where none is named.
     """
 
@@ -80,6 +81,7 @@ class StageConfig(_Strict):
     warmup_steps: int = Field(20, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     patch_loss_weight: float = Field(0.0, ge=0)
+    tag_weights: dict[str, float] = {}
     task_weights: dict[str, float] = {}
     save_every: int | None = Field(None, gt=0)
 

@@ -27,11 +27,13 @@ from .processing import Encoded, MvlmProcessor, turn
 from .rows import Row
 from .scene_rows import TAGS_FILE
 
-_PREFIX, _PADDING = 0, -1
+# Segments of a packed row: the picture and what stands before it, then one number a question; and nothing.
+PREFIX, PADDING = 0, -1
 
 
-# What each patch shows of one group of words: the words' ids (W,), and (B, P) with 0 for nothing, i for the i-th word.
-TagGroup = tuple[Tensor, Tensor]
+# What each patch shows of one group of words: the words' ids (W,), (B, P) with 0 for nothing and i for the i-th word,
+# and how much the group counts. A bare tuple, so that whoever moves batches to a device finds the tensors.
+TagGroup = tuple[Tensor, Tensor, float]
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Plan(Dataset[Planned]):
 class PatchTags:
     """The patch tags of a rows folder, and the ids of the words they are told in."""
 
-    def __init__(self, folder: Path, processor: MvlmProcessor) -> None:
+    def __init__(self, folder: Path, processor: MvlmProcessor, weights: dict[str, float]) -> None:
         file = folder / TAGS_FILE
         if not file.is_file():
             raise MvlmError(f"{file} is missing: the loss `patches` needs tags, as `mvlm data scenes` writes them")
@@ -111,11 +113,12 @@ class PatchTags:
         groups = read_artefact(folder, "rows")["tag_words"]
         self._words = {group: torch.tensor([_word_id(processor, w) for w in words]) for group, words in groups.items()}
         self._shown = {group: stored[group] for group in groups}
+        self._weights = {group: weights.get(group, 1.0) for group in groups}
 
     def of(self, pictures: Sequence[Picture]) -> list[TagGroup]:
         places = [self._index[p.path.relative_to(self._folder).as_posix()] for p in pictures]
         return [
-            (ids, torch.from_numpy(self._shown[group][places].astype(np.int64)).flatten(1))  # (B, P)
+            (ids, torch.from_numpy(self._shown[group][places].astype(np.int64)).flatten(1), self._weights[group])  # (B, P)
             for group, ids in self._words.items()
         ]
 
@@ -159,7 +162,7 @@ class Packer:
         first = self._encode(rows[0].question, rows[0].answers[0], True)
         place = first.ids.index(self.processor.image_token_id)
         packed = _Packed()
-        packed.add(first.ids[:place] + [self.processor.image_token_id] * item.scale, segment=_PREFIX)
+        packed.add(first.ids[:place] + [self.processor.image_token_id] * item.scale, segment=PREFIX)
         for number, row in enumerate(rows, 1):
             encoded = self._encode(row.question, row.answers[0], not (item.running and number > 1))
             after = 0 if item.running and number > 1 else place + 1
@@ -185,7 +188,7 @@ class _Packed:
     ) -> None:
         # A segment goes on where it stood, and a new one right behind the picture.
         goes_on = segment in self.segments
-        start = len(self.ids) if goes_on else self.segments.count(_PREFIX)
+        start = len(self.ids) if goes_on else self.segments.count(PREFIX)
         supervised = supervised or [False] * len(ids)
         self.positions += range(start, start + len(ids))
         self.ids += ids
@@ -200,7 +203,7 @@ def _pad(rows: Sequence[_Packed], pad_token_id: int) -> dict[str, Tensor]:
     def padded(lists: list[list[Any]], value: Any) -> Tensor:
         return torch.tensor([items + [value] * (length - len(items)) for items in lists])  # (B, S)
 
-    segments = padded([row.segments for row in rows], _PADDING)
+    segments = padded([row.segments for row in rows], PADDING)
     return {
         "input_ids": padded([row.ids for row in rows], pad_token_id),
         "position_ids": padded([row.positions for row in rows], 0),
@@ -213,5 +216,5 @@ def _pad(rows: Sequence[_Packed], pad_token_id: int) -> dict[str, Tensor]:
 def block_mask(segments: Tensor) -> Tensor:
     """Who may look at whom: back at the picture and at one's own segment. (B, S) -> (B, 1, S, S) bool."""
     own = segments[:, :, None] == segments[:, None, :]  # (B, S, S)
-    picture = segments[:, None, :] == _PREFIX
+    picture = segments[:, None, :] == PREFIX
     return ((own | picture).tril())[:, None]

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 
 from export.runtime.artefact import describe, put_in_place, read_artefact, refuse_if_filled, sha256_file, sha256_json, write_json
 from export.runtime.errors import MvlmError
@@ -24,8 +25,9 @@ from export.runtime.features import (
     question_feature_names,
     question_features,
 )
+from export.runtime.prompt import Prompt
 
-from .answering import Asked, answer_greedily
+from .answering import answer_greedily
 from .dataset import Picture, group_pictures
 from .model import MvlmForConditionalGeneration
 from .processing import MvlmProcessor, prompt_of
@@ -53,7 +55,7 @@ class Sweep:
     scales: tuple[int, ...]
     splits: tuple[str, ...]
     max_new_tokens: int = 16
-    pictures_per_part: int = 48
+    pictures_per_part: int = 32
 
     def key(self) -> dict[str, Any]:
         """What a part already written must have been made from to be taken over."""
@@ -95,37 +97,41 @@ def _sweep_pictures(
     model: MvlmForConditionalGeneration, processor: MvlmProcessor, pictures: Sequence[Picture], sweep: Sweep
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     prompt, image_id = prompt_of(processor), processor.image_token_id
-    rows = [(place, row) for place, picture in enumerate(pictures) for row in picture.rows]
-    whole = [prompt.ids(row.question, 1, image_id) for _, row in rows]
-    cut = whole[0].index(image_id)
-    asked = [Asked(place, ids[cut + 1 :]) for (place, _), ids in zip(rows, whole, strict=True)]
+    whole = [[prompt.ids(row.question, 1, image_id) for row in picture.rows] for picture in pictures]
+    cut = whole[0][0].index(image_id)
+    ids_before, ids_after = whole[0][0][:cut], [[ids[cut + 1 :] for ids in questions] for questions in whole]
 
     with torch.inference_mode():
         pixels = processor.image_processor([picture.path for picture in pictures])["pixel_values"]
-        values = model.encode_images(pixels)  # (B, P, ·)
-        words = model.connector.words(values).float().numpy()  # (B, P, D)
-        table = model.get_input_embeddings().weight.float().numpy()
+        values = model.encode_images(pixels.to(model.device))  # (B, P, ·)
+        words = model.connector.words(values).float().cpu().numpy()  # (B, P, D)
+    table = model.get_input_embeddings().weight.detach().float().cpu().numpy()
+    features = [
+        {"id": row.id, "image": of_picture, "question": _of_question(prompt, table, row.question, picture_words)}
+        for picture, picture_words in zip(pictures, words, strict=True)
+        for of_picture in [image_features(picture_words).tolist()]
+        for row in picture.rows
+    ]
 
-    of_picture = [image_features(w).tolist() for w in words]
-    features = []
-    for place, row in rows:
-        token_rows = table[prompt.question_ids(row.question)]  # (T, D)
-        of_question = question_features(row.question, token_rows, words[place]).tolist()
-        features.append({"id": row.id, "image": of_picture[place], "question": of_question})
-
-    labels: list[list[dict[str, Any]]] = [[] for _ in rows]
+    labels: dict[str, list[dict[str, Any]]] = {row.id: [] for picture in pictures for row in picture.rows}
     for scale in sweep.scales:
         with torch.inference_mode():
             visual = model.connector.tokens(values, scale)  # (B, m, D)
-        answers = answer_greedily(model, whole[0][:cut], visual, asked, sweep.max_new_tokens)
-        for i, ((_, row), answered) in enumerate(zip(rows, answers, strict=True)):
-            prediction = prompt.answer(answered.token_ids)
-            labels[i].append(
-                {"id": row.id, "group": row.group, "task": row.task, "split": row.split, "num_visual_tokens": scale,
-                 "score": score(prediction, row.answers), "loss": None, "confidence": answered.confidence,
-                 "prediction": prediction, "answer": row.answers[0]}
-            )  # fmt: skip
-    return [line for lines in labels for line in lines], features
+        answers = answer_greedily(model, ids_before, visual, ids_after, sweep.max_new_tokens)
+        for picture, answered in zip(pictures, answers, strict=True):
+            for row, answer in zip(picture.rows, answered, strict=True):
+                prediction = prompt.answer(answer.token_ids)
+                labels[row.id].append(
+                    {"id": row.id, "group": row.group, "task": row.task, "split": row.split,
+                     "num_visual_tokens": scale, "score": score(prediction, row.answers), "loss": None,
+                     "confidence": answer.confidence, "prediction": prediction, "answer": row.answers[0]}
+                )  # fmt: skip
+    return [line for lines in labels.values() for line in lines], features
+
+
+def _of_question(prompt: Prompt, table: NDArray[np.float32], question: str, words: NDArray[np.float32]) -> list[float]:
+    token_rows = table[prompt.question_ids(question)]  # (T, D)
+    return question_features(question, token_rows, words).tolist()
 
 
 def _parts_folder(out: Path, key: dict[str, Any]) -> Path:

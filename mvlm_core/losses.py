@@ -47,10 +47,11 @@ def word_loss(model: MvlmForConditionalGeneration, values: Tensor, tags: list[Ta
     words = model.connector.words(values).float()  # (B, P, D)
     table = model.get_input_embeddings().weight
     losses = []
-    for word_ids, shown in tags:
+    for word_ids, shown, _ in tags:
         logits = words @ table[word_ids].float().T  # (B, P, W)
         logits = torch.cat([torch.zeros_like(logits[..., :1]), logits], dim=-1)  # (B, P, 1 + W)
         weight = torch.ones(logits.shape[-1], device=logits.device)
         weight[0] = _NOTHING_WEIGHT_RARE if len(word_ids) > _RARE_WORDS else _NOTHING_WEIGHT
         losses.append(F.cross_entropy(logits.flatten(0, 1), shown.flatten(), weight=weight))
-    return torch.stack(losses).mean()
+    weights = torch.tensor([weight for *_, weight in tags], device=words.device)
+    return (torch.stack(losses) * weights).sum() / weights.sum()

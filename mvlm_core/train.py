@@ -66,7 +66,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool, progress: StageProgre
     model, processor = build_model(config, rows)
 
     for number, stage in enumerate(config.stages):
-        tags = PatchTags(config.rows, processor) if _reads_tags(stage) else None
+        tags = PatchTags(config.rows, processor, stage.tag_weights) if _reads_tags(stage) else None
         plan = Plan(pictures, config.scales, stage, seed=config.seed + number)
         freeze(model, stage.frozen)
         folder = out / "checkpoints" / f"{number}-{stage.name}"

@@ -1,5 +1,6 @@
 """The sweep: batched behind shared pictures equals generate row by row; stopped and started again it ends the same."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tiny import QUESTIONS, SCALES, drawn_picture, tiny_model, tiny_processor
 from export.runtime.artefact import read_artefact, sha256_file
 from export.runtime.errors import MvlmError
 from mvlm_core import label as sweeping
-from mvlm_core.answering import Asked, answer_greedily
+from mvlm_core.answering import answer_greedily
 from mvlm_core.label import Sweep, label
 
 
@@ -41,27 +42,26 @@ def test_shared_pictures_equal_generate_one_at_a_time(family):
     processor = tiny_processor()
     model = tiny_model(family, processor=processor)
     pictures = [drawn_picture(i) for i in range(2)]
-    rows = [(0, QUESTIONS[0]), (1, QUESTIONS[2]), (0, QUESTIONS[3]), (1, QUESTIONS[0])]
+    questions = [[QUESTIONS[0], QUESTIONS[3], QUESTIONS[1]], [QUESTIONS[2]]]
+    ids = [[processor.tokenizer(processor.ask(q), add_special_tokens=False)["input_ids"] for q in qs] for qs in questions]
+    place = ids[0][0].index(processor.image_token_id)
+    with torch.inference_mode():
+        values = model.encode_images(processor.image_processor(pictures)["pixel_values"])
     for scale in SCALES:
-        slow = []
-        for picture, question in rows:
-            one = processor(images=pictures[picture], text=processor.ask(question), num_visual_tokens=scale)
-            with torch.inference_mode():
-                ids = model.generate(**one, max_new_tokens=8, do_sample=False)[0, one["input_ids"].shape[1] :].tolist()
-            stop = model.generation_config.eos_token_id
-            slow.append(ids[: ids.index(stop)] if stop in ids else ids)
-        with torch.inference_mode():
-            pixels = processor.image_processor(pictures)["pixel_values"]
-            visual = model.connector.tokens(model.encode_images(pixels), scale)
-        asked, before = [], []
-        for picture, question in rows:
-            ids = processor.tokenizer(processor.ask(question), add_special_tokens=False)["input_ids"]
-            place = ids.index(processor.image_token_id)
-            before = ids[:place]
-            asked.append(Asked(picture, ids[place + 1 :]))
-        fast = answer_greedily(model, before, visual, asked, 8)
-        assert [answer.token_ids for answer in fast] == slow
-        assert all(0 < answer.confidence <= 1 for answer in fast)
+        visual = model.connector.tokens(values, scale)
+        fast = answer_greedily(model, ids[0][0][:place], visual, [[i[place + 1 :] for i in qs] for qs in ids], 8)
+        for picture, asked, answered in zip(pictures, questions, fast, strict=True):
+            for question, answer in zip(asked, answered, strict=True):
+                one = processor(images=picture, text=processor.ask(question), num_visual_tokens=scale)
+                with torch.inference_mode():
+                    slow = model.generate(
+                        **one, max_new_tokens=8, do_sample=False, output_scores=True, return_dict_in_generate=True
+                    )
+                likely = [step.softmax(-1).max().item() for step in slow.scores]
+                wanted = slow.sequences[0, one["input_ids"].shape[1] :].tolist()
+                stop = model.generation_config.eos_token_id
+                assert answer.token_ids == (wanted[: wanted.index(stop)] if stop in wanted else wanted)
+                assert answer.confidence == pytest.approx(math.prod(likely), rel=1e-3)
 
 
 def test_labels_hold_every_row_at_every_scale(labelled, scenes, run):
