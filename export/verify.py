@@ -7,7 +7,8 @@ through the real `Runtime` from the picture to the text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ TOLERANCE = {"vision": 5e-5, "connector": 5e-5, "prefill": 1e-4, "decode": 1e-4}
 # Steps beyond the prompt whose logits are compared, whether or not the answer has ended, and the longest answer.
 _DECODE_STEPS = 8
 _MAX_NEW_TOKENS = 32
+_SMALL_WEIGHTS = 20_000_000
 
 Array = NDArray[np.float32]
 
@@ -82,11 +84,12 @@ def verify_bundle(source: Source, folder: Path, rows: Sequence[Row], progress: C
     each scale that is not torch's.
     """
     check = _Check(source, folder)
-    for row in rows:
-        values = check.look(row)
-        for m in source.scales:
-            check.ask(row, values, m)
-            progress(1)
+    with _threads_that_pay(source.model):
+        for row in rows:
+            values = check.look(row)
+            for m in source.scales:
+                check.ask(row, values, m)
+                progress(1)
     faults = check.faults()
     if faults:
         raise CheckFailed(f"the exported files do not compute what the model computes: {'; '.join(faults)}")
@@ -183,6 +186,18 @@ class _Check:
                 for m, report in self.scales.items()
             },
         }
+
+
+@contextmanager
+def _threads_that_pay(model: torch.nn.Module) -> Iterator[None]:
+    """One thread for a small model: a step of it is shorter than waiting for a second one on a busy machine."""
+    before = torch.get_num_threads()
+    if sum(parameter.numel() for parameter in model.parameters()) < _SMALL_WEIGHTS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _too_far(phase: str, difference: Difference) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from bundles import Made, pool_bundle, query_bundle
 from onnx import numpy_helper
 
+from export import verify as verification
 from export.bundle import reseal
 from export.runtime import CheckFailed, MvlmError
 from export.verify import TOLERANCE, Difference, sample_rows, verify_bundle
@@ -131,6 +132,22 @@ def test_a_row_that_does_not_fit_the_decoder(made):
     row = Row("long", made.picture(0), "what " * 600, ("red",), None, "0", "test")
     with pytest.raises(MvlmError, match="the decoder has 512"):
         verify_bundle(made.source, made.bundle, [row], lambda steps: None)
+
+
+@pytest.mark.parametrize(("small", "threads"), [(10**9, 1), (0, 2)])
+def test_small_models_are_followed_on_one_thread(made, monkeypatch, small, threads):
+    before, seen = torch.get_num_threads(), set()
+    monkeypatch.setattr(verification, "_SMALL_WEIGHTS", small)
+    torch.set_num_threads(2)
+    try:
+        rows = sample_rows(read_rows(made.rows), 1)
+        verify_bundle(
+            replace(made.source, scales=(4,)), made.bundle, rows, lambda steps: seen.add(torch.get_num_threads())
+        )
+        assert seen == {threads}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_differences_are_the_largest_and_nothing_hides():

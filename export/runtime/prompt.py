@@ -58,7 +58,11 @@ class Prompt:
 
     @classmethod
     def from_json(cls, value: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> Prompt:
-        return cls([_part_from_json(part) for part in value], tokenizer)
+        try:
+            parts = [_part_from_json(part) for part in value]
+        except (KeyError, TypeError, ValueError) as error:
+            raise MvlmError(f"the prompt of the bundle is not in order ({error!r}): export again") from None
+        return cls(parts, tokenizer)
 
     def to_json(self) -> list[dict[str, Any]]:
         return [_part_to_json(part) for part in self.parts]
