@@ -1,0 +1,240 @@
+"""A router against everything that it must beat, on rows that nothing was fitted on: the figures of the report.
+
+Letters: n rows, K scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.runtime.artefact import read_artefact, sha256_file
+from export.runtime.errors import MvlmError
+
+from .baselines import COUNT, Baseline, baselines
+from .estimators import PlattScaling, ScaleEstimator, candidates
+from .fit import ask_graph, features, out_of_fold
+from .metrics import (
+    Interval,
+    Reliability,
+    Resamples,
+    gain_over_hull,
+    interval,
+    ladder,
+    oracle,
+    reliability,
+)
+from .policy import Outcome, choose, follow, price_for_budget, price_table
+from .table import Table
+
+Floats = NDArray[np.floating]
+ROUTER = "router"
+_BUDGETS = (4, 9, 18, 36, 60)
+# A ladder lower than this, from the coarsest scale to the finest, gives a router nothing to choose.
+FLAT = 0.05
+# A kind counts as learned when its finest scale is right this often, or surely better than its commonest answer.
+_LEARNED = 0.6
+
+
+@dataclass(frozen=True)
+class AtBudget:
+    """One policy at one stated budget: what it spends and scores on the test rows, and its gain over the hull."""
+
+    budget: float
+    mean_cost: float
+    score: float
+    gain: Interval
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A router or a baseline at every budget, and its whole curve on the test rows (mean cost, score)."""
+
+    name: str
+    at: list[AtBudget]
+    curve: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that the report shows."""
+
+    scales: tuple[int, ...]
+    cost: list[float]
+    cost_unit: str
+    rows: int
+    groups: int
+    ladder: dict[str, list[float]]
+    steepness: Interval
+    policies: list[Policy]
+    oracle: tuple[float, float]
+    not_learned: list[str]
+    picture_tasks: list[str]
+    picture_gain: list[tuple[float, Interval]]
+    picture_mean: Interval | None
+    default_price: float
+    default: tuple[float, float]
+    chosen: dict[str, list[float]]
+    reliability: dict[str, Reliability]
+    choices: NDArray[np.int64]
+    probability: Floats
+
+    @property
+    def flat(self) -> bool:
+        return self.steepness.value < FLAT or not self.steepness.excludes_zero
+
+    def policy(self, name: str) -> Policy:
+        return next(policy for policy in self.policies if policy.name == name)
+
+    def to_json(self) -> dict[str, Any]:
+        plain = {name: getattr(self, name) for name in (
+            "scales", "cost", "cost_unit", "rows", "groups", "ladder", "oracle", "not_learned", "picture_tasks",
+            "default_price", "default", "chosen",
+        )}  # fmt: skip
+        return plain | {
+            "flat": self.flat,
+            "steepness": asdict(self.steepness),
+            "policies": [asdict(policy) for policy in self.policies],
+            "picture_gain": [{"budget": budget, **asdict(gain)} for budget, gain in self.picture_gain],
+            "picture_mean": asdict(self.picture_mean) if self.picture_mean else None,
+            "reliability": {scale: asdict(r) for scale, r in self.reliability.items()},
+        }
+
+
+def read_router(folder: Path, table: Table, labels: Path) -> dict[str, Any]:
+    """router.json, checked to be whole and to have been fitted for the model and scales of a table."""
+    facts = read_artefact(folder, "router")
+    file = folder / "router.onnx"
+    if not file.is_file() or sha256_file(file) != facts["files"]["router.onnx"]:
+        raise MvlmError(f"{file} is missing or was changed since it was written: fit again")
+    for name, what in (("model_sha256", "model"), ("feature_version", "feature version"), ("scales", "scales")):
+        if facts[name] != table.facts[name]:
+            raise MvlmError(f"{folder} and {labels} are of another {what}: fit the router on these labels")
+    return facts
+
+
+def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callable[[int], None]) -> Evaluation:
+    """Judge the shipped router.onnx on the test rows; `progress` is told of `STEPS` steps."""
+    fit, test = table.fit_rows, table.test_rows
+    resamples = Resamples(test.groups)
+    shipped, _ = ask_graph(folder / "router.onnx", test, facts["default_price"])
+    estimator = _estimator(facts["estimator"], table)
+    router = Baseline(ROUTER, _prices_on_fit(estimator, fit, facts), shipped)
+    progress(1)
+    contenders = [router, *baselines(estimator, fit, test, progress)]
+    budgets = [float(b) for b in _BUDGETS if table.cost[0] < b < table.cost[-1]] or [
+        float(np.sqrt(table.cost[0] * table.cost[-1]))
+    ]
+    policies = [_policy(contender, fit, test, budgets, resamples) for contender in contenders]
+    progress(1)
+    not_learned, picture_tasks = _picture_tasks(test)
+    by_name = {contender.name: contender for contender in contenders}
+    gains, mean = _picture_gain(router, by_name["question only"], fit, test, picture_tasks, budgets)
+    choices = choose(shipped, test.cost, facts["default_price"])
+    steps = resamples.mean(test.scores)  # (1 + R, K)
+    best = oracle(test.scores, test.cost)
+    progress(1)
+    return Evaluation(
+        scales=test.scales, cost=test.cost.tolist(), cost_unit=facts["cost_unit"], rows=len(test),
+        groups=len(np.unique(test.groups)), ladder=ladder(test.scores, test.tasks),
+        steepness=interval(steps[:, -1] - steps[:, 0]), policies=policies, oracle=best.mean, not_learned=not_learned,
+        picture_tasks=picture_tasks, picture_gain=gains, picture_mean=mean, default_price=facts["default_price"],
+        default=follow(choices, test.scores, test.cost).mean, chosen=_shares(choices, test),
+        reliability={str(m): reliability(shipped[:, k], test.scores[:, k]) for k, m in enumerate(test.scales)},
+        choices=choices, probability=shipped,
+    )  # fmt: skip
+
+
+STEPS = 3 + COUNT
+
+
+def _estimator(name: str, table: Table) -> ScaleEstimator:
+    """The estimator that was chosen; where the constant router ships, the baselines still need one that can learn."""
+    known = candidates(table.scales, 0)
+    return known.get(name, known["trees-small"])
+
+
+def _prices_on_fit(estimator: ScaleEstimator, fit: Table, facts: dict[str, Any]) -> Floats:
+    """Out-of-fold probabilities on the fit rows, from which prices for budgets are read (never from test rows)."""
+    if facts["constant"]:
+        return np.tile(fit.scores.mean(axis=0), (len(fit), 1))
+    margins = out_of_fold(estimator, features(fit), fit)
+    return PlattScaling().fit(margins, fit.scores).probability(margins)
+
+
+def _policy(contender: Baseline, fit: Table, test: Table, budgets: list[float], resamples: Resamples) -> Policy:
+    at = []
+    for budget in budgets:
+        outcome = _at_budget(contender, fit, test, budget)
+        gain = gain_over_hull(outcome, test.scores, test.cost, resamples)
+        at.append(AtBudget(budget, *outcome.mean, gain))
+    curve = [(p.mean_cost, p.score) for p in price_table(contender.test, test.scores, test.cost)]
+    return Policy(contender.name, at, curve)
+
+
+def _at_budget(contender: Baseline, fit: Table, test: Table, budget: float) -> Outcome:
+    price = price_for_budget(contender.fit, fit.cost, budget)
+    return follow(choose(contender.test, test.cost, price), test.scores, test.cost)
+
+
+def _picture_tasks(test: Table) -> tuple[list[str], list[str]]:
+    """Kinds that were not learned, and the kinds that the data set says the picture decides, without those.
+
+    A kind is taken as not learned when even its finest scale is right less often than `_LEARNED` and not surely more
+    often than always giving the kind's commonest answer would be. Such a kind may be upside down over the scales and
+    give a router a false gain.
+    """
+    not_learned = []
+    for task in np.unique(test.tasks):
+        rows = test.take(test.tasks == task)
+        finest = rows.scores[:, -1]
+        commonest = np.unique(rows.answers.astype(str), return_counts=True)[1].max() / len(rows)
+        above = interval(Resamples(rows.groups).mean(finest) - commonest)
+        if finest.mean() < _LEARNED and above.low <= 0.1:
+            not_learned.append(str(task))
+    known = test.facts.get("tasks", {})
+    picture = [
+        str(t) for t in np.unique(test.tasks) if known.get(t, {}).get("sight") == "picture" and t not in not_learned
+    ]
+    return not_learned, picture
+
+
+def _picture_gain(
+    router: Baseline, blind: Baseline, fit: Table, test: Table, tasks: list[str], budgets: list[float]
+) -> tuple[list[tuple[float, Interval]], Interval | None]:
+    """Where the picture decides: the router over the question alone, each over the hull at its own cost, paired."""
+    if not tasks:
+        return [], None
+    keep_fit, keep = np.isin(fit.tasks, tasks), np.isin(test.tasks, tasks)
+    some_fit, some = fit.take(keep_fit), test.take(keep)
+    resamples = Resamples(some.groups)
+    samples = []
+    for budget in budgets:
+        both = []
+        for contender in (router, blind):
+            part = Baseline(contender.name, contender.fit[keep_fit], contender.test[keep])
+            both.append(_gain(_at_budget(part, some_fit, some, budget), some, resamples))
+        samples.append(both[0] - both[1])
+    gains = [(budget, interval(difference)) for budget, difference in zip(budgets, samples, strict=True)]
+    return gains, interval(np.mean(samples, axis=0))
+
+
+def _gain(outcome: Outcome, table: Table, resamples: Resamples) -> Floats:
+    from .metrics import gain_samples
+
+    return gain_samples(outcome, table.scores, table.cost, resamples)
+
+
+def _shares(choices: NDArray[np.int64], test: Table) -> dict[str, list[float]]:
+    """Which scales are chosen at the default price, as shares: for all rows and for each kind."""
+    k = len(test.scales)
+    shares = {"all": (np.bincount(choices, minlength=k) / len(choices)).tolist()}
+    for task in np.unique(test.tasks):
+        some = choices[test.tasks == task]
+        shares[str(task)] = (np.bincount(some, minlength=k) / len(some)).tolist()
+    return shares

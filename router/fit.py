@@ -1,0 +1,209 @@
+"""Candidates -> one, chosen by cross-validation over groups, calibrated, with its prices -> router/."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.model_selection import GroupKFold
+
+from export.runtime.artefact import describe, sha256_file, write_json
+from export.runtime.errors import CheckFailed
+
+from .estimators import Constant, PlattScaling, ScaleEstimator, candidates
+from .graph import router_graph
+from .metrics import Interval, Resamples, gain_samples, interval, regret
+from .policy import Point, choose, follow, price_for_budget, price_table
+from .table import Table
+
+FOLDS = 3
+PARITY = 1e-5
+# The prices over which regret is averaged: from "tokens are nearly free" to "an answer is hardly worth the finest scale".
+_REGRET_PRICES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+# The default price may cost this much of the finest scale's score.
+DEFAULT_LOSS = 0.01
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One estimator, judged out of fold: mean regret with its standard error over groups, and its margins (n, K)."""
+
+    name: str
+    estimator: ScaleEstimator
+    regret: float
+    standard_error: float
+    margins: Floats
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A router ready to be written: fitted on all fit rows, calibrated on out-of-fold margins."""
+
+    name: str
+    estimator: ScaleEstimator
+    calibration: PlattScaling
+    candidates: list[Candidate]
+    prices: list[Point]
+    default_price: float
+    gain: Interval
+    why: str
+
+    @property
+    def constant(self) -> bool:
+        return isinstance(self.estimator, Constant)
+
+
+def features(table: Table) -> Floats:
+    """What the estimators read: picture and question side by side, float32, (n, d)."""
+    return np.column_stack([table.image, table.question]).astype(np.float32)
+
+
+def fit_table(table: Table, *, seed: int, progress: Callable[[int], None]) -> Fitted:
+    """Fit on every row of `table`; `progress` is told of every fit (see `fit_count`)."""
+    x, y = features(table), table.scores
+    judged = [_judge(name, estimator, x, table, progress) for name, estimator in candidates(table.scales, seed).items()]
+    best = min(judged, key=lambda c: c.regret)
+    # The one-standard-error rule: candidates are listed from the simplest.
+    chosen = next(c for c in judged if c.regret <= best.regret + best.standard_error)
+    calibration = PlattScaling().fit(chosen.margins, y)
+    gain = _gain_out_of_fold(calibration.probability(chosen.margins), table)
+    estimator, name = chosen.estimator, chosen.name
+    if gain.low <= 0:
+        estimator, name = Constant(), "constant"
+        calibration.slope_, calibration.intercept_ = 1.0, 0.0
+        why = f"no candidate beats mixing fixed scales ({gain.points()} points out of fold): the router is constant"
+    else:
+        why = f"{name}: regret {chosen.regret:.4f} out of fold, {gain.points()} points over mixing fixed scales"
+    estimator = clone(estimator).fit(x, y)
+    progress(1)
+    margins = chosen.margins if name != "constant" else estimator.margins(x)
+    prices = price_table(calibration.probability(margins), y, table.cost)
+    return Fitted(name, estimator, calibration, judged, prices, _default_price(prices, y), gain, why)
+
+
+def fit_count() -> int:
+    """How many fits `fit_table` makes."""
+    return FOLDS * len(candidates((1,), 0)) + 1
+
+
+def out_of_fold(
+    estimator: ScaleEstimator, x: Floats, table: Table, progress: Callable[[int], None] = lambda fits: None
+) -> Floats:
+    """Margins (n, K) of each row from a fit that saw no row of its group."""
+    margins = np.zeros(table.scores.shape)
+    for seen, held_out in GroupKFold(FOLDS).split(x, groups=table.groups):
+        margins[held_out] = clone(estimator).fit(x[seen], table.scores[seen]).margins(x[held_out])
+        progress(1)
+    return margins
+
+
+def _judge(name: str, estimator: ScaleEstimator, x: Floats, table: Table, progress: Callable[[int], None]) -> Candidate:
+    margins = out_of_fold(estimator, x, table, progress)
+    probability = PlattScaling().fit(margins, table.scores).probability(margins)
+    by_group = [
+        np.mean(
+            [
+                regret(choose(probability[rows], table.cost, p), table.scores[rows], table.cost, p)
+                for p in _REGRET_PRICES
+            ]
+        )
+        for rows in (np.flatnonzero(table.groups == group) for group in np.unique(table.groups))
+    ]
+    return Candidate(name, estimator, float(np.mean(by_group)), float(np.std(by_group) / len(by_group) ** 0.5), margins)
+
+
+def _gain_out_of_fold(probability: Floats, table: Table) -> Interval:
+    """Gain over the hull, averaged over budgets between the cheapest and the dearest scale."""
+    resamples = Resamples(table.groups)
+    budgets = np.geomspace(table.cost[0], table.cost[-1], 7)[1:-1]
+    gains = []
+    for budget in budgets:
+        price = price_for_budget(probability, table.cost, float(budget))
+        outcome = follow(choose(probability, table.cost, price), table.scores, table.cost)
+        gains.append(gain_samples(outcome, table.scores, table.cost, resamples))
+    return interval(np.mean(gains, axis=0))
+
+
+def _default_price(prices: list[Point], scores: Floats) -> float:
+    finest = float(scores.mean(axis=0)[-1])
+    within = [point.price for point in prices if point.score >= finest - DEFAULT_LOSS]
+    return max(within, default=0.0)
+
+
+def write_router(folder: Path, fitted: Fitted, table: Table, labels_sha256: str) -> dict[str, Any]:
+    """Write router.onnx and router.json into an empty folder.
+
+    Raises `CheckFailed` when the graph and the estimator differ by more than `PARITY` on any row.
+    """
+    graph = router_graph(
+        fitted.estimator, fitted.calibration,
+        d_image=table.image.shape[1], d_question=table.question.shape[1], num_scales=len(table.scales),
+    )  # fmt: skip
+    file = folder / "router.onnx"
+    file.write_bytes(graph.SerializeToString())
+    difference = parity(file, fitted, table)
+    if not difference <= PARITY:
+        raise CheckFailed(f"router.onnx and the fitted estimator differ by {difference:.2g}, and {PARITY:g} is allowed")
+    facts = describe(
+        "router",
+        scales=list(table.scales),
+        costs=table.cost.tolist(),
+        cost_unit=table.facts["cost_unit"],
+        estimator=fitted.name,
+        why=fitted.why,
+        constant=fitted.constant,
+        calibration={"slope": fitted.calibration.slope_, "intercept": fitted.calibration.intercept_},
+        default_price=fitted.default_price,
+        default_price_rule=f"the largest price that costs at most {DEFAULT_LOSS} of the finest scale's score out of fold",
+        price_table=[asdict(point) for point in fitted.prices],
+        feature_version=table.facts["feature_version"],
+        feature_names=table.facts["feature_names"],
+        model_sha256=table.facts["model_sha256"],
+        labels_sha256=labels_sha256,
+        fitted_on={
+            "rows": len(table),
+            "groups": len(np.unique(table.groups)),
+            "splits": sorted(set(table.splits.tolist())),
+        },
+        parity_max_difference=difference,
+        files={"router.onnx": sha256_file(file)},
+    )
+    write_json(folder / "router.json", facts)
+    write_json(
+        folder / "report.json",
+        {
+            "candidates": [
+                {"name": c.name, "regret": c.regret, "standard_error": c.standard_error} for c in fitted.candidates
+            ],
+            "chosen": fitted.name,
+            "gain_over_hull_out_of_fold": asdict(fitted.gain),
+        },
+    )
+    return facts
+
+
+def parity(file: Path, fitted: Fitted, table: Table) -> float:
+    """The largest difference in probability between router.onnx and the estimator, over every row."""
+    graph, _ = ask_graph(file, table, price=0.0)
+    return float(np.abs(graph - fitted.calibration.probability(fitted.estimator.margins(features(table)))).max())
+
+
+def ask_graph(file: Path, table: Table, price: float) -> tuple[Floats, NDArray[np.int64]]:
+    """router.onnx itself on every row: probabilities (n, K) and choices (n,)."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    feeds = {
+        "image": table.image, "question": table.question,
+        "price": np.asarray(price, np.float32), "cost": table.cost.astype(np.float32),
+    }  # fmt: skip
+    probability, choice = session.run(["probability", "choice"], feeds)
+    return probability.astype(np.float64), choice

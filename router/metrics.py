@@ -1,0 +1,113 @@
+"""What a router is worth: gains over fixed scales at equal cost with paired intervals, calibration, the oracle.
+
+Letters: n rows, g groups (pictures), K scales, R resamples. Rows of one picture are not independent, so every interval
+is a bootstrap over groups, paired: both sides of a difference are taken from the same resample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .policy import Outcome, follow, hull_at
+
+Floats = NDArray[np.floating]
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+    def points(self) -> str:
+        """As percentage points, for people."""
+        return f"{100 * self.value:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
+
+class Resamples:
+    """R resamples of the groups of some rows, and means of rows under each."""
+
+    def __init__(self, groups: NDArray[np.str_], seed: int = 0) -> None:
+        self._names, self._group_of_row = np.unique(groups, return_inverse=True)
+        g = len(self._names)
+        random = np.random.default_rng(seed)
+        counts = random.multinomial(g, np.full(g, 1 / g), size=RESAMPLES)  # (R, g)
+        self._weights = np.vstack([np.ones(g), counts])  # (1 + R, g): the rows as they are, then the resamples
+        self._rows = self._weights @ self._sums(np.ones(len(groups)))  # (1 + R,)
+
+    def mean(self, values: Floats) -> Floats:
+        """Mean over rows under each resample, the first being the rows as they are: (n,) or (n, K) -> (1 + R, ·)."""
+        sums = self._weights @ self._sums(values)
+        return (sums.T / self._rows).T
+
+    def _sums(self, values: Floats) -> Floats:
+        """Sum over the rows of each group: (n, ·) -> (g, ·)."""
+        sums = np.zeros((len(self._names), *values.shape[1:]))
+        np.add.at(sums, self._group_of_row, values)
+        return sums
+
+
+def interval(samples: Floats) -> Interval:
+    """The first sample with the central 95 % of the others: (1 + R,) -> Interval."""
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(samples[1:], [tail, 100 - tail])
+    return Interval(float(samples[0]), float(low), float(high))
+
+
+def gain_over_hull(outcome: Outcome, scores: Floats, cost: Floats, resamples: Resamples) -> Interval:
+    """Score minus what mixing two fixed scales reaches at the same mean cost; the hull is drawn anew each time."""
+    return interval(gain_samples(outcome, scores, cost, resamples))
+
+
+def gain_samples(outcome: Outcome, scores: Floats, cost: Floats, resamples: Resamples) -> Floats:
+    """The gain over the hull under each resample: (1 + R,)."""
+    score, spent, fixed = resamples.mean(outcome.score), resamples.mean(outcome.cost), resamples.mean(scores)
+    return np.array([s - hull_at(cost, f, c) for s, f, c in zip(score, fixed, spent, strict=True)])
+
+
+def regret(choice: NDArray[np.integer], scores: Floats, cost: Floats, price: float) -> float:
+    """Mean utility lost against knowing each row's scores (the price is paid in normalised cost)."""
+    utility = scores - price * (cost / cost.max())  # (n, K)
+    taken = np.take_along_axis(utility, choice[:, None], axis=1)[:, 0]
+    return float((utility.max(axis=1) - taken).mean())
+
+
+def oracle(scores: Floats, cost: Floats) -> Outcome:
+    """The cheapest scale that scores best, row by row. Part of it is luck: no router can reach it."""
+    return follow(scores.argmax(axis=1), scores, cost)
+
+
+def ladder(scores: Floats, tasks: NDArray[np.str_]) -> dict[str, list[float]]:
+    """Mean score at each scale, for all rows and for each task."""
+    steps = {"all": scores.mean(axis=0).tolist()}
+    return steps | {str(task): scores[tasks == task].mean(axis=0).tolist() for task in np.unique(tasks)}
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Of bins of equally many rows: mean probability, mean score; and the expected calibration error."""
+
+    probability: list[float]
+    score: list[float]
+    error: float
+
+
+def reliability(probability: Floats, score: Floats, bins: int = 15) -> Reliability:
+    """Do probabilities mean what they say? (n,), (n,)"""
+    order = np.argsort(probability, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    said = [float(probability[part].mean()) for part in parts]
+    was = [float(score[part].mean()) for part in parts]
+    sizes = np.array([len(part) for part in parts]) / len(order)
+    return Reliability(said, was, float((sizes * np.abs(np.subtract(said, was))).sum()))

@@ -1,0 +1,93 @@
+"""From probabilities to a choice: price and budget. Score and decision are two things; this is the decision.
+
+Letters: n rows, K scales.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Ints = NDArray[np.integer]
+
+# Prices worth trying: above 1 no answer is worth the dearest scale, and at 0 tokens are free.
+_PRICES = np.concatenate([[0.0], np.geomspace(1e-4, 20, 400)])
+
+
+def choose(probability: Floats, cost: Floats, price: float) -> Ints:
+    """argmax of probability - price * cost / max(cost): (n, K), (K,) -> (n,). Ties go to the cheaper scale."""
+    utility = probability - price * (np.asarray(cost) / np.max(cost))
+    return utility.argmax(axis=1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a policy does on some rows: a score and a cost for each, (n,)."""
+
+    score: Floats
+    cost: Floats
+
+    @property
+    def mean(self) -> tuple[float, float]:
+        """Mean cost and mean score."""
+        return float(self.cost.mean()), float(self.score.mean())
+
+
+def follow(choice: Ints, scores: Floats, cost: Floats) -> Outcome:
+    """The outcome of choosing one scale for each row."""
+    return Outcome(np.take_along_axis(scores, choice[:, None], axis=1)[:, 0], np.asarray(cost)[choice])
+
+
+@dataclass(frozen=True)
+class Point:
+    """One operating point: what a price costs and brings on the rows it was read off."""
+
+    price: float
+    mean_cost: float
+    score: float
+
+
+def price_table(probability: Floats, scores: Floats, cost: Floats) -> list[Point]:
+    """Every distinct operating point over a grid of prices, from the cheapest price up."""
+    points: list[Point] = []
+    for price in _PRICES:
+        mean_cost, score = follow(choose(probability, cost, float(price)), scores, cost).mean
+        if not points or mean_cost != points[-1].mean_cost:
+            points.append(Point(float(price), mean_cost, score))
+    return points
+
+
+def price_for_budget(probability: Floats, cost: Floats, budget: float) -> float:
+    """The smallest price whose mean cost is within the budget (mean cost falls as the price grows)."""
+    low, high = 0.0, 1e3
+    if np.asarray(cost)[choose(probability, cost, low)].mean() <= budget:
+        return low
+    for _ in range(60):
+        middle = (low + high) / 2
+        within = np.asarray(cost)[choose(probability, cost, middle)].mean() <= budget
+        low, high = (low, middle) if within else (middle, high)
+    return high
+
+
+def hull(cost: Floats, score: Floats) -> tuple[Floats, Floats]:
+    """The upper concave hull of the fixed scales: what mixing two of them at random reaches. Costs ascend."""
+    kept: list[int] = []
+    for i in range(len(cost)):
+        while len(kept) > 1 and _below(kept[-2], kept[-1], i, cost, score):
+            kept.pop()
+        kept.append(i)
+    return np.asarray(cost)[kept], np.asarray(score)[kept]
+
+
+def hull_at(cost: Floats, score: Floats, budget: float) -> float:
+    """The best score that a mix of fixed scales has at a mean cost of at most `budget`."""
+    costs, scores = hull(cost, score)
+    return float(np.interp(budget, costs, np.maximum.accumulate(scores)))
+
+
+def _below(a: int, b: int, c: int, cost: Floats, score: Floats) -> bool:
+    """Whether b lies on or under the line from a to c."""
+    return (score[b] - score[a]) * (cost[c] - cost[a]) <= (score[c] - score[a]) * (cost[b] - cost[a])

@@ -1,0 +1,77 @@
+"""An evaluation in words: what the terminal shows, and the sentences that head the page."""
+
+from __future__ import annotations
+
+from .evaluate import ROUTER, Evaluation
+from .metrics import Interval
+
+
+def verdict(e: Evaluation) -> str:
+    """Is a router worth it here? One sentence."""
+    finest, (spent, score) = e.ladder["all"][-1], e.default
+    saved = 100 * (1 - spent / e.cost[-1])
+    if e.flat:
+        return (
+            f"THE LADDER IS FLAT: from {e.scales[0]} to {e.scales[-1]} tokens there are only {e.steepness.points()} points."
+            " A router is pointless here; use the cheapest scale."
+        )
+    winning = [at for at in e.policy(ROUTER).at if at.gain.low > 0]
+    if not winning:
+        return "The router does not beat mixing two fixed scales at any stated budget: use a fixed scale."
+    best = max(winning, key=lambda at: at.gain.value)
+    return (
+        f"At its default price the router answers {100 * score:.1f} % right with {spent:.1f} {e.cost_unit} a question, where"
+        f" always {e.scales[-1]} tokens answers {100 * finest:.1f} %: {saved:.0f} % saved. At a mean of {best.budget:g} it is"
+        f" {best.gain.points()} points above mixing fixed scales."
+    )
+
+
+def claims(e: Evaluation) -> list[str]:
+    """The claims that were tested, each with how it ended."""
+    lines = [_held("the router lies above every mix of two fixed scales", _mean_gain(e))]
+    if e.picture_mean:
+        kinds = ", ".join(e.picture_tasks)
+        lines.append(
+            _held(f"where the picture decides ({kinds}), reading it beats reading only the question", e.picture_mean)
+        )
+    else:
+        lines.append(
+            "not tested: whether reading the picture helps (the data set names no kind that the picture decides)"
+        )
+    if e.not_learned:
+        lines.append(f"left out, since even the finest scale has not learned them: {', '.join(e.not_learned)}")
+    return lines
+
+
+def lines(e: Evaluation) -> list[str]:
+    """The whole evaluation for a terminal."""
+    wide = max(len(name) for name in e.ladder)
+    out = [verdict(e), "", f"right answers by kind and scale, {e.rows} test questions about {e.groups} pictures"]
+    out.append(f"  {'':<{wide}}" + "".join(f"{m:>8}" for m in e.scales))
+    for name, steps in e.ladder.items():
+        mark = "   (not learned)" if name in e.not_learned else ""
+        out.append(f"  {name:<{wide}}" + "".join(f"{step:8.3f}" for step in steps) + mark)
+    out += ["", f"points above mixing fixed scales at a mean of so many {e.cost_unit}, with 95 % intervals"]
+    budgets = [at.budget for at in e.policies[0].at]
+    out.append(f"  {'':<16}" + "".join(f"{budget:>21g}" for budget in budgets))
+    for policy in e.policies:
+        out.append(f"  {policy.name:<16}" + "".join(f"{at.gain.points():>21}" for at in policy.at))
+    cost, score = e.oracle
+    out.append(
+        f"  oracle (cheapest right scale, part of it luck): {100 * score:.1f} % right at {cost:.1f} {e.cost_unit}"
+    )
+    if e.picture_gain:
+        out.append("  router minus question only, where the picture decides:")
+        out.append(f"  {'':<16}" + "".join(f"{gain.points():>21}" for _, gain in e.picture_gain))
+    return [*out, "", *claims(e)]
+
+
+def _mean_gain(e: Evaluation) -> Interval:
+    """The least of the gains over the budgets: a claim about every mix holds where its weakest point holds."""
+    return min((at.gain for at in e.policy(ROUTER).at), key=lambda gain: gain.low)
+
+
+def _held(claim: str, gain: Interval) -> str:
+    if gain.low > 0:
+        return f"holds: {claim} ({gain.points()} points)"
+    return f"NOT SHOWN: {claim} ({gain.points()} points)"
