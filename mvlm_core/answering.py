@@ -66,7 +66,7 @@ def answer_greedily(
 
 @dataclass(frozen=True)
 class _Packed:
-    """Pictures with their questions behind them: `embeds` (B, S, D), `segments`, `positions` (B, S); (B, Q) the rest."""
+    """Pictures with their questions behind them: `embeds` (B, S, D), `segments` and `positions` (B, S), else (B, Q)."""
 
     embeds: Tensor
     segments: Tensor
@@ -76,7 +76,10 @@ class _Packed:
 
 
 def _pack(
-    model: MvlmForConditionalGeneration, ids_before: Sequence[int], visual: Tensor, ids_after: Sequence[Sequence[Sequence[int]]]
+    model: MvlmForConditionalGeneration,
+    ids_before: Sequence[int],
+    visual: Tensor,
+    ids_after: Sequence[Sequence[Sequence[int]]],
 ) -> _Packed:
     device, embed = visual.device, model.get_input_embeddings()
     prefix = len(ids_before) + visual.shape[1]
@@ -107,9 +110,7 @@ def _read(
     return output.last_hidden_state, output.past_key_values
 
 
-def _write_down(
-    answers: list[list[Answered]], alive: Tensor, chosen: Tensor, probability: Tensor, stop: int
-) -> None:
+def _write_down(answers: list[list[Answered]], alive: Tensor, chosen: Tensor, probability: Tensor, stop: int) -> None:
     tokens, likely = chosen.tolist(), probability.tolist()
     for picture, question in alive.nonzero().tolist():
         answer = answers[picture][question]

@@ -1,4 +1,4 @@
-"""Progress on the terminal, one bar at a time, each with the time left. Prints a bare label where there is no terminal."""
+"""Progress on the terminal, one bar at a time, each with the time left; a bare label where there is no terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class Bars:
     def __enter__(self) -> Bars:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._open.__exit__(kind, error, trace)
 
     def start(self, label: str, length: int) -> Callable[[int], None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -14,13 +15,16 @@ from .bars import Bars
 
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
 _FLAT_LADDER = 0.05
+Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 
-def out_option(default: str) -> click.decorators.FC:
-    return click.option("--out", type=click.Path(path_type=Path), default=default, show_default=True, help="Folder to write.")
+def out_option(default: str) -> Callable[[Verb], Verb]:
+    return click.option(
+        "--out", type=click.Path(path_type=Path), default=default, show_default=True, help="Folder to write."
+    )
 
 
-def rows_option() -> click.decorators.FC:
+def rows_option() -> Callable[[Verb], Verb]:
     return click.option(
         "--rows", type=click.Path(path_type=Path), default="rows", show_default=True, help="Rows folder or data file."
     )
@@ -45,7 +49,9 @@ def data() -> None:
 @click.option("--train", default=16000, show_default=True, help="Pictures that the model is trained on.")
 @click.option("--val", default=1200, show_default=True, help="Pictures that the router is fitted on.")
 @click.option("--test", default=1200, show_default=True, help="Pictures that the report is made of.")
-@click.option("--family", type=click.Choice(["pool", "query"]), default="pool", show_default=True, help="For train.yaml.")
+@click.option(
+    "--family", type=click.Choice(["pool", "query"]), default="pool", show_default=True, help="For train.yaml."
+)
 @click.option("--seed", default=0, show_default=True)
 @OVERWRITE
 def scenes(out: Path, train: int, val: int, test: int, family: str, seed: int, overwrite: bool) -> None:
@@ -115,7 +121,7 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
     start_run(out, resolved, resume=resume, overwrite=overwrite)
     with Bars() as bars, quiet():
 
-        def progress(stage: str, steps: int) -> click.decorators.Callable[[], None]:
+        def progress(stage: str, steps: int) -> Callable[[], None]:
             advance = bars.start(f"training, stage {stage}", steps)
             return lambda: advance(1)
 
@@ -156,7 +162,9 @@ def label(run: Path, rows: Path, scales: str | None, splits: str, out: Path, ove
     click.echo(f"{facts['counts']['rows']} rows at {len(steps)} scales in {out}; right answers at each:")
     click.echo("  " + "   ".join(f"{scale}: {right:.3f}" for scale, right in steps.items()))
     if max(steps.values()) - min(steps.values()) < _FLAT_LADDER:
-        click.echo("THE LADDER IS FLAT: more visual tokens hardly help this model on these rows. A router is pointless here.")
+        click.echo(
+            "THE LADDER IS FLAT: more visual tokens hardly help this model on these rows. A router is pointless here."
+        )
     say_next("mvlm fit-router" if out == Path("labels") else f"mvlm fit-router {out}")
 
 
@@ -176,8 +184,3 @@ def demo(out: Path, family: str, seed: int, rehearse: bool, overwrite: bool) -> 
     from .demo import Demo
 
     Demo(out, family, seed, rehearse).run(overwrite=overwrite)
-
-
-def relative(path: Path, folder: Path) -> Path:
-    """`path` as seen from `folder`."""
-    return Path(os.path.relpath(path, folder))

@@ -23,7 +23,7 @@ class _Strict(BaseModel):
 class ImageConfig(_Strict):
     """How a picture becomes the tower's input; see `export.runtime.image.ImageSpec`."""
 
-    size_px: int = Field(336, gt=0)
+    size_px: int = Field(default=336, gt=0)
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     fit: Literal["stretch", "crop", "pad"] = "stretch"
@@ -47,7 +47,9 @@ class ModelConfig(_Strict):
     def _parts_are_named(self) -> ModelConfig:
         for part in ("vision", "text"):
             if "model_type" not in getattr(self, part):
-                raise ValueError(f"{part} needs a model_type, as in transformers (resnet, clip_vision_model, qwen3, llama)")
+                raise ValueError(
+                    f"{part} needs a model_type, as in transformers (resnet, clip_vision_model, qwen3, llama)"
+                )
         return self
 
 

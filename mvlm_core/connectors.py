@@ -52,7 +52,7 @@ class PoolConnector(nn.Module):
         return self.mlp(self.positions(features))
 
     def tokens(self, values: Tensor, num_visual_tokens: int) -> Tensor:
-        """Average the patches of each cell: (B, P, D) -> (B, m, D). Raises `MvlmError` for a scale that is not allowed."""
+        """Average the patches of each cell: (B, P, D) -> (B, m, D). Raises `MvlmError` for a scale not allowed."""
         require_scales([num_visual_tokens], self.scales)
         side = round(num_visual_tokens**0.5)
         step = self.grid_side // side
@@ -80,6 +80,8 @@ class QueryConnector(nn.Module):
         self.grid_side, self.num_queries, self.num_heads = grid_side, num_queries, num_heads
         width = vision_width
         self.positions = PatchPositions(grid_side**2, width) if positions else nn.Identity()
+        self.query_codes: Tensor
+        self.key_codes: Tensor
         self.query = nn.Parameter(torch.empty(num_queries, width))
         self.register_buffer("query_codes", torch.zeros(num_queries, width))
         self.register_buffer("key_codes", torch.zeros(grid_side**2, width))
@@ -164,7 +166,10 @@ def start_pyramid(connector: QueryConnector) -> None:
     norm = nn.LayerNorm(width, elementwise_affine=False)
     keys, queries = norm(_cell_codes(patches, side, width)), norm(_cell_codes(points, side, width))
     heads = connector.num_heads
-    sharpness = {t: _sharpness(queries[tiers == t], keys, heads, wanted=max(side**2 / t, _FEWEST_PATCHES)) for t in set(tiers.tolist())}
+    sharpness = {
+        t: _sharpness(queries[tiers == t], keys, heads, wanted=max(side**2 / t, _FEWEST_PATCHES))
+        for t in set(tiers.tolist())
+    }
     with torch.no_grad():
         for layer in (connector.q_proj, connector.k_proj, connector.v_proj, connector.out_proj):
             nn.init.eye_(layer.weight)
@@ -176,7 +181,7 @@ def start_pyramid(connector: QueryConnector) -> None:
 
 
 def _pyramid_points(side: int, count: int) -> tuple[Tensor, Tensor]:
-    """Centres (count, 2) in 0..1 and tiers (count,): each finer grid adds the cells that lie farthest from those taken."""
+    """Centres (count, 2) in 0..1 and tiers (count,): each finer grid adds its cells farthest from those taken."""
     points, tiers = torch.tensor([[0.5, 0.5]]), [1]
     for tier in [*(s for s in pool_scales(side) if 1 < s < count), count]:
         cells = int(tier**0.5 + 0.999)

@@ -118,7 +118,11 @@ class PatchTags:
     def of(self, pictures: Sequence[Picture]) -> list[TagGroup]:
         places = [self._index[p.path.relative_to(self._folder).as_posix()] for p in pictures]
         return [
-            (ids, torch.from_numpy(self._shown[group][places].astype(np.int64)).flatten(1), self._weights[group])  # (B, P)
+            (
+                ids,
+                torch.from_numpy(self._shown[group][places].astype(np.int64)).flatten(1),
+                self._weights[group],
+            )  # (B, P)
             for group, ids in self._words.items()
         ]
 
@@ -136,7 +140,11 @@ class Packer:
     """
 
     def __init__(
-        self, pictures: Sequence[Picture], processor: MvlmProcessor, tags: PatchTags | None, task_weights: dict[str, float]
+        self,
+        pictures: Sequence[Picture],
+        processor: MvlmProcessor,
+        tags: PatchTags | None,
+        task_weights: dict[str, float],
     ) -> None:
         self.pictures, self.processor, self.tags, self.task_weights = pictures, processor, tags, task_weights
         self._encode = lru_cache(maxsize=200_000)(self._encode_row)

@@ -38,7 +38,9 @@ class Demo:
             "data", "scenes", "--out", rows, "--family", self.family, "--seed", str(self.seed),
             *(_REHEARSAL_PICTURES if self.rehearse else ()), *again,
         )  # fmt: skip
-        self._verb("train", self._path("train.yaml"), *(_REHEARSAL_STEPS if self.rehearse else ()), "--out", run, *again)
+        self._verb(
+            "train", self._path("train.yaml"), *(_REHEARSAL_STEPS if self.rehearse else ()), "--out", run, *again
+        )
         self._verb("label", run, "--rows", rows, "--out", labels, *again)
         self._verb("fit-router", labels, "--out", router, *again)
         self._verb("evaluate", router, "--labels", labels, "--out", report, *again)

@@ -16,7 +16,15 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from export.runtime.artefact import describe, put_in_place, read_artefact, refuse_if_filled, sha256_file, sha256_json, write_json
+from export.runtime.artefact import (
+    describe,
+    put_in_place,
+    read_artefact,
+    refuse_if_filled,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 from export.runtime.errors import MvlmError
 from export.runtime.features import (
     FEATURE_VERSION,
@@ -105,7 +113,7 @@ def _sweep_pictures(
         pixels = processor.image_processor([picture.path for picture in pictures])["pixel_values"]
         values = model.encode_images(pixels.to(model.device))  # (B, P, ·)
         words = model.connector.words(values).float().cpu().numpy()  # (B, P, D)
-    table = model.get_input_embeddings().weight.detach().float().cpu().numpy()
+    table = model.embedding_table.detach().float().cpu().numpy()
     features = [
         {"id": row.id, "image": of_picture, "question": _of_question(prompt, table, row.question, picture_words)}
         for picture, picture_words in zip(pictures, words, strict=True)

@@ -45,7 +45,7 @@ def word_loss(model: MvlmForConditionalGeneration, values: Tensor, tags: list[Ta
     table for its words, beside a constant 0 for nothing (a logit lens on the connector; feasibility.md part 2).
     """
     words = model.connector.words(values).float()  # (B, P, D)
-    table = model.get_input_embeddings().weight
+    table = model.embedding_table
     losses = []
     for word_ids, shown, _ in tags:
         logits = words @ table[word_ids].float().T  # (B, P, W)

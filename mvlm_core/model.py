@@ -57,8 +57,9 @@ class MvlmConfig(PreTrainedConfig):
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen3"),
     }
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    # Given as dictionaries or configurations; transformers makes configurations of them.
+    vision_config: Any = None
+    text_config: Any = None
     connector: Literal["pool", "query"] = "pool"
     grid_side: int = 24
     image_token_id: int = 0
@@ -104,7 +105,7 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config_class = MvlmConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities: Any = ("image", "text")
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -128,6 +129,11 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
+
+    @property
+    def embedding_table(self) -> Tensor:
+        """The language model's words: (V, D)."""
+        return self.get_input_embeddings().get_parameter("weight")
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
@@ -218,8 +224,8 @@ def patch_features(features: Tensor, grid_side: int) -> Tensor:
         features = features[:, 1:]
     if features.shape[1] != grid_side**2:
         raise MvlmError(
-            f"the tower leaves {features.shape[1]} patches, and the configuration says a grid of {grid_side} x {grid_side}:"
-            " set grid_side to the tower's"
+            f"the tower leaves {features.shape[1]} patches, and the configuration says a grid of {grid_side} x"
+            f" {grid_side}: set grid_side to the tower's"
         )
     return features
 

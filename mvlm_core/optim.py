@@ -53,10 +53,15 @@ def build_optimizer(
     in_tower = {id(parameter) for parameter in tower.parameters()}
     tables = {id(parameter) for parameter in embeddings.parameters()}
     matrices = {
-        id(module.weight) for module in model.modules() if isinstance(module, nn.Linear) and id(module.weight) not in tables
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and id(module.weight) not in tables
     } - in_tower
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rest = [p for p in trained if id(p) not in matrices | in_tower]
-    adamw = [{"params": rest, "lr": lr}, {"params": [p for p in trained if id(p) in in_tower], "lr": lr if tower_lr is None else tower_lr}]
+    adamw = [
+        {"params": rest, "lr": lr},
+        {"params": [p for p in trained if id(p) in in_tower], "lr": lr if tower_lr is None else tower_lr},
+    ]
     muon = [{"params": [p for p in trained if id(p) in matrices], "lr": matrix_lr}]
     return MuonWithAdamW([g for g in muon if g["params"]], [g for g in adamw if g["params"]])

@@ -55,21 +55,23 @@ class MvlmImageProcessor(BaseImageProcessor):
     def spec(self) -> ImageSpec:
         return ImageSpec.from_json({"size_px": self.size_px, "mean": self.mean, "std": self.std, "fit": self.fit})
 
-    def __call__(self, images: Picture | Sequence[Picture], return_tensors: str = "pt", **_: Any) -> BatchFeature:
+    def __call__(  # type: ignore[override]
+        self, images: Picture | Sequence[Picture], return_tensors: str = "pt", **_: Any
+    ) -> BatchFeature:
         """Pictures -> `pixel_values` (B, 3, size_px, size_px) float32."""
-        many = images if isinstance(images, list | tuple) else [images]
+        many: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
         pixels = np.stack([preprocess(image, self.spec) for image in many])  # (B, 3, size_px, size_px)
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 
 
 class MvlmProcessor(ProcessorMixin):
-    """Text with one `<image>` a picture, and the pictures -> `input_ids` with m placeholders each, and `pixel_values`."""
+    """Text with one `<image>` a picture, and pictures -> `input_ids` with m placeholders each, and `pixel_values`."""
 
     def __init__(
         self, image_processor: MvlmImageProcessor, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
     ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
-        self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.image_token_id: int = tokenizer.get_vocab()[IMAGE_TOKEN]
 
     def __call__(
         self,

@@ -129,7 +129,9 @@ def faults_between(rows: list[Row]) -> list[str]:
         splits_of["group", row.group].add(row.split)
         missing[row.image].append(row.id)
     faults += [f"id {name}: {count} rows have it" for name, count in ids.items() if count > 1]
-    faults += [f"{what} {name}: in the splits {', '.join(sorted(s))}" for (what, name), s in splits_of.items() if len(s) > 1]
+    faults += [
+        f"{what} {name}: in the splits {', '.join(sorted(s))}" for (what, name), s in splits_of.items() if len(s) > 1
+    ]
     faults += [f"id {', '.join(names)}: no picture {path}" for path, names in missing.items() if not path.is_file()]
     return faults
 
@@ -150,5 +152,7 @@ def check_pictures(rows: list[Row], progress: Callable[[int], None]) -> list[str
         progress(1)
     for same in splits_of.values():
         if len(same) > 1:
-            faults.append("the same picture in several splits: " + ", ".join(f"{r.image} ({s})" for s, r in same.items()))
+            faults.append(
+                "the same picture in several splits: " + ", ".join(f"{r.image} ({s})" for s, r in same.items())
+            )
     return faults

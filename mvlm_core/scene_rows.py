@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,9 +60,8 @@ def write_scenes(folder: Path, counts: SceneCounts, seed: int, progress: Callabl
             for group, drawn in chunk_tags.items():
                 tags[group].append(drawn)
             progress(len(chunk_names))
-    np.savez_compressed(
-        folder / TAGS_FILE, images=np.array(names), **{g: np.concatenate(drawn) for g, drawn in tags.items()}
-    )
+    arrays: dict[str, Any] = {group: np.concatenate(drawn) for group, drawn in tags.items()}
+    np.savez_compressed(folder / TAGS_FILE, images=np.array(names), **arrays)
     _contact_sheet(folder, names)
     write_json(
         folder / "rows.json",

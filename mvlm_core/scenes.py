@@ -41,6 +41,7 @@ _SKY_PX = 24
 _DOT_PX = 4
 _MARGIN_PX = 4
 _HIDDEN_SHARE = 0.6
+_CLEARLY_PX = 3
 _INK: Colour = (16, 16, 20)
 _MOST_DOTS = 5
 
@@ -148,7 +149,7 @@ def _about_shapes(shapes: list[Thing], random: Generator) -> list[tuple[str, str
     by_side = sorted(shapes, key=lambda thing: thing.side_px)
     if by_side and by_side[-1].size == "huge":
         asked.append(("largest", by_side[-1].colour, {}))
-    if len(by_side) > 1 and by_side[0].size == "small" and by_side[0].side_px < by_side[1].side_px:
+    if len(by_side) > 1 and by_side[0].size == "small" and by_side[1].side_px - by_side[0].side_px >= _CLEARLY_PX:
         asked.append(("smallest", by_side[0].colour, {}))
     for thing in _some(random, shapes, 2):
         asked.append(("colour_of", thing.colour, {"shape": thing.shape}))
@@ -159,7 +160,8 @@ def _about_shapes(shapes: list[Thing], random: Generator) -> list[tuple[str, str
         x, y = thing.centre
         corner = f"{'top' if y < SIZE_PX / 2 else 'bottom'} {'left' if x < SIZE_PX / 2 else 'right'}"
         asked.append(("where", corner, {"shape": thing.shape}))
-    pairs = [(a, b) for a in shapes for b in shapes if abs(a.centre[0] - b.centre[0]) > 2.5 * _PATCH_PX]
+    sides = [(t, t.centre[0] < SIZE_PX / 2) for t in off_centre]
+    pairs = [(a, b) for a, left in sides for b, other_left in sides if left != other_left]
     for a, b in _some(random, pairs, 1):
         side = "left" if a.centre[0] < b.centre[0] else "right"
         asked.append(("relation", side, {"shape": a.shape, "other": b.shape}))
@@ -249,9 +251,12 @@ def _paint(scene: Scene, thing: Thing) -> None:
     draw_shape(ImageDraw.Draw(mask), thing.shape or "circle", thing.box)
     colour = COLOURS[thing.colour] if thing.colour else _INK
     scene.image.paste(colour, mask=mask)
-    words = {"thing": thing.kind}
+    words: dict[str, str] = {"thing": thing.kind}
     if thing.kind == "shape":
-        row, column = (("top", "bottom")[thing.centre[1] > SIZE_PX / 2], ("left", "right")[thing.centre[0] > SIZE_PX / 2])
+        row, column = (
+            ("top", "bottom")[thing.centre[1] > SIZE_PX / 2],
+            ("left", "right")[thing.centre[0] > SIZE_PX / 2],
+        )
         words |= {"shape": thing.shape, "colour": thing.colour, "size": thing.size, "row": row, "column": column}
     _tag(scene, np.asarray(mask) > 0, words, share=0.3)
 

@@ -129,9 +129,9 @@ class StageTrainer(Trainer):
 
     stage: StageConfig
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+    def compute_loss(  # type: ignore[override]
+        self, model: MvlmForConditionalGeneration, inputs: dict[str, Any], return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:  # fmt: skip
         batch = Batch(**inputs)
         for part in self.stage.frozen:  # the Trainer puts the whole model in training mode; running statistics stay too
@@ -166,7 +166,9 @@ class MetricsFile(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         self.advance()
 
-    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+    def on_log(  # type: ignore[override]
+        self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any], **_: Any
+    ) -> None:
         if "loss" not in logs:
             return
         scale = self.plan.scale_of_step[state.global_step - 1] if self.stage.loss == "answers" else None

@@ -30,7 +30,8 @@ WORDINGS: dict[str, Wordings] = {
         ("is there a frame in the picture?",),
     ),
     "largest": Wordings(
-        ("what colour is the largest shape?", "which colour does the largest shape have?", "colour of the largest shape?"),
+        ("what colour is the largest shape?", "which colour does the largest shape have?",
+         "colour of the largest shape?"),
         ("which colour is the largest shape?",),
     ),
     "count_large": Wordings(
@@ -46,7 +47,8 @@ WORDINGS: dict[str, Wordings] = {
         ("left or right of the {other}, where is the {shape}?",),
     ),
     "smallest": Wordings(
-        ("what colour is the smallest shape?", "which colour does the smallest shape have?", "colour of the smallest shape?"),
+        ("what colour is the smallest shape?", "which colour does the smallest shape have?",
+         "colour of the smallest shape?"),
         ("which colour is the smallest shape?",),
     ),
     "dots": Wordings(

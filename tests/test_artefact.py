@@ -19,9 +19,13 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
 
 
 def test_a_folder_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(CheckFailed), output_folder(tmp_path / "out") as folder:
-        (folder / "file").write_text("x")
-        raise CheckFailed("no")
+    def fail() -> None:
+        with output_folder(tmp_path / "out") as folder:
+            (folder / "file").write_text("x")
+            raise CheckFailed("no")
+
+    with pytest.raises(CheckFailed):
+        fail()
     assert not list(tmp_path.iterdir())
 
 

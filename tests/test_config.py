@@ -34,7 +34,9 @@ def test_overrides(file):
     assert (config.stages[1].steps, config.scales, config.model.image.size_px) == (9, (1, 144), 48)
 
 
-@pytest.mark.parametrize("override", ["stages.9.steps=1", "seed", "=1", "model.image.size_px.x=1", "seed=[", "stages.x=1"])
+@pytest.mark.parametrize(
+    "override", ["stages.9.steps=1", "seed", "=1", "model.image.size_px.x=1", "seed=[", "stages.x=1"]
+)
 def test_overrides_that_fit_nowhere(file, override):
     with pytest.raises(MvlmError, match=r"key=value|has no"):
         read_config(file, (override,))
@@ -53,7 +55,8 @@ def test_every_fault_at_once_with_the_nearest_key(file):
     lines = str(error.value).splitlines()
     assert "has 5 faults" in lines[0]
     for wanted in ("sed: no such key; did you mean seed?", "stages.0.stepps: no such key; did you mean steps?",
-                   "stages.1.steps: Input should be greater than 0", "model.image.size: no such key; did you mean size_px?",
+                   "stages.1.steps: Input should be greater than 0",
+                   "model.image.size: no such key; did you mean size_px?",
                    "stages.1.zzz: no such key; known: name"):  # fmt: skip
         assert any(wanted in line for line in lines), wanted
 

@@ -93,7 +93,9 @@ def test_random_start_resizes_codes_to_the_patches():
     torch.testing.assert_close(connector.key_codes, sincos_codes(12, WIDTH))  # 12 x 12 to 12 x 12 changes nothing
 
 
-@pytest.mark.parametrize(("connector", "words"), [(pool(), "1, 4, 9, 16, 36, 144"), (query(), "every number from 1 to 144")])
+@pytest.mark.parametrize(
+    ("connector", "words"), [(pool(), "1, 4, 9, 16, 36, 144"), (query(), "every number from 1 to 144")]
+)
 def test_a_scale_that_is_not_allowed_names_those_that_are(connector, words, features):
     with pytest.raises(MvlmError, match=words):
         connector.tokens(connector.values(features), 145)

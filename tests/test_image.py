@@ -67,7 +67,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
         open_picture(b"not a picture")
     with pytest.raises(MvlmError, match="cannot be read as a picture"):
         open_picture(encoded(drawn_picture())[:200])
-    with pytest.raises(MvlmError, match="give .H, W, 3. uint8"):
+    with pytest.raises(MvlmError, match=r"give \(H, W, 3\) uint8"):
         open_picture(np.zeros((4, 4), np.uint8))
     with pytest.raises(MvlmError, match="too narrow"):
         preprocess(Image.new("RGB", (1000, 2)), SPEC)

@@ -27,7 +27,9 @@ def run(tmp_path_factory) -> Path:
 
 
 def sweep(run: Path, rows: Path, **changes) -> Sweep:
-    return Sweep(**{"run": run, "rows": rows, "scales": (1, 9), "splits": ("val", "test"), "pictures_per_part": 5, **changes})
+    return Sweep(
+        **{"run": run, "rows": rows, "scales": (1, 9), "splits": ("val", "test"), "pictures_per_part": 5, **changes}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,9 @@ def test_shared_pictures_equal_generate_one_at_a_time(family):
     model = tiny_model(family, processor=processor)
     pictures = [drawn_picture(i) for i in range(2)]
     questions = [[QUESTIONS[0], QUESTIONS[3], QUESTIONS[1]], [QUESTIONS[2]]]
-    ids = [[processor.tokenizer(processor.ask(q), add_special_tokens=False)["input_ids"] for q in qs] for qs in questions]
+    ids = [
+        [processor.tokenizer(processor.ask(q), add_special_tokens=False)["input_ids"] for q in qs] for qs in questions
+    ]
     place = ids[0][0].index(processor.image_token_id)
     with torch.inference_mode():
         values = model.encode_images(processor.image_processor(pictures)["pixel_values"])
@@ -114,11 +118,18 @@ def test_parts_of_another_sweep_are_not_taken_over(labelled, run, scenes, tmp_pa
 def test_what_cannot_be_labelled(run, scenes, tmp_path, mvlm):
     def refused(**changes) -> str:
         with pytest.raises(MvlmError) as error:
-            label(sweep(run, **{"rows": scenes, **changes}), tmp_path / "x", overwrite=False, progress=lambda done, whole: None)
+            label(
+                sweep(run, **{"rows": scenes, **changes}),
+                tmp_path / "x",
+                overwrite=False,
+                progress=lambda done, whole: None,
+            )
         return str(error.value)
 
     assert "cannot show a picture in 10 tokens: it allows 1, 4, 9" in refused(scales=(10,))
-    rows = rewrite_rows(shutil.copytree(scenes, tmp_path / "rows"), lambda rows: [r for r in rows if r["split"] == "val"])
+    rows = rewrite_rows(
+        shutil.copytree(scenes, tmp_path / "rows"), lambda rows: [r for r in rows if r["split"] == "val"]
+    )
     assert "no rows of the splits test" in refused(rows=Path(rows), splits=("test",))
     result = mvlm("label", run, "--rows", scenes, "--scales", "1,9", "--splits", "dev", "--out", tmp_path / "x")
     assert result.exit_code == 2

@@ -81,7 +81,7 @@ def test_wrong_calls_are_named(model, processor):
     batch = dict(asked(processor, 9))
     with pytest.raises(MvlmError, match="it allows"):
         model(**batch | {"num_visual_tokens": 9999})
-    with pytest.raises(MvlmError, match="9 image placeholders.* make 36 visual tokens"):
+    with pytest.raises(MvlmError, match=r"9 image placeholders.* make 36 visual tokens"):
         model(**batch | {"num_visual_tokens": 36})
     with pytest.raises(MvlmError, match="2 scales were given for 1 pictures"):
         model(**batch | {"num_visual_tokens": [9, 9]})

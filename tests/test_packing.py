@@ -108,4 +108,6 @@ def test_the_plan_holds_all_the_chance(pictures):
     assert all(len(item.order) == 1 for item in plan.items)
     for step in range(50):
         first, second = plan[2 * step], plan[2 * step + 1]
-        assert (first.scale, first.running) == (second.scale, second.running) == (plan.scale_of_step[step], first.running)
+        assert (
+            (first.scale, first.running) == (second.scale, second.running) == (plan.scale_of_step[step], first.running)
+        )

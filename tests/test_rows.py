@@ -87,7 +87,13 @@ def test_all_faults_at_once(folder):
         read_rows(folder)
     lines = str(error.value).splitlines()
     assert "has 5 faults" in lines[0]
-    for expected in ("line 1, id r0", "line 2, id r1", "id r2: no picture", "line 5: not valid JSON", "line 6: not a JSON"):
+    for expected in (
+        "line 1, id r0",
+        "line 2, id r1",
+        "id r2: no picture",
+        "line 5: not valid JSON",
+        "line 6: not a JSON",
+    ):
         assert any(expected in line for line in lines), expected
 
 

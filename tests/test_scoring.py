@@ -7,7 +7,13 @@ from mvlm_core.scoring import exact_match, normalise, score, vqa_accuracy
 
 @pytest.mark.parametrize(
     ("prediction", "answers", "right"),
-    [("Red", ["red"], 1), ("the star.", ["star"], 1), ("top  left", ["top left"], 1), ("47", ["4 7"], 0), ("", ["red"], 0)],
+    [
+        ("Red", ["red"], 1),
+        ("the star.", ["star"], 1),
+        ("top  left", ["top left"], 1),
+        ("47", ["4 7"], 0),
+        ("", ["red"], 0),
+    ],
 )
 def test_exact_match(prediction, answers, right):
     assert exact_match(prediction, answers) == right

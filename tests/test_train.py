@@ -119,7 +119,9 @@ def test_frozen_parts_stay_as_they_are(scenes, tmp_path, mvlm):
         for part in ("vision_tower", "connector", "language_model")
     }
     assert changed == {"vision_tower": False, "connector": True, "language_model": True}
-    assert all(torch.equal(v, between[n]) for n, v in start.state_dict().items() if n.startswith("language_model.model"))
+    assert all(
+        torch.equal(v, between[n]) for n, v in start.state_dict().items() if n.startswith("language_model.model")
+    )
 
 
 def test_the_optimizer_is_the_two_of_torch():
