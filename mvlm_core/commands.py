@@ -127,7 +127,11 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
 
         run_recipe(resolved, out, resume=resume, progress=progress)
     click.echo(f"a trained model in {out}; each step's loss and scale in {out / 'metrics.jsonl'}")
-    say_next("mvlm label --scales " + ",".join(map(str, resolved.scales)))
+    scales = ",".join(map(str, resolved.scales))
+    defaults = out == Path("run") and resolved.rows == Path("rows")
+    say_next(
+        f"mvlm label --scales {scales}" if defaults else f"mvlm label {out} --rows {resolved.rows} --scales {scales}"
+    )
 
 
 @click.command()

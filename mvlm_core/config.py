@@ -61,13 +61,13 @@ class StageConfig(_Strict):
             model's words) or `answers`.
         pictures: pictures of a step; their questions share one copy of them.
         questions: the most questions of a picture in a step, drawn anew each time; None takes all.
+        task_weights: how readily a task's questions are drawn, where not all are taken; 1 where none is named.
         frozen: parts of the model that stay as they are.
         running_share: the share of steps whose questions are one running conversation instead of separate ones.
         matrix_lr, lr: learning rates of the hidden matrices (Muon) and of everything else (AdamW).
         tower_lr: the learning rate of the vision tower (AdamW); None is the same as `lr`.
         patch_loss_weight: how much of the patch loss is added to the answers' loss.
         tag_weights: how much a group of the patch loss counts; 1 where none is named.
-        task_weights: how much a task's answers count; 1 where none is named.
     """
 
     name: str

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -38,7 +39,7 @@ TagGroup = tuple[Tensor, Tensor, float]
 
 @dataclass(frozen=True)
 class Batch:
-    """One step. `attention_mask` (B, 1, S, S) is True where a position may look; labels and weights are (B, S)."""
+    """One step. `attention_mask` (B, 1, S, S) is True where a position may look; the rest of a row is (B, S)."""
 
     pixel_values: Tensor
     tags: list[TagGroup]
@@ -47,7 +48,6 @@ class Batch:
     position_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
-    label_weights: Tensor
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Plan(Dataset[Planned]):
         self.items = []
         for n, picture in enumerate(taken[: stage.steps * stage.pictures].tolist()):
             step = n // stage.pictures
-            order = random.permutation(len(pictures[picture].rows))[: stage.questions]
+            order = _draw(random, pictures[picture], stage)
             self.items.append(Planned(picture, self.scale_of_step[step], order, running[step]))
 
     def __len__(self) -> int:
@@ -98,6 +98,13 @@ class Plan(Dataset[Planned]):
 
     def __getitem__(self, index: int) -> Planned:
         return self.items[index]
+
+
+def _draw(random: Generator, picture: Picture, stage: StageConfig) -> NDArray[np.int64]:
+    """Which questions of a picture are asked, in which order."""
+    weights = np.array([stage.task_weights.get(row.task or "", 1.0) for row in picture.rows])
+    count = min(stage.questions or len(weights), len(weights))
+    return random.choice(len(weights), count, replace=False, p=weights / weights.sum())
 
 
 class PatchTags:
@@ -139,14 +146,8 @@ class Packer:
     A running step packs the questions as one conversation instead.
     """
 
-    def __init__(
-        self,
-        pictures: Sequence[Picture],
-        processor: MvlmProcessor,
-        tags: PatchTags | None,
-        task_weights: dict[str, float],
-    ) -> None:
-        self.pictures, self.processor, self.tags, self.task_weights = pictures, processor, tags, task_weights
+    def __init__(self, pictures: Sequence[Picture], processor: MvlmProcessor, tags: PatchTags | None) -> None:
+        self.pictures, self.processor, self.tags = pictures, processor, tags
         self._encode = lru_cache(maxsize=200_000)(self._encode_row)
 
     def __call__(self, items: Sequence[Planned]) -> dict[str, Any]:
@@ -174,10 +175,8 @@ class Packer:
         for number, row in enumerate(rows, 1):
             encoded = self._encode(row.question, row.answers[0], not (item.running and number > 1))
             after = 0 if item.running and number > 1 else place + 1
-            packed.add(
-                encoded.ids[after:], segment=1 if item.running else number,
-                supervised=encoded.supervised[after:], weight=self.task_weights.get(row.task or "", 1.0),
-            )  # fmt: skip
+            segment = 1 if item.running else number
+            packed.add(encoded.ids[after:], segment=segment, supervised=encoded.supervised[after:])
         return packed
 
 
@@ -189,11 +188,8 @@ class _Packed:
         self.segments: list[int] = []
         self.positions: list[int] = []
         self.labels: list[int] = []
-        self.weights: list[float] = []
 
-    def add(
-        self, ids: list[int], *, segment: int, supervised: Sequence[bool] | None = None, weight: float = 0.0
-    ) -> None:
+    def add(self, ids: list[int], *, segment: int, supervised: Sequence[bool] | None = None) -> None:
         # A segment goes on where it stood, and a new one right behind the picture.
         goes_on = segment in self.segments
         start = len(self.ids) if goes_on else self.segments.count(PREFIX)
@@ -202,7 +198,6 @@ class _Packed:
         self.ids += ids
         self.segments += [segment] * len(ids)
         self.labels += [i if s else IGNORED_LABEL for i, s in zip(ids, supervised, strict=True)]
-        self.weights += [weight] * len(ids)
 
 
 def _pad(rows: Sequence[_Packed], pad_token_id: int) -> dict[str, Tensor]:
@@ -217,7 +212,6 @@ def _pad(rows: Sequence[_Packed], pad_token_id: int) -> dict[str, Tensor]:
         "position_ids": padded([row.positions for row in rows], 0),
         "attention_mask": block_mask(segments),
         "labels": padded([row.labels for row in rows], IGNORED_LABEL),
-        "label_weights": padded([row.weights for row in rows], 0.0),
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from export.runtime.artefact import refuse_if_filled
+from export.runtime.artefact import describe, refuse_if_filled, write_json
 from export.runtime.errors import MvlmError
 
 _PARTS = ("rows", "train.yaml", "run", "labels", "router", "report", "bundle")
@@ -48,6 +48,8 @@ class Demo:
         picture, question, answer = self._example(Path(rows))
         self._verb("run", picture, question, "--bundle", bundle)
         click.echo(f"(right is: {answer}; the picture is {picture})")
+        facts = describe("demo", family=self.family, seed=self.seed, rehearsal=self.rehearse, seconds=self.seconds)
+        write_json(self.out / "demo.json", facts)
         self._say_where_everything_lies()
 
     def _path(self, name: str) -> str:

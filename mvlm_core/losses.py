@@ -19,15 +19,14 @@ _RARE_WORDS = 16
 
 
 def answer_loss(model: MvlmForConditionalGeneration, batch: Batch, *, patch_loss_weight: float = 0.0) -> Tensor:
-    """Mean nats per supervised token, each weighted as its task, plus some of the patch loss."""
+    """Mean nats per supervised token, plus some of the patch loss."""
     output = model(
         input_ids=batch.input_ids, pixel_values=batch.pixel_values, num_visual_tokens=batch.num_visual_tokens,
         attention_mask=batch.attention_mask, position_ids=batch.position_ids, use_cache=False,
     )  # fmt: skip
-    labels, weights = batch.labels[:, 1:], batch.label_weights[:, 1:]  # (B, S - 1)
+    labels = batch.labels[:, 1:]  # (B, S - 1)
     supervised = labels != IGNORED_LABEL
-    nats = F.cross_entropy(output.logits[:, :-1][supervised].float(), labels[supervised], reduction="none")
-    loss = (nats * weights[supervised]).sum() / weights[supervised].sum()
+    loss = F.cross_entropy(output.logits[:, :-1][supervised].float(), labels[supervised])
     if patch_loss_weight:
         loss = loss + patch_loss_weight * word_loss(model, output.image_values, batch.tags)
     return loss

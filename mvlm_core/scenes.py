@@ -156,7 +156,7 @@ def _about_shapes(shapes: list[Thing], random: Generator) -> list[tuple[str, str
     for thing in _some(random, shapes, 2):
         asked.append(("shape_of", thing.shape, {"colour": thing.colour}))
     off_centre = [t for t in shapes if all(abs(x - SIZE_PX / 2) > _PATCH_PX for x in t.centre)]
-    for thing in _some(random, off_centre, 1):
+    for thing in _some(random, off_centre, 2):
         x, y = thing.centre
         corner = f"{'top' if y < SIZE_PX / 2 else 'bottom'} {'left' if x < SIZE_PX / 2 else 'right'}"
         asked.append(("where", corner, {"shape": thing.shape}))

@@ -76,7 +76,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool, progress: StageProgre
             model=model,
             args=_arguments(config, stage, folder),
             train_dataset=plan,
-            data_collator=Packer(pictures, processor, tags, stage.task_weights),
+            data_collator=Packer(pictures, processor, tags),
             optimizers=(_optimizer(model, stage), None),
             callbacks=[metrics],
         )

@@ -35,15 +35,15 @@ def pictures(tmp_path_factory) -> list[Picture]:
     return group_pictures(rows)
 
 
-def pack(pictures, processor, *, running: bool, weights: dict[str, float] | None = None) -> Batch:
+def pack(pictures, processor, *, running: bool) -> Batch:
     items = [Planned(i, SCALE, np.arange(len(p.rows))[::-1], running) for i, p in enumerate(pictures)]
-    return Batch(**Packer(pictures, processor, None, weights or {})(items))
+    return Batch(**Packer(pictures, processor, None)(items))
 
 
-def one_by_one(model, processor, conversations, weights) -> torch.Tensor:
+def one_by_one(model, processor, conversations) -> torch.Tensor:
     """Each conversation as a row of its own, through the processor: nats and tokens are added up by hand."""
-    nats, tokens = torch.zeros(()), 0.0
-    for (path, messages), weight in zip(conversations, weights, strict=True):
+    nats, tokens = torch.zeros(()), 0
+    for path, messages in conversations:
         row = processor(images=path, text=processor.render(messages), num_visual_tokens=SCALE)
         encoded = processor.encode(messages)
         place = encoded.ids.index(processor.image_token_id)
@@ -51,32 +51,29 @@ def one_by_one(model, processor, conversations, weights) -> torch.Tensor:
         labels = row["input_ids"].masked_fill(~torch.tensor([supervised]), IGNORED_LABEL)
         logits = model(**row).logits[:, :-1]
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
-        nats = nats + weight * losses.sum()
-        tokens += weight * sum(supervised)
+        nats = nats + losses.sum()
+        tokens += sum(supervised)
     return nats / tokens
 
 
 @pytest.mark.parametrize("family", ["pool", "query"])
 @pytest.mark.parametrize("running", [False, True])
 def test_packed_equals_one_row_at_a_time_in_loss_and_gradient(pictures, processor, family, running):
-    weigh = {} if running else {"task0": 2.0}
     model = tiny_model(family, processor=processor)  # in eval mode: batch statistics would differ, as they should
-    answer_loss(model, pack(pictures, processor, running=running, weights=weigh)).backward()
+    answer_loss(model, pack(pictures, processor, running=running)).backward()
     packed = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
 
     conversations: list[tuple[Path, list]] = []
-    weights = []
     for picture in pictures:
         rows = picture.rows[::-1]
         turns = [turn(r.question, r.answers[0], with_picture=not running or i == 0) for i, r in enumerate(rows)]
         merged = [[message for t in turns for message in t]] if running else turns
         conversations += [(picture.path, messages) for messages in merged]
-        weights += [1.0] if running else [weigh.get(row.task or "", 1.0) for row in rows]
-    slow = one_by_one(model, processor, conversations, weights)
+    slow = one_by_one(model, processor, conversations)
     slow.backward()
 
-    fast = answer_loss(model, pack(pictures, processor, running=running, weights=weigh))
+    fast = answer_loss(model, pack(pictures, processor, running=running))
     assert fast.item() == pytest.approx(slow.item(), abs=1e-5)
     assert packed
     for name, parameter in model.named_parameters():
@@ -97,7 +94,10 @@ def test_block_mask_lets_a_question_see_the_picture_and_itself():
 
 
 def test_the_plan_holds_all_the_chance(pictures):
-    stage = StageConfig(name="a", loss="answers", steps=50, pictures=2, questions=1, running_share=0.5)
+    weights = {"task0": 20.0}
+    stage = StageConfig(
+        name="a", loss="answers", steps=50, pictures=2, questions=1, running_share=0.5, task_weights=weights
+    )
     plan, again = (Plan(pictures, (1, 9), stage, seed=5) for _ in range(2))
     other = Plan(pictures, (1, 9), stage, seed=6)
     assert len(plan) == 100
@@ -106,6 +106,7 @@ def test_the_plan_holds_all_the_chance(pictures):
     assert {item.scale for item in plan.items} == {1, 9}
     assert {item.running for item in plan.items} == {True, False}
     assert all(len(item.order) == 1 for item in plan.items)
+    assert sum(item.order[0] == 0 for item in plan.items) > 80  # the first question of each is of the heavy task
     for step in range(50):
         first, second = plan[2 * step], plan[2 * step + 1]
         assert (
