@@ -43,7 +43,7 @@ _MARGIN_PX = 4
 _HIDDEN_SHARE = 0.6
 _CLEARLY_PX = 3
 _INK: Colour = (16, 16, 20)
-_MOST_DOTS = 5
+_MOST_DOTS = 3
 
 Sight = Literal["one-token", "coarse", "fine", "picture"]
 # How much sight each kind needs; `picture` means that one picture makes it easy and another makes it hard.
@@ -157,9 +157,7 @@ def _about_shapes(shapes: list[Thing], random: Generator) -> list[tuple[str, str
         asked.append(("shape_of", thing.shape, {"colour": thing.colour}))
     off_centre = [t for t in shapes if all(abs(x - SIZE_PX / 2) > _PATCH_PX for x in t.centre)]
     for thing in _some(random, off_centre, 2):
-        x, y = thing.centre
-        corner = f"{'top' if y < SIZE_PX / 2 else 'bottom'} {'left' if x < SIZE_PX / 2 else 'right'}"
-        asked.append(("where", corner, {"shape": thing.shape}))
+        asked.append(("where", "top" if thing.centre[1] < SIZE_PX / 2 else "bottom", {"shape": thing.shape}))
     sides = [(t, t.centre[0] < SIZE_PX / 2) for t in off_centre]
     pairs = [(a, b) for a, left in sides for b, other_left in sides if left != other_left]
     for a, b in _some(random, pairs, 1):

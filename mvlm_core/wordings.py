@@ -39,8 +39,8 @@ WORDINGS: dict[str, Wordings] = {
         ("how many large shapes are in the picture?",),
     ),
     "where": Wordings(
-        ("where is the {shape}?", "in which corner is the {shape}?", "which corner is the {shape} in?"),
-        ("in which corner of the picture is the {shape}?",),
+        ("is the {shape} at the top or at the bottom?", "where is the {shape}, at the top or at the bottom?"),
+        ("at the top or at the bottom, where is the {shape}?",),
     ),
     "relation": Wordings(
         ("is the {shape} left or right of the {other}?", "on which side of the {other} is the {shape}, left or right?"),

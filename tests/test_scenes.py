@@ -42,7 +42,7 @@ def test_answers_are_true_of_the_scene(drawn):
         shapes = {thing.shape: thing for thing in scene.shapes()}
         assert len(shapes) == len(scene.shapes())  # each shape stands once, so "the star" names one thing
         for question in asked:
-            named = [shape for shape in SHAPES if shape in question.text.replace("?", " ").split()]
+            named = [shape for shape in SHAPES if shape in question.text.replace("?", " ").replace(",", " ").split()]
             if question.kind == "colour_of":
                 assert question.answer == shapes[named[0]].colour
             if question.kind == "count_large":
@@ -50,8 +50,12 @@ def test_answers_are_true_of_the_scene(drawn):
             if question.kind == "largest":
                 assert question.answer == max(shapes.values(), key=lambda t: t.side_px).colour
             if question.kind == "where":
-                x, y = shapes[named[0]].centre
-                assert question.answer == f"{'top' if y < 48 else 'bottom'} {'left' if x < 48 else 'right'}"
+                assert question.answer == ("top" if shapes[named[0]].centre[1] < 48 else "bottom")
+            if question.kind == "relation":
+                one, other = (shapes[name].centre[0] for name in sorted(named, key=question.text.index))
+                if question.text.startswith("on which side of"):
+                    one, other = other, one
+                assert question.answer == ("left" if one < other else "right")
 
 
 def test_things_do_not_overlap_and_tags_say_what_is_there(drawn):
