@@ -109,7 +109,7 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
 
     \b
     Example:
-      mvlm train train.yaml stages.1.steps=200 --out run
+      mvlm train train.yaml seed=1 --out run
     """
     if "=" in config.name and not config.exists():  # `mvlm train seed=1` means train.yaml with an override
         config, overrides = Path("train.yaml"), (str(config), *overrides)
