@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -22,8 +23,11 @@ from export.runtime.features import FEATURE_VERSION
 TEST = "test"
 _FEWEST_GROUPS = 12
 _NAMED = 8
+_FILES = ("labels.parquet", "features.parquet")
+_FACTS = ("scales", "cost", "cost_unit", "model_sha256", "feature_version", "feature_names", "files")
 
 Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -67,16 +71,16 @@ class Table:
 def read_table(folder: Path) -> Table:
     """Read a labels folder. Raises `MvlmError` that names every fault: holes, bad scores, features, splits."""
     facts = read_artefact(folder, "labels")
-    for name, wanted in facts["files"].items():
-        if not (folder / name).is_file() or sha256_file(folder / name) != wanted:
+    require_facts(facts, _FACTS, folder / "labels.json")
+    for name in _FILES:
+        if not (folder / name).is_file() or sha256_file(folder / name) != facts["files"].get(name):
             raise MvlmError(f"{folder / name} is missing or was changed since it was written: label again")
     if facts["feature_version"] != FEATURE_VERSION:
         raise MvlmError(
             f"{folder} has features of version {facts['feature_version']}, and this mvlm makes version"
             f" {FEATURE_VERSION}: label again"
         )
-    labels = pq.read_table(folder / "labels.parquet")
-    features = pq.read_table(folder / "features.parquet")
+    labels, features = (pq.read_table(folder / name) for name in _FILES)
     table, faults = _assemble(labels, features, facts)
     if table is not None:
         faults += _faults(table)
@@ -85,47 +89,82 @@ def read_table(folder: Path) -> Table:
     return table
 
 
+def require_facts(facts: dict[str, Any], wanted: tuple[str, ...], file: Path) -> None:
+    """Raise `MvlmError` unless the facts of an artefact hold everything that is read from them."""
+    missing = [name for name in wanted if name not in facts]
+    if missing:
+        raise MvlmError(f"{file} says nothing of {', '.join(missing)}: make the folder again")
+
+
 def _assemble(labels: pa.Table, features: pa.Table, facts: dict[str, Any]) -> tuple[Table | None, list[str]]:
     scales = tuple(int(scale) for scale in facts["scales"])
-    ids = features["id"].to_pylist()
-    place = {name: row for row, name in enumerate(ids)}
-    row_of = np.array([place.get(name, -1) for name in labels["id"].to_pylist()])
-    scale_of = np.array([scales.index(m) if m in scales else -1 for m in labels["num_visual_tokens"].to_pylist()])
-    known = (row_of >= 0) & (scale_of >= 0)
-    faults = []
-    if not known.all():
-        strangers = sorted({str(labels["id"][int(i)]) for i in np.flatnonzero(~known)})
-        faults.append(f"labels of rows without features, or at other scales than labels.json says: {_some(strangers)}")
-    scores = np.full((len(ids), len(scales)), np.nan, np.float32)
-    seen = np.zeros((len(ids), len(scales)), bool)
-    predictions = np.full((len(ids), len(scales)), None, object)
-    at = row_of[known], scale_of[known]
-    scores[at] = labels["score"].to_numpy()[known]
-    predictions[at] = np.array(labels["prediction"].to_pylist(), object)[known]
-    seen[at] = True
-    if not seen.all():
-        holes = [f"{ids[row]} at {scales[k]}" for row, k in np.argwhere(~seen)]
-        faults.append(f"no label for {len(holes)} of (row, scale): {_some(holes)}")
-    arrays = {}
+    ids = np.array(features["id"].to_pylist(), str)
+    row_of = _places(labels["id"], features["id"].combine_chunks())  # (labels,)
+    scale_of = _places(labels["num_visual_tokens"], pa.array(scales, labels["num_visual_tokens"].type))
+    faults = _faults_of_cells(labels, row_of, scale_of, ids, scales)
+    matrices = []
     for kind in ("image", "question"):
-        values, length = features[kind].to_pylist(), len(facts["feature_names"][kind])
-        wrong = [name for name, row in zip(ids, values, strict=True) if len(row) != length]
-        if wrong:
-            faults.append(f"{kind} features that are not {length} long: {_some(wrong)}")
-        else:
-            arrays[kind] = np.asarray(values, np.float32).reshape(len(ids), length)
+        length = len(facts["feature_names"][kind])
+        matrix, wrong = _matrix(features[kind], length)
+        matrices.append(matrix)
+        if len(wrong):
+            faults.append(f"{kind} features that are not {length} long: {_some(ids[wrong].tolist())}")
     if faults:
         return None, faults
     columns = {}
     for column in ("group", "task", "split", "answer"):
-        filled = np.full(len(ids), "", object)
-        filled[row_of] = [value or "" for value in labels[column].to_pylist()]
-        columns[column] = filled
+        values = labels[column].fill_null("").to_numpy()
+        columns[column] = np.full(len(ids), "", object)
+        columns[column][row_of] = values
+        torn = columns[column][row_of] != values
+        if torn.any():
+            faults.append(
+                f"rows whose {column} differs between their scales: {_some(np.unique(ids[row_of[torn]]).tolist())}"
+            )
+    scores = np.empty((len(ids), len(scales)), np.float32)
+    predictions = np.empty((len(ids), len(scales)), object)
+    scores[row_of, scale_of] = labels["score"].to_numpy()
+    predictions[row_of, scale_of] = labels["prediction"].to_numpy()
     return Table(
-        np.array(ids), columns["group"].astype(str), columns["task"].astype(str), columns["split"].astype(str),
-        scores, arrays["image"], arrays["question"], predictions, columns["answer"],
+        ids, columns["group"].astype(str), columns["task"].astype(str), columns["split"].astype(str),
+        scores, matrices[0], matrices[1], predictions, columns["answer"],
         scales, np.asarray(facts["cost"], np.float64), facts,
-    ), []  # fmt: skip
+    ), faults  # fmt: skip
+
+
+def _faults_of_cells(
+    labels: pa.Table, row_of: Ints, scale_of: Ints, ids: NDArray[np.str_], scales: tuple[int, ...]
+) -> list[str]:
+    """Labels that belong nowhere, cells (row, scale) that no label or several labels fill, and ids that come twice."""
+    faults = []
+    names, times = np.unique(ids, return_counts=True)
+    if (times > 1).any():
+        faults.append(f"features of one row twice: {_some(names[times > 1].tolist())}")
+    known = (row_of >= 0) & (scale_of >= 0)
+    if not known.all():
+        strangers = np.unique(labels["id"].to_numpy()[~known].astype(str)).tolist()
+        faults.append(f"labels of rows without features, or at other scales than labels.json says: {_some(strangers)}")
+    cells = row_of[known] * len(scales) + scale_of[known]
+    filled = np.bincount(cells, minlength=len(ids) * len(scales)).reshape(len(ids), len(scales))
+    for what, wrong in (("no label", filled == 0), ("several labels", filled > 1)):
+        if wrong.any():
+            named = [f"{ids[row]} at {scales[k]}" for row, k in np.argwhere(wrong)]
+            faults.append(f"{what} for {len(named)} of (row, scale): {_some(named)}")
+    return faults
+
+
+def _places(column: pa.ChunkedArray, values: pa.Array) -> Ints:
+    """Where each entry stands among `values`, -1 for one that does not: (entries,)."""
+    return pc.index_in(column, value_set=values).fill_null(-1).to_numpy().astype(np.int64)
+
+
+def _matrix(column: pa.ChunkedArray, length: int) -> tuple[Floats, Ints]:
+    """A column of lists as (n, length), and the rows whose list has another length; with such rows it is empty."""
+    lists = column.combine_chunks()
+    wrong = np.flatnonzero(pc.list_value_length(lists).fill_null(-1).to_numpy() != length)
+    if len(wrong):
+        return np.empty((0, length), np.float32), wrong
+    return lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, length), wrong
 
 
 def _faults(table: Table) -> list[str]:
@@ -137,6 +176,9 @@ def _faults(table: Table) -> list[str]:
         bad = ~np.isfinite(getattr(table, kind)).all(axis=1)
         if bad.any():
             faults.append(f"{kind} features that are no numbers: {_some(table.ids[bad].tolist())}")
+    for name, nowhere in (("group", table.groups == ""), ("split", table.splits == "")):
+        if nowhere.any():
+            faults.append(f"rows without a {name}: {_some(table.ids[nowhere].tolist())}")
     splits_of: dict[str, set[str]] = defaultdict(set)
     for group, split in zip(table.groups.tolist(), table.splits.tolist(), strict=True):
         splits_of[group].add(split)
