@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 Floats = NDArray[np.floating]
+_EPSILON = 1e-9
 
 
 class ScaleEstimator(ClassifierMixin, BaseEstimator):
@@ -62,8 +63,10 @@ class PooledTrees(ScaleEstimator):
 
     def _with_scale(self, x: Floats) -> Floats:
         """(n, d) -> (n * K, d + 1): each row once a scale, the scale last."""
-        rows = np.repeat(np.asarray(x, np.float32), len(self.scales_log2_), axis=0)
-        return np.column_stack([rows, np.tile(self.scales_log2_, len(x))]).astype(np.float32)
+        pooled = np.empty((len(x), len(self.scales_log2_), x.shape[1] + 1), np.float32)  # (n, K, d + 1)
+        pooled[:, :, :-1] = x[:, None]
+        pooled[:, :, -1] = self.scales_log2_
+        return pooled.reshape(-1, x.shape[1] + 1)
 
 
 class ScaleLogistic(ScaleEstimator):
@@ -76,6 +79,14 @@ class ScaleLogistic(ScaleEstimator):
         self.l2 = l2
 
     def fit(self, x: Floats, y: Floats) -> ScaleLogistic:
+        from threadpoolctl import threadpool_limits
+
+        # Products this narrow are several times slower when BLAS shares them out between threads.
+        with threadpool_limits(1, user_api="blas"):
+            return self._fit(x, y)
+
+    def _fit(self, x: Floats, y: Floats) -> ScaleLogistic:
+        from scipy.linalg import cholesky, solve_triangular
         from scipy.optimize import minimize
 
         self.n_features_in_ = x.shape[1]
@@ -84,16 +95,22 @@ class ScaleLogistic(ScaleEstimator):
         z = np.column_stack([(x - self.mean_) / self.std_, np.ones(len(x))])  # (n, d + 1)
         penalty = np.append(np.full(x.shape[1], self.l2), 0.0)[:, None] / len(x)
         shape = (z.shape[1], y.shape[1])
+        # Matches of one word are nearly copies of each other, and L-BFGS crawls along such directions. In coordinates v
+        # with w = to_w @ v the features are uncorrelated, and a few steps are enough.
+        gram = z.T @ z / len(x) + np.diag(penalty[:, 0] + _EPSILON)
+        to_w = solve_triangular(cholesky(gram), np.eye(len(gram)))
+        z = z @ to_w
 
         def objective(flat: Floats) -> tuple[float, Floats]:
-            w = flat.reshape(shape)
-            margin = z @ w  # (n, K)
+            v = flat.reshape(shape)
+            w, margin = to_w @ v, z @ v  # (d + 1, K), (n, K)
             loss = np.logaddexp(0, margin).sum() - (y * margin).sum()
-            slope = z.T @ (_sigmoid(margin) - y) / len(x) + penalty * w
+            slope = z.T @ (_sigmoid(margin) - y) / len(x) + to_w.T @ (penalty * w)
             return float(loss / len(x) + (penalty * w**2).sum() / 2), slope.reshape(-1)
 
         found = minimize(objective, np.zeros(shape).reshape(-1), jac=True, method="L-BFGS-B", options={"maxiter": 200})
-        self.weights_, self.intercepts_ = found.x.reshape(shape)[:-1], found.x.reshape(shape)[-1]
+        w = to_w @ found.x.reshape(shape)
+        self.weights_, self.intercepts_ = w[:-1], w[-1]
         return self
 
     def margins(self, x: Floats) -> Floats:
