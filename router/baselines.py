@@ -6,7 +6,7 @@ Each baseline is fitted on the fit rows, takes its prices there, and is judged o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,41 +36,31 @@ def baselines(
     """The baselines, one after another; `progress` is told of each."""
     yield Baseline("lookup by task", *_lookup(fit, test))
     progress(1)
-    only_question = [np.zeros_like(t.image) for t in (fit, test)]
-    # The match is computed from the picture as well: a question alone has the bag of words and its length.
+    # The match is computed from the picture as well: a question alone has its length and its bag of words.
     words = np.array([not name.startswith("match") for name in fit.facts["feature_names"]["question"]])
-    yield _refitted(
-        "question only",
-        estimator,
-        fit,
-        test,
-        [np.column_stack([i, t.question * words]) for i, t in zip(only_question, (fit, test), strict=True)],
-    )
+    yield _refitted("question only", estimator, *(_blind(t, words) for t in (fit, test)))
     progress(1)
-    yield _refitted(
-        "image only", estimator, fit, test, [np.column_stack([t.image, np.zeros_like(t.question)]) for t in (fit, test)]
-    )
+    yield _refitted("image only", estimator, *(replace(t, question=np.zeros_like(t.question)) for t in (fit, test)))
     progress(1)
-    yield _shuffled(estimator, fit, test)
+    # Labels of other rows: whatever this gains is a leak.
+    order = np.random.default_rng(0).permutation(len(fit))
+    yield _refitted("shuffled labels", estimator, replace(fit, scores=fit.scores[order]), test)
     progress(1)
 
 
 COUNT = 4
 
 
-def _refitted(name: str, estimator: ScaleEstimator, fit: Table, test: Table, x: list[Floats]) -> Baseline:
-    x = [values.astype(np.float32) for values in x]
-    margins = out_of_fold(estimator, x[0], fit)
+def _refitted(name: str, estimator: ScaleEstimator, fit: Table, test: Table) -> Baseline:
+    x = features(fit)
+    margins = out_of_fold(estimator, x, fit)
     calibration = PlattScaling().fit(margins, fit.scores)
-    whole = clone(estimator).fit(x[0], fit.scores)
-    return Baseline(name, calibration.probability(margins), calibration.probability(whole.margins(x[1])))
+    whole = clone(estimator).fit(x, fit.scores)
+    return Baseline(name, calibration.probability(margins), calibration.probability(whole.margins(features(test))))
 
 
-def _shuffled(estimator: ScaleEstimator, fit: Table, test: Table) -> Baseline:
-    """Labels of other rows: whatever this gains is a leak."""
-    order = np.random.default_rng(0).permutation(len(fit))
-    columns = {**vars(fit), "scores": fit.scores[order]}
-    return _refitted("shuffled labels", estimator, Table(**columns), test, [features(fit), features(test)])
+def _blind(table: Table, words: NDArray[np.bool_]) -> Table:
+    return replace(table, image=np.zeros_like(table.image), question=table.question * words)
 
 
 def _lookup(fit: Table, test: Table) -> tuple[Floats, Floats]:
@@ -80,4 +70,5 @@ def _lookup(fit: Table, test: Table) -> tuple[Floats, Floats]:
     for task in np.unique(fit.tasks):
         rows = fit.scores[fit.tasks == task]
         means[task] = (rows.sum(axis=0) + _SHRINK_ROWS * overall) / (len(rows) + _SHRINK_ROWS)
-    return tuple(np.array([means.get(task, overall) for task in t.tasks]) for t in (fit, test))  # type: ignore[return-value]
+    on_fit, on_test = (np.array([means.get(task, overall) for task in t.tasks]) for t in (fit, test))
+    return on_fit, on_test

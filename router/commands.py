@@ -15,7 +15,7 @@ _OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what --out 
 @click.command("fit-router")
 @click.argument("labels", type=_FOLDER, default=Path("labels"))
 @click.option("--out", type=_FOLDER, default=Path("router"), show_default=True, help="Folder to write.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Of what the estimators draw.")
 @_OVERWRITE
 def fit_router(labels: Path, out: Path, seed: int, overwrite: bool) -> None:
     """Learn from labels how many visual tokens a picture and a question need. Reads no test row.
@@ -39,9 +39,10 @@ def fit_router(labels: Path, out: Path, seed: int, overwrite: bool) -> None:
     if fitted.constant:
         click.echo("THE ROUTER IS CONSTANT: nothing that it could see helps to choose a scale on these labels.")
     at = max((p for p in fitted.prices if p.price <= fitted.default_price), key=lambda p: p.price)
+    brings = f"mean {at.mean_cost:.1f} {facts['cost_unit']}, {100 * at.score:.1f} % right out of fold"
     click.echo(
-        f"{out}: router.onnx equals the estimator to {facts['parity_max_difference']:.1g}; default price"
-        f" {fitted.default_price:.3g} (mean {at.mean_cost:.1f} {facts['cost_unit']}, {100 * at.score:.1f} % right out of fold)"
+        f"{out}: router.onnx equals the estimator to {facts['parity_max_difference']:.1g};"
+        f" default price {fitted.default_price:.3g} ({brings})"
     )
     defaults = (labels, out) == (Path("labels"), Path("router"))
     click.echo("next: mvlm evaluate" + ("" if defaults else f" {out} --labels {labels}"))

@@ -11,26 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from export.runtime.artefact import read_artefact, sha256_file
 from export.runtime.errors import MvlmError
 
 from .baselines import COUNT, Baseline, baselines
-from .estimators import PlattScaling, ScaleEstimator, candidates
-from .fit import ask_graph, features, out_of_fold
+from .estimators import ScaleEstimator, candidates
+from .fit import OUT_OF_FOLD, ask_graph
 from .metrics import (
     Interval,
     Reliability,
     Resamples,
     gain_over_hull,
+    gain_samples,
     interval,
     ladder,
     oracle,
     reliability,
 )
 from .policy import Outcome, choose, follow, price_for_budget, price_table
-from .table import Table
+from .table import Table, require_facts
 
 Floats = NDArray[np.floating]
 ROUTER = "router"
@@ -39,6 +41,10 @@ _BUDGETS = (4, 9, 18, 36, 60)
 FLAT = 0.05
 # A kind counts as learned when its finest scale is right this often, or surely better than its commonest answer.
 _LEARNED = 0.6
+_ABOVE_COMMONEST = 0.1
+_FACTS = (
+    "scales", "cost_unit", "estimator", "seed", "constant", "default_price", "feature_version", "model_sha256", "files",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,24 +115,42 @@ class Evaluation:
 def read_router(folder: Path, table: Table, labels: Path) -> dict[str, Any]:
     """router.json, checked to be whole and to have been fitted for the model and scales of a table."""
     facts = read_artefact(folder, "router")
-    file = folder / "router.onnx"
-    if not file.is_file() or sha256_file(file) != facts["files"]["router.onnx"]:
-        raise MvlmError(f"{file} is missing or was changed since it was written: fit again")
+    require_facts(facts, _FACTS, folder / "router.json")
+    for name in ("router.onnx", OUT_OF_FOLD):
+        if not (folder / name).is_file() or sha256_file(folder / name) != facts["files"].get(name):
+            raise MvlmError(f"{folder / name} is missing or was changed since it was written: fit again")
     for name, what in (("model_sha256", "model"), ("feature_version", "feature version"), ("scales", "scales")):
         if facts[name] != table.facts[name]:
             raise MvlmError(f"{folder} and {labels} are of another {what}: fit the router on these labels")
     return facts
 
 
+def read_out_of_fold(folder: Path, table: Table) -> Floats:
+    """Probabilities of the fit rows by fits that did not see them, (n, K), from which prices for budgets are read.
+
+    Raises `MvlmError` when the router was fitted on any other rows: a test row among them would be judged too well.
+    """
+    kept = pq.read_table(folder / OUT_OF_FOLD)
+    ids, wanted = np.array(kept["id"].to_pylist(), str), table.fit_rows.ids
+    if len(ids) != len(wanted) or set(ids.tolist()) != set(wanted.tolist()):
+        raise MvlmError(
+            f"{folder} was fitted on {len(ids)} rows, and they are not the {len(wanted)} rows outside the test split of"
+            " these labels: fit the router on these labels"
+        )
+    probability = kept["probability"].combine_chunks().flatten().to_numpy().reshape(len(ids), -1)  # (n, K)
+    order = np.empty(len(ids), np.int64)
+    order[np.argsort(wanted)] = np.argsort(ids)
+    return probability[order]
+
+
 def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callable[[int], None]) -> Evaluation:
     """Judge the shipped router.onnx on the test rows; `progress` is told of `STEPS` steps."""
     fit, test = table.fit_rows, table.test_rows
     resamples = Resamples(test.groups)
-    shipped, _ = ask_graph(folder / "router.onnx", test, facts["default_price"])
-    estimator = _estimator(facts["estimator"], table)
-    router = Baseline(ROUTER, _prices_on_fit(estimator, fit, facts), shipped)
+    shipped, choices = ask_graph(folder / "router.onnx", test, facts["default_price"])
+    router = Baseline(ROUTER, read_out_of_fold(folder, table), shipped)
     progress(1)
-    contenders = [router, *baselines(estimator, fit, test, progress)]
+    contenders = [router, *baselines(_estimator(facts, table), fit, test, progress)]
     budgets = [float(b) for b in _BUDGETS if table.cost[0] < b < table.cost[-1]] or [
         float(np.sqrt(table.cost[0] * table.cost[-1]))
     ]
@@ -135,7 +159,6 @@ def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callab
     not_learned, picture_tasks = _picture_tasks(test)
     by_name = {contender.name: contender for contender in contenders}
     gains, mean = _picture_gain(router, by_name["question only"], fit, test, picture_tasks, budgets)
-    choices = choose(shipped, test.cost, facts["default_price"])
     steps = resamples.mean(test.scores)  # (1 + R, K)
     best = oracle(test.scores, test.cost)
     progress(1)
@@ -153,18 +176,10 @@ def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callab
 STEPS = 3 + COUNT
 
 
-def _estimator(name: str, table: Table) -> ScaleEstimator:
+def _estimator(facts: dict[str, Any], table: Table) -> ScaleEstimator:
     """The estimator that was chosen; where the constant router ships, the baselines still need one that can learn."""
-    known = candidates(table.scales, 0)
-    return known.get(name, known["trees-small"])
-
-
-def _prices_on_fit(estimator: ScaleEstimator, fit: Table, facts: dict[str, Any]) -> Floats:
-    """Out-of-fold probabilities on the fit rows, from which prices for budgets are read (never from test rows)."""
-    if facts["constant"]:
-        return np.tile(fit.scores.mean(axis=0), (len(fit), 1))
-    margins = out_of_fold(estimator, features(fit), fit)
-    return PlattScaling().fit(margins, fit.scores).probability(margins)
+    known = candidates(table.scales, facts["seed"])
+    return known.get(facts["estimator"], known["trees-small"])
 
 
 def _policy(contender: Baseline, fit: Table, test: Table, budgets: list[float], resamples: Resamples) -> Policy:
@@ -186,16 +201,18 @@ def _picture_tasks(test: Table) -> tuple[list[str], list[str]]:
     """Kinds that were not learned, and the kinds that the data set says the picture decides, without those.
 
     A kind is taken as not learned when even its finest scale is right less often than `_LEARNED` and not surely more
-    often than always giving the kind's commonest answer would be. Such a kind may be upside down over the scales and
-    give a router a false gain.
+    often, by `_ABOVE_COMMONEST`, than always giving the kind's commonest answer would be. Such a kind may be upside
+    down over the scales and give a router a false gain.
     """
     not_learned = []
     for task in np.unique(test.tasks):
         rows = test.take(test.tasks == task)
         finest = rows.scores[:, -1]
+        if finest.mean() >= _LEARNED:
+            continue
         commonest = np.unique(rows.answers.astype(str), return_counts=True)[1].max() / len(rows)
         above = interval(Resamples(rows.groups).mean(finest) - commonest)
-        if finest.mean() < _LEARNED and above.low <= 0.1:
+        if above.low <= _ABOVE_COMMONEST:
             not_learned.append(str(task))
     known = test.facts.get("tasks", {})
     picture = [
@@ -218,16 +235,11 @@ def _picture_gain(
         both = []
         for contender in (router, blind):
             part = Baseline(contender.name, contender.fit[keep_fit], contender.test[keep])
-            both.append(_gain(_at_budget(part, some_fit, some, budget), some, resamples))
+            outcome = _at_budget(part, some_fit, some, budget)
+            both.append(gain_samples(outcome, some.scores, some.cost, resamples))
         samples.append(both[0] - both[1])
     gains = [(budget, interval(difference)) for budget, difference in zip(budgets, samples, strict=True)]
     return gains, interval(np.mean(samples, axis=0))
-
-
-def _gain(outcome: Outcome, table: Table, resamples: Resamples) -> Floats:
-    from .metrics import gain_samples
-
-    return gain_samples(outcome, table.scores, table.cost, resamples)
 
 
 def _shares(choices: NDArray[np.int64], test: Table) -> dict[str, list[float]]:

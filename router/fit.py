@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.model_selection import GroupKFold
@@ -18,13 +20,14 @@ from export.runtime.errors import CheckFailed
 
 from .estimators import Constant, PlattScaling, ScaleEstimator, candidates
 from .graph import router_graph
-from .metrics import Interval, Resamples, gain_samples, interval, regret
+from .metrics import Interval, Resamples, gain_samples, interval, regrets
 from .policy import Point, choose, follow, price_for_budget, price_table
 from .table import Table
 
 FOLDS = 3
 PARITY = 1e-5
-# The prices over which regret is averaged: from "tokens are nearly free" to "an answer is hardly worth the finest scale".
+OUT_OF_FOLD = "out_of_fold.parquet"
+# Regret is averaged over these prices, from "tokens are nearly free" to "an answer is hardly worth the finest scale".
 _REGRET_PRICES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 # The default price may cost this much of the finest scale's score.
 DEFAULT_LOSS = 0.01
@@ -45,12 +48,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A router ready to be written: fitted on all fit rows, calibrated on out-of-fold margins."""
+    """A router ready to be written: fitted on all fit rows, calibrated on out-of-fold margins.
+
+    `out_of_fold` (n, K) are the probabilities of the fit rows that the prices were read from.
+    """
 
     name: str
     estimator: ScaleEstimator
+    seed: int
     calibration: PlattScaling
     candidates: list[Candidate]
+    out_of_fold: Floats
     prices: list[Point]
     default_price: float
     gain: Interval
@@ -84,9 +92,10 @@ def fit_table(table: Table, *, seed: int, progress: Callable[[int], None]) -> Fi
         why = f"{name}: regret {chosen.regret:.4f} out of fold, {gain.points()} points over mixing fixed scales"
     estimator = clone(estimator).fit(x, y)
     progress(1)
-    margins = chosen.margins if name != "constant" else estimator.margins(x)
-    prices = price_table(calibration.probability(margins), y, table.cost)
-    return Fitted(name, estimator, calibration, judged, prices, _default_price(prices, y), gain, why)
+    probability = calibration.probability(chosen.margins if name != "constant" else estimator.margins(x))
+    prices = price_table(probability, y, table.cost)
+    default = _default_price(prices, y)
+    return Fitted(name, estimator, seed, calibration, judged, probability, prices, default, gain, why)
 
 
 def fit_count() -> int:
@@ -108,16 +117,10 @@ def out_of_fold(
 def _judge(name: str, estimator: ScaleEstimator, x: Floats, table: Table, progress: Callable[[int], None]) -> Candidate:
     margins = out_of_fold(estimator, x, table, progress)
     probability = PlattScaling().fit(margins, table.scores).probability(margins)
-    by_group = [
-        np.mean(
-            [
-                regret(choose(probability[rows], table.cost, p), table.scores[rows], table.cost, p)
-                for p in _REGRET_PRICES
-            ]
-        )
-        for rows in (np.flatnonzero(table.groups == group) for group in np.unique(table.groups))
-    ]
-    return Candidate(name, estimator, float(np.mean(by_group)), float(np.std(by_group) / len(by_group) ** 0.5), margins)
+    lost = [regrets(choose(probability, table.cost, p), table.scores, table.cost, p) for p in _REGRET_PRICES]
+    _, group = np.unique(table.groups, return_inverse=True)
+    by_group = np.bincount(group, np.mean(lost, axis=0)) / np.bincount(group)  # (g,)
+    return Candidate(name, estimator, float(by_group.mean()), float(by_group.std() / len(by_group) ** 0.5), margins)
 
 
 def _gain_out_of_fold(probability: Floats, table: Table) -> Interval:
@@ -139,7 +142,7 @@ def _default_price(prices: list[Point], scores: Floats) -> float:
 
 
 def write_router(folder: Path, fitted: Fitted, table: Table, labels_sha256: str) -> dict[str, Any]:
-    """Write router.onnx and router.json into an empty folder.
+    """Write router.onnx, router.json, report.json and out_of_fold.parquet into an empty folder.
 
     Raises `CheckFailed` when the graph and the estimator differ by more than `PARITY` on any row.
     """
@@ -152,42 +155,45 @@ def write_router(folder: Path, fitted: Fitted, table: Table, labels_sha256: str)
     difference = parity(file, fitted, table)
     if not difference <= PARITY:
         raise CheckFailed(f"router.onnx and the fitted estimator differ by {difference:.2g}, and {PARITY:g} is allowed")
+    kept = folder / OUT_OF_FOLD
+    probability = pa.FixedSizeListArray.from_arrays(fitted.out_of_fold.reshape(-1), len(table.scales))
+    pq.write_table(pa.table({"id": table.ids.tolist(), "probability": probability}), kept)
     facts = describe(
         "router",
-        scales=list(table.scales),
-        costs=table.cost.tolist(),
-        cost_unit=table.facts["cost_unit"],
-        estimator=fitted.name,
-        why=fitted.why,
-        constant=fitted.constant,
-        calibration={"slope": fitted.calibration.slope_, "intercept": fitted.calibration.intercept_},
-        default_price=fitted.default_price,
-        default_price_rule=f"the largest price that costs at most {DEFAULT_LOSS} of the finest scale's score out of fold",
-        price_table=[asdict(point) for point in fitted.prices],
-        feature_version=table.facts["feature_version"],
-        feature_names=table.facts["feature_names"],
-        model_sha256=table.facts["model_sha256"],
+        **_what_was_fitted(fitted, table),
         labels_sha256=labels_sha256,
-        fitted_on={
+        parity_max_difference=difference,
+        files={"router.onnx": sha256_file(file), OUT_OF_FOLD: sha256_file(kept)},
+    )
+    write_json(folder / "router.json", facts)
+    judged = [{"name": c.name, "regret": c.regret, "standard_error": c.standard_error} for c in fitted.candidates]
+    report = {"candidates": judged, "chosen": fitted.name, "gain_over_hull_out_of_fold": asdict(fitted.gain)}
+    write_json(folder / "report.json", report)
+    return facts
+
+
+def _what_was_fitted(fitted: Fitted, table: Table) -> dict[str, Any]:
+    return {
+        "scales": list(table.scales),
+        "costs": table.cost.tolist(),
+        "cost_unit": table.facts["cost_unit"],
+        "estimator": fitted.name,
+        "seed": fitted.seed,
+        "why": fitted.why,
+        "constant": fitted.constant,
+        "calibration": {"slope": fitted.calibration.slope_, "intercept": fitted.calibration.intercept_},
+        "default_price": fitted.default_price,
+        "default_price_rule": f"the largest that costs at most {DEFAULT_LOSS} of the finest scale's score out of fold",
+        "price_table": [asdict(point) for point in fitted.prices],
+        "feature_version": table.facts["feature_version"],
+        "feature_names": table.facts["feature_names"],
+        "model_sha256": table.facts["model_sha256"],
+        "fitted_on": {
             "rows": len(table),
             "groups": len(np.unique(table.groups)),
             "splits": sorted(set(table.splits.tolist())),
         },
-        parity_max_difference=difference,
-        files={"router.onnx": sha256_file(file)},
-    )
-    write_json(folder / "router.json", facts)
-    write_json(
-        folder / "report.json",
-        {
-            "candidates": [
-                {"name": c.name, "regret": c.regret, "standard_error": c.standard_error} for c in fitted.candidates
-            ],
-            "chosen": fitted.name,
-            "gain_over_hull_out_of_fold": asdict(fitted.gain),
-        },
-    )
-    return facts
+    }
 
 
 def parity(file: Path, fitted: Fitted, table: Table) -> float:

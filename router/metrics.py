@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .policy import Outcome, follow, hull_at
+from .policy import Outcome, best_mix, follow
 
 Floats = NDArray[np.floating]
 RESAMPLES = 1000
@@ -32,7 +32,9 @@ class Interval:
 
     def points(self) -> str:
         """As percentage points, for people."""
-        return f"{100 * self.value:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        # Adding 0.0 makes a zero of what rounds to -0.0.
+        value, low, high = (round(100 * figure, 1) + 0.0 for figure in (self.value, self.low, self.high))
+        return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 class Resamples:
@@ -73,14 +75,14 @@ def gain_over_hull(outcome: Outcome, scores: Floats, cost: Floats, resamples: Re
 def gain_samples(outcome: Outcome, scores: Floats, cost: Floats, resamples: Resamples) -> Floats:
     """The gain over the hull under each resample: (1 + R,)."""
     score, spent, fixed = resamples.mean(outcome.score), resamples.mean(outcome.cost), resamples.mean(scores)
-    return np.array([s - hull_at(cost, f, c) for s, f, c in zip(score, fixed, spent, strict=True)])
+    return score - best_mix(cost, fixed, spent)
 
 
-def regret(choice: NDArray[np.integer], scores: Floats, cost: Floats, price: float) -> float:
-    """Mean utility lost against knowing each row's scores (the price is paid in normalised cost)."""
+def regrets(choice: NDArray[np.integer], scores: Floats, cost: Floats, price: float) -> Floats:
+    """Utility that each row lost against knowing its scores, (n,); the price is paid in normalised cost."""
     utility = scores - price * (cost / cost.max())  # (n, K)
-    taken = np.take_along_axis(utility, choice[:, None], axis=1)[:, 0]
-    return float((utility.max(axis=1) - taken).mean())
+    taken = np.take_along_axis(utility, choice[:, None], axis=1)[:, 0]  # (n,)
+    return utility.max(axis=1) - taken
 
 
 def oracle(scores: Floats, cost: Floats) -> Outcome:

@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .evaluate import ROUTER, Evaluation
-from .policy import hull
+from .policy import Floats, best_mix
+from .summary import tokens
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_ROUTER_COLOUR, _FIXED_COLOUR, _OTHER_COLOUR = "#c8102e", "#222222", "#8a8f98"
-_STYLES = {"lookup by task": "--", "question only": "-.", "image only": ":", "shuffled labels": (0, (1, 3))}
+_ROUTER_COLOUR, _FIXED_COLOUR, _OTHER_COLOUR, _ORACLE_COLOUR = "#c8102e", "#222222", "#8a8f98", "#e0a100"
+_STYLES: dict[str, dict[str, Any]] = {
+    ROUTER: {"color": _ROUTER_COLOUR, "lw": 2.4, "zorder": 4},
+    "lookup by task": {"color": "#2b6cb0", "lw": 1.4, "ls": "--"},
+    "question only": {"color": "#2f855a", "lw": 1.4, "ls": "-."},
+    "image only": {"color": "#b7791f", "lw": 1.4, "ls": ":"},
+    "shuffled labels": {"color": _OTHER_COLOUR, "lw": 1.4, "ls": (0, (1, 3))},
+}
+_STEPS = 400
 
 
 def draw(e: Evaluation, folder: Path) -> dict[str, Path]:
@@ -32,26 +40,23 @@ def draw(e: Evaluation, folder: Path) -> dict[str, Path]:
 
 
 def _accuracy(e: Evaluation, figure: Figure) -> None:
-    """Accuracy against mean cost: fixed scales, their hull, the router with its intervals, baselines, oracle."""
+    """Accuracy against mean cost: fixed scales and their mixes, the router with its intervals, baselines, oracle."""
     axes = figure.subplots()
+    fixed = 100 * np.array(e.ladder["all"])  # (K,)
+    reached = np.geomspace(e.cost[0], e.cost[-1], _STEPS)
+    mixes = best_mix(np.array(e.cost), np.tile(fixed, (_STEPS, 1)), reached)
     for policy in e.policies:
-        cost, score = np.array(policy.curve).T
-        style: dict[str, Any] = {"color": _OTHER_COLOUR, "lw": 1.2, "ls": _STYLES.get(policy.name, "-"), "zorder": 2}
-        if policy.name == ROUTER:
-            style = {"color": _ROUTER_COLOUR, "lw": 2.4, "zorder": 4}
-        axes.plot(cost, 100 * score, label=policy.name, **style)
-    costs, scores = hull(np.array(e.cost), np.array(e.ladder["all"]))
-    axes.plot(costs, 100 * scores, color=_FIXED_COLOUR, lw=1.4, label="mix of fixed scales", zorder=3)
-    axes.plot(e.cost, 100 * np.array(e.ladder["all"]), "o", color=_FIXED_COLOUR, ms=6, zorder=5)
-    for m, cost, score in zip(e.scales, e.cost, e.ladder["all"], strict=True):
-        axes.annotate(f"{m}", (cost, 100 * score), textcoords="offset points", xytext=(4, -13), fontsize=9)
+        cost, score = joined(*np.array(policy.curve).T)
+        axes.plot(cost, 100 * score, label=policy.name, **_STYLES[policy.name])
+    axes.plot(reached, mixes, color=_FIXED_COLOUR, lw=1.4, label="mix of fixed scales", zorder=3)
+    axes.plot(e.cost, fixed, "o", color=_FIXED_COLOUR, ms=6, zorder=5)
+    for m, *point in zip(e.scales, e.cost, fixed, strict=True):
+        axes.annotate(f"{m}", (point[0], point[1]), textcoords="offset points", xytext=(4, -13), fontsize=9)
     at = e.policy(ROUTER).at
     centre = np.array([100 * a.score for a in at])
     reach = np.array([[100 * (a.gain.value - a.gain.low), 100 * (a.gain.high - a.gain.value)] for a in at]).T
     axes.errorbar([a.mean_cost for a in at], centre, reach, fmt="s", ms=4, color=_ROUTER_COLOUR, capsize=3, zorder=6)
-    axes.plot(
-        *[[x] for x in (e.oracle[0], 100 * e.oracle[1])], "*", ms=13, color="#e0a100", label="oracle (with its luck)"
-    )
+    axes.plot(e.oracle[0], 100 * e.oracle[1], "*", ms=13, color=_ORACLE_COLOUR, label="oracle (with its luck)")
     axes.set_xscale("log", base=2)
     axes.set_xticks(e.cost, [f"{c:g}" for c in e.cost])
     axes.set_xlabel(f"mean cost of a question ({e.cost_unit}, log scale)")
@@ -60,17 +65,24 @@ def _accuracy(e: Evaluation, figure: Figure) -> None:
     axes.legend(frameon=False, fontsize=9, loc="lower right")
 
 
+def joined(cost: Floats, score: Floats) -> tuple[Floats, Floats]:
+    """Operating points with the mixes of neighbours between them: linear in cost, hence curved on a log axis."""
+    order = np.argsort(cost)
+    between = np.union1d(np.geomspace(cost.min(), cost.max(), _STEPS), cost)
+    return between, np.interp(between, cost[order], score[order])
+
+
 def _chosen(e: Evaluation, figure: Figure) -> None:
     """Which scales the router takes at its default price, by kind."""
+    from matplotlib import colormaps
+
     axes = figure.subplots()
     names = [*sorted((n for n in e.chosen if n != "all"), key=lambda n: np.dot(e.chosen[n], e.cost)), "all"]
     left = np.zeros(len(names))
-    shades = np.linspace(0.12, 0.85, len(e.scales))
-    from matplotlib import colormaps
-
+    shades = colormaps["viridis"](np.linspace(0.88, 0.15, len(e.scales)))
     for k, m in enumerate(e.scales):
         share = np.array([e.chosen[name][k] for name in names])
-        axes.barh(names, 100 * share, left=left, color=colormaps["viridis"](1 - shades[k]), label=f"{m}")
+        axes.barh(names, 100 * share, left=left, color=shades[k], label=f"{m}")
         left += 100 * share
     axes.set_xlim(0, 100)
     axes.set_xlabel("share of questions (%)")
@@ -88,7 +100,7 @@ def _reliability(e: Evaluation, figure: Figure) -> None:
         r = e.reliability[str(m)]
         axes.plot([0, 1], [0, 1], color=_OTHER_COLOUR, lw=1)
         axes.plot(r.probability, r.score, "o-", ms=3.5, lw=1.4, color=_ROUTER_COLOUR)
-        axes.set_title(f"{m} tokens\nerror {r.error:.3f}", fontsize=9)
+        axes.set_title(f"{tokens(m)}\nerror {r.error:.3f}", fontsize=9)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.set_xlabel("said", fontsize=9)

@@ -72,22 +72,17 @@ def price_for_budget(probability: Floats, cost: Floats, budget: float) -> float:
     return high
 
 
-def hull(cost: Floats, score: Floats) -> tuple[Floats, Floats]:
-    """The upper concave hull of the fixed scales: what mixing two of them at random reaches. Costs ascend."""
-    kept: list[int] = []
-    for i in range(len(cost)):
-        while len(kept) > 1 and _below(kept[-2], kept[-1], i, cost, score):
-            kept.pop()
-        kept.append(i)
-    return np.asarray(cost)[kept], np.asarray(score)[kept]
+def best_mix(cost: Floats, score: Floats, budget: Floats | float) -> Floats:
+    """The best score of a mix of two fixed scales whose mean cost is at most `budget`: (K,), (..., K), (...) -> (...).
 
-
-def hull_at(cost: Floats, score: Floats, budget: float) -> float:
-    """The best score that a mix of fixed scales has at a mean cost of at most `budget`."""
-    costs, scores = hull(cost, score)
-    return float(np.interp(budget, costs, np.maximum.accumulate(scores)))
-
-
-def _below(a: int, b: int, c: int, cost: Floats, score: Floats) -> bool:
-    """Whether b lies on or under the line from a to c."""
-    return (score[b] - score[a]) * (cost[c] - cost[a]) <= (score[c] - score[a]) * (cost[b] - cost[a])
+    Over all budgets this is the hull of the fixed scales: no mix of three is better. Below the cheapest scale it is the
+    score of the cheapest. Costs ascend.
+    """
+    cost, score = np.asarray(cost, np.float64), np.asarray(score, np.float64)
+    best = score[..., 0]
+    for dear in range(1, len(cost)):
+        for cheap in range(dear):
+            share = np.clip((budget - cost[cheap]) / (cost[dear] - cost[cheap]), 0, 1)
+            mixed = (1 - share) * score[..., cheap] + share * score[..., dear]
+            best = np.where(budget >= cost[cheap], np.maximum(best, mixed), best)
+    return best

@@ -9,32 +9,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from export.runtime.artefact import describe, write_json
+from export.runtime.artefact import describe, sha256_file, write_json
 
 from .evaluate import ROUTER, Evaluation
 from .plots import draw
-from .summary import claims, verdict
+from .summary import claims, tokens, verdict
 from .table import Table
 
 _EXAMPLES = 4
 _LARGEST_PICTURE_BYTES = 200_000
+_PICTURE_KINDS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
 _CAPTIONS = {
-    "accuracy": "Right answers against mean cost. Black: fixed scales and what mixing two of them reaches. Red: the router,"
-    " with 95 % intervals of its gain at the stated budgets.",
+    "accuracy": "Right answers against mean cost. Black: fixed scales and what mixing two of them reaches. Red: the"
+    " router, with 95 % intervals of its gain at the stated budgets.",
     "chosen": "What the router chooses at its default price, by kind of question.",
     "reliability": "What the router said against what was right, in bins of equally many questions.",
 }
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1d21; max-width: 60rem; margin: 2.5rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem } h3 { font-size: 1rem }
 .verdict { font-size: 1.15rem; border-left: 4px solid #c8102e; padding: .3rem 1rem; background: #faf6f6 }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e6e8eb; white-space: nowrap }
 th:first-child, td:first-child { text-align: left } tr.router td { font-weight: 600; color: #c8102e }
-img.plot { max-width: 100% } figure { margin: 1.2rem 0 } figcaption { color: #5b616b; font-size: .9rem }
-.examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem }
+figure { margin: 1.2rem 0 } figcaption { color: #5b616b; font-size: .9rem }
+img.plot { width: 100%; min-width: 36rem } .answers { color: #5b616b; font-size: .85rem }
+.answers span { display: inline-block; margin-right: .6em; overflow-wrap: anywhere } .answers .right { color: #1d7a3a; font-weight: 600 }
+.answers .chosen { border-bottom: 2px solid #c8102e }
+.examples { display: grid; grid-template-columns: repeat(4, 1fr); gap: .8rem }
+@media (max-width: 48rem) { .examples { grid-template-columns: repeat(2, 1fr) } }
 .example { border: 1px solid #e6e8eb; border-radius: .5rem; padding: .7rem; font-size: .88rem }
 .example img { width: 100%; image-rendering: pixelated; border-radius: .3rem } small { color: #5b616b }
 """
@@ -54,17 +60,18 @@ def write_report(folder: Path, e: Evaluation, table: Table, sources: dict[str, s
         "<ul>" + "".join(f"<li>{html.escape(claim)}</li>" for claim in claims(e)) + "</ul>",
         _figure("accuracy", plots),
         "<h2>At stated budgets</h2>",
-        f"<p>Points above mixing two fixed scales at the same mean {e.cost_unit}, with 95 % intervals paired by picture.</p>",
+        f"<p>Points above mixing two fixed scales at the same mean {html.escape(e.cost_unit)}, with 95 % intervals"
+        " paired by picture.</p>",
         _budget_table(e),
         f"<p>The oracle takes the cheapest right scale of each question: {100 * e.oracle[1]:.1f} % right at"
-        f" {e.oracle[0]:.1f} {e.cost_unit}. Part of that is luck, and no router can reach it.</p>",
+        f" {e.oracle[0]:.1f} {html.escape(e.cost_unit)}. Part of that is luck, and no router can reach it.</p>",
         "<h2>The ladder: right answers by kind of question</h2>",
         _ladder_table(e),
         _figure("chosen", plots),
         _figure("reliability", plots),
         "<h2>Examples</h2>",
         _examples(e, table),
-        f"<p><small>{e.rows} test questions about {e.groups} pictures; intervals by bootstrap over pictures.</small></p>",
+        f"<p><small>{e.rows} test questions about {e.groups} pictures; intervals by bootstrap over pictures.</small>",
     ]
     page = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     page += f"<title>mvlm report</title><style>{_STYLE}</style><body>{''.join(body)}</body></html>\n"
@@ -75,7 +82,8 @@ def write_report(folder: Path, e: Evaluation, table: Table, sources: dict[str, s
 def _figure(name: str, plots: dict[str, Path]) -> str:
     data = base64.b64encode(plots[name].read_bytes()).decode()
     caption = html.escape(_CAPTIONS[name])
-    return f'<figure><img class="plot" alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+    shown = f'<div class="wide"><img class="plot" alt="{caption}" src="data:image/png;base64,{data}"></div>'
+    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
 
 
 def _budget_table(e: Evaluation) -> str:
@@ -90,7 +98,7 @@ def _ladder_table(e: Evaluation) -> str:
         [name + (" (not learned)" if name in e.not_learned else ""), *(f"{100 * step:.1f}" for step in steps)]
         for name, steps in e.ladder.items()
     ]
-    return _html_table(["right, %", *(f"{m} tokens" for m in e.scales)], rows)
+    return _html_table(["right, %", *map(tokens, e.scales)], rows)
 
 
 def _html_table(head: list[str], rows: list[list[str]], marked: str = "") -> str:
@@ -113,41 +121,57 @@ def _examples(e: Evaluation, table: Table) -> str:
         "Right to stay cheap": right & (e.choices == 0),
         "Wrong, and more tokens would have helped": ~right & finest_right,
     }
-    pictures, why_not = _pictures(table)
-    parts = [f"<p>{html.escape(why_not)}</p>"] if why_not else []
+    picked = {title: _spread(np.flatnonzero(mask), _EXAMPLES) for title, mask in chosen.items()}
+    shown, why_not = _rows_shown(table, {str(test.ids[row]) for rows in picked.values() for row in rows})
+    parts = ["<p>Under each question, what each scale answered: green is right, underlined is what was chosen.</p>"]
+    if why_not:
+        parts.append(f"<p>{html.escape(why_not)}</p>")
     for title, mask in chosen.items():
-        rows = np.flatnonzero(mask)
-        picked = rows[np.linspace(0, len(rows) - 1, min(_EXAMPLES, len(rows))).astype(int)] if len(rows) else rows
-        cards = "".join(_card(e, test, int(row), pictures) for row in picked)
-        parts.append(f"<h3>{title} ({len(rows)} of {len(test)})</h3><div class='examples'>{cards}</div>")
+        cards = "".join(_card(e, test, int(row), shown) for row in picked[title])
+        parts.append(f'<h3>{title} ({mask.sum()} of {len(test)})</h3><div class="examples">{cards}</div>')
     return "".join(parts)
 
 
-def _card(e: Evaluation, test: Table, row: int, pictures: dict[str, tuple[Path, str]]) -> str:
-    path, question = pictures.get(str(test.ids[row]), (None, str(test.ids[row])))
-    shown = ""
-    if path is not None and path.is_file() and path.stat().st_size <= _LARGEST_PICTURE_BYTES:
-        kind = "jpeg" if path.suffix.lower() in {".jpg", ".jpeg"} else path.suffix.lower().lstrip(".")
-        shown = f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}">'
+def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many of the rows, evenly spread."""
+    places = np.linspace(0, len(rows) - 1, min(most, len(rows)))
+    return rows[places.astype(int)]
+
+
+def _card(e: Evaluation, test: Table, row: int, shown: dict[str, tuple[Path, str]]) -> str:
+    path, question = shown.get(str(test.ids[row]), (None, str(test.ids[row])))
     k = int(e.choices[row])
-    answers = "  ".join(f"{m}: {test.predictions[row, i]}" for i, m in enumerate(test.scales))
+    answers = []
+    for i, m in enumerate(test.scales):
+        marks = [word for word, true in (("right", test.scores[row, i] >= 1), ("chosen", i == k)) if true]
+        answers.append(f'<span class="{" ".join(marks)}">{m}: {html.escape(str(test.predictions[row, i]))}</span>')
     return (
-        f'<div class="example">{shown}<b>{html.escape(question)}</b><br>right is {html.escape(str(test.answers[row]))};'
-        f" chosen <b>{test.scales[k]}</b> tokens (P {e.probability[row, k]:.2f})<br><small>{html.escape(answers)}</small></div>"
+        f'<div class="example">{_inline(path)}<b>{html.escape(question)}</b><br>'
+        f"right is {html.escape(str(test.answers[row]))}; chosen <b>{tokens(test.scales[k])}</b>"
+        f' (P {e.probability[row, k]:.2f})<div class="answers">{" ".join(answers)}</div></div>'
     )
 
 
-def _pictures(table: Table) -> tuple[dict[str, tuple[Path, str]], str]:
-    """Picture and question of each row, where the rows folder that was labelled is still there."""
-    folder = Path(str(table.facts.get("rows", "")))
-    file = folder / "rows.jsonl"
-    if not file.is_file():
-        return {}, f"The rows ({folder}) are no longer where they were labelled, so no pictures are shown."
-    wanted = set(table.test_rows.ids.tolist())
+def _inline(path: Path | None) -> str:
+    """A picture as part of the page; nothing for one that is missing, large, or of a kind that browsers do not show."""
+    kind = _PICTURE_KINDS.get(path.suffix.lower()) if path else None
+    if path is None or kind is None or not path.is_file() or path.stat().st_size > _LARGEST_PICTURE_BYTES:
+        return ""
+    return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}">'
+
+
+def _rows_shown(table: Table, ids: set[str]) -> tuple[dict[str, tuple[Path, str]], str]:
+    """Picture and question of some rows, or why there are none: the rows are read only as they were labelled."""
+    where = Path(str(table.facts.get("rows", "")))
+    file = where / "rows.jsonl" if where.is_dir() else where
+    if file.suffix != ".jsonl" or not file.is_file():
+        return {}, f"The rows ({where}) are no longer where they were labelled, so no pictures are shown."
+    if sha256_file(file) != table.facts.get("rows_sha256"):
+        return {}, f"The rows ({where}) have changed since they were labelled, so no pictures are shown."
     found = {}
     with file.open(encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            if row.get("id") in wanted:
-                found[row["id"]] = ((folder / str(row.get("image"))), str(row.get("question")))
+            if str(row.get("id")) in ids:
+                found[str(row["id"])] = (file.parent / str(row.get("image")), str(row.get("question")))
     return found, ""

@@ -12,23 +12,28 @@ def verdict(e: Evaluation) -> str:
     saved = 100 * (1 - spent / e.cost[-1])
     if e.flat:
         return (
-            f"THE LADDER IS FLAT: from {e.scales[0]} to {e.scales[-1]} tokens there are only {e.steepness.points()} points."
-            " A router is pointless here; use the cheapest scale."
+            f"THE LADDER IS FLAT: from {tokens(e.scales[0])} to {e.scales[-1]} there are only {e.steepness.points()}"
+            " points. A router is pointless here; use the cheapest scale."
         )
     winning = [at for at in e.policy(ROUTER).at if at.gain.low > 0]
     if not winning:
         return "The router does not beat mixing two fixed scales at any stated budget: use a fixed scale."
     best = max(winning, key=lambda at: at.gain.value)
     return (
-        f"At its default price the router answers {100 * score:.1f} % right with {spent:.1f} {e.cost_unit} a question, where"
-        f" always {e.scales[-1]} tokens answers {100 * finest:.1f} %: {saved:.0f} % saved. At a mean of {best.budget:g} it is"
-        f" {best.gain.points()} points above mixing fixed scales."
+        f"At its default price the router answers {100 * score:.1f} % right with {spent:.1f} {e.cost_unit} a question,"
+        f" where always {tokens(e.scales[-1])} answers {100 * finest:.1f} %: {saved:.0f} % saved."
+        f" At a mean of {best.budget:g} it is {best.gain.points()} points above mixing fixed scales."
     )
+
+
+def tokens(scale: int) -> str:
+    """A scale for people."""
+    return f"{scale} token" if scale == 1 else f"{scale} tokens"
 
 
 def claims(e: Evaluation) -> list[str]:
     """The claims that were tested, each with how it ended."""
-    lines = [_held("the router lies above every mix of two fixed scales", _mean_gain(e))]
+    lines = [_held("the router lies above every mix of two fixed scales", _least_gain(e))]
     if e.picture_mean:
         kinds = ", ".join(e.picture_tasks)
         lines.append(
@@ -66,8 +71,8 @@ def lines(e: Evaluation) -> list[str]:
     return [*out, "", *claims(e)]
 
 
-def _mean_gain(e: Evaluation) -> Interval:
-    """The least of the gains over the budgets: a claim about every mix holds where its weakest point holds."""
+def _least_gain(e: Evaluation) -> Interval:
+    """The gain at the budget where it is least sure: a claim about every mix holds where its weakest point holds."""
     return min((at.gain for at in e.policy(ROUTER).at), key=lambda gain: gain.low)
 
 
