@@ -34,7 +34,8 @@ def fit_router(labels: Path, out: Path, seed: int, overwrite: bool) -> None:
     with output_folder(out, overwrite=overwrite) as folder:
         facts = write_router(folder, fitted, table, sha256_file(labels / "labels.json"))
     for candidate in fitted.candidates:
-        click.echo(f"  {candidate.name:<14} regret {candidate.regret:.4f} +- {candidate.standard_error:.4f}")
+        regret, log_loss = candidate.regret.mean(), candidate.log_loss.mean()
+        click.echo(f"  {candidate.name:<14} regret {regret:.4f}   log loss {log_loss:.4f}")
     click.echo(fitted.why)
     if fitted.constant:
         click.echo("THE ROUTER IS CONSTANT: nothing that it could see helps to choose a scale on these labels.")

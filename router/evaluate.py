@@ -24,7 +24,6 @@ from .metrics import (
     Interval,
     Reliability,
     Resamples,
-    gain_over_hull,
     gain_samples,
     interval,
     ladder,
@@ -59,10 +58,11 @@ class AtBudget:
 
 @dataclass(frozen=True)
 class Policy:
-    """A router or a baseline at every budget, and its whole curve on the test rows (mean cost, score)."""
+    """A router or a baseline at every budget, its gain averaged over them, and its curve (mean cost, score)."""
 
     name: str
     at: list[AtBudget]
+    mean_gain: Interval
     curve: list[tuple[float, float]]
 
 
@@ -183,13 +183,14 @@ def _estimator(facts: dict[str, Any], table: Table) -> ScaleEstimator:
 
 
 def _policy(contender: Baseline, fit: Table, test: Table, budgets: list[float], resamples: Resamples) -> Policy:
-    at = []
-    for budget in budgets:
-        outcome = _at_budget(contender, fit, test, budget)
-        gain = gain_over_hull(outcome, test.scores, test.cost, resamples)
-        at.append(AtBudget(budget, *outcome.mean, gain))
+    outcomes = [_at_budget(contender, fit, test, budget) for budget in budgets]
+    gains = [gain_samples(outcome, test.scores, test.cost, resamples) for outcome in outcomes]  # (1 + R,) each
+    at = [
+        AtBudget(budget, *outcome.mean, interval(gain))
+        for budget, outcome, gain in zip(budgets, outcomes, gains, strict=True)
+    ]
     curve = [(p.mean_cost, p.score) for p in price_table(contender.test, test.scores, test.cost)]
-    return Policy(contender.name, at, curve)
+    return Policy(contender.name, at, interval(np.mean(gains, axis=0)), curve)
 
 
 def _at_budget(contender: Baseline, fit: Table, test: Table, budget: float) -> Outcome:

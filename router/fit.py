@@ -37,13 +37,18 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One estimator, judged out of fold: mean regret with its standard error over groups, and its margins (n, K)."""
+    """One estimator, judged out of fold: its margins (n, K), and regret and log loss of each group (g,)."""
 
     name: str
     estimator: ScaleEstimator
-    regret: float
-    standard_error: float
     margins: Floats
+    regret: Floats
+    log_loss: Floats
+
+    def keeps_up_with(self, best: Candidate, what: str) -> bool:
+        """Within one standard error of the best, paired by group: what both find hard does not blur the comparison."""
+        behind = getattr(self, what) - getattr(best, what)
+        return bool(behind.mean() <= behind.std() / len(behind) ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,7 @@ def fit_table(table: Table, *, seed: int, progress: Callable[[int], None]) -> Fi
     """Fit on every row of `table`; `progress` is told of every fit (see `fit_count`)."""
     x, y = features(table), table.scores
     judged = [_judge(name, estimator, x, table, progress) for name, estimator in candidates(table.scales, seed).items()]
-    best = min(judged, key=lambda c: c.regret)
-    # The one-standard-error rule: candidates are listed from the simplest.
-    chosen = next(c for c in judged if c.regret <= best.regret + best.standard_error)
+    chosen = _simplest_that_keeps_up(judged)
     calibration = PlattScaling().fit(chosen.margins, y)
     gain = _gain_out_of_fold(calibration.probability(chosen.margins), table)
     estimator, name = chosen.estimator, chosen.name
@@ -89,13 +92,20 @@ def fit_table(table: Table, *, seed: int, progress: Callable[[int], None]) -> Fi
         calibration.slope_, calibration.intercept_ = 1.0, 0.0
         why = f"no candidate beats mixing fixed scales ({gain.points()} points out of fold): the router is constant"
     else:
-        why = f"{name}: regret {chosen.regret:.4f} out of fold, {gain.points()} points over mixing fixed scales"
+        why = f"{name}: {gain.points()} points over mixing fixed scales, out of fold and averaged over budgets"
     estimator = clone(estimator).fit(x, y)
     progress(1)
     probability = calibration.probability(chosen.margins if name != "constant" else estimator.margins(x))
     prices = price_table(probability, y, table.cost)
     default = _default_price(prices, y)
     return Fitted(name, estimator, seed, calibration, judged, probability, prices, default, gain, why)
+
+
+def _simplest_that_keeps_up(judged: list[Candidate]) -> Candidate:
+    """The one-standard-error rule, for decisions (regret) and for probabilities (log loss), from the simplest up."""
+    leaders = {what: min(judged, key=lambda c: getattr(c, what).mean()) for what in ("regret", "log_loss")}
+    keep_up = [c for c in judged if all(c.keeps_up_with(best, what) for what, best in leaders.items())]
+    return (keep_up or [leaders["regret"]])[0]
 
 
 def fit_count() -> int:
@@ -118,9 +128,13 @@ def _judge(name: str, estimator: ScaleEstimator, x: Floats, table: Table, progre
     margins = out_of_fold(estimator, x, table, progress)
     probability = PlattScaling().fit(margins, table.scores).probability(margins)
     lost = [regrets(choose(probability, table.cost, p), table.scores, table.cost, p) for p in _REGRET_PRICES]
+    clipped = probability.clip(1e-7, 1 - 1e-7)
+    nats = -(table.scores * np.log(clipped) + (1 - table.scores) * np.log(1 - clipped)).mean(axis=1)  # (n,)
     _, group = np.unique(table.groups, return_inverse=True)
-    by_group = np.bincount(group, np.mean(lost, axis=0)) / np.bincount(group)  # (g,)
-    return Candidate(name, estimator, float(by_group.mean()), float(by_group.std() / len(by_group) ** 0.5), margins)
+    by_group = [
+        np.bincount(group, values) / np.bincount(group) for values in (np.mean(lost, axis=0), nats)
+    ]  # (g,) each
+    return Candidate(name, estimator, margins, *by_group)
 
 
 def _gain_out_of_fold(probability: Floats, table: Table) -> Interval:
@@ -166,7 +180,10 @@ def write_router(folder: Path, fitted: Fitted, table: Table, labels_sha256: str)
         files={"router.onnx": sha256_file(file), OUT_OF_FOLD: sha256_file(kept)},
     )
     write_json(folder / "router.json", facts)
-    judged = [{"name": c.name, "regret": c.regret, "standard_error": c.standard_error} for c in fitted.candidates]
+    judged = [
+        {"name": c.name, "regret": float(c.regret.mean()), "log_loss": float(c.log_loss.mean())}
+        for c in fitted.candidates
+    ]
     report = {"candidates": judged, "chosen": fitted.name, "gain_over_hull_out_of_fold": asdict(fitted.gain)}
     write_json(folder / "report.json", report)
     return facts

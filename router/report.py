@@ -37,7 +37,8 @@ th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e6e
 th:first-child, td:first-child { text-align: left } tr.router td { font-weight: 600; color: #c8102e }
 figure { margin: 1.2rem 0 } figcaption { color: #5b616b; font-size: .9rem }
 img.plot { width: 100%; min-width: 36rem } .answers { color: #5b616b; font-size: .85rem }
-.answers span { display: inline-block; margin-right: .6em; overflow-wrap: anywhere } .answers .right { color: #1d7a3a; font-weight: 600 }
+.answers span { display: inline-block; margin-right: .6em; overflow-wrap: anywhere }
+.answers .right { color: #1d7a3a; font-weight: 600 }
 .answers .chosen { border-bottom: 2px solid #c8102e }
 .examples { display: grid; grid-template-columns: repeat(4, 1fr); gap: .8rem }
 @media (max-width: 48rem) { .examples { grid-template-columns: repeat(2, 1fr) } }
