@@ -1,0 +1,43 @@
+"""The demo, timed stage by stage, and what its report says: `python benchmarks/demo.py [--family query] [--seed 1]`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import click
+from machine import RESULTS, keep
+
+from mvlm_core.demo import Demo
+
+_PLOTS = ("accuracy", "chosen")
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True)
+@click.option("--family", type=click.Choice(["pool", "query"]), default="pool", show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--rehearse", is_flag=True, help="A few pictures and steps; its figures are not kept.")
+def main(out: Path, family: str, seed: int, rehearse: bool) -> None:
+    """Run the demo into OUT and keep its figures."""
+    Demo(out, family, seed, rehearse).run(overwrite=True)
+    if rehearse:
+        return
+    demo, report = (json.loads((out / name).read_text()) for name in ("demo.json", "report/report.json"))
+    name = f"demo_{family}_seed{seed}"
+    command = f"python benchmarks/demo.py --family {family} --seed {seed}"
+    kept = ("verdict", "claims", "scales", "ladder", "steepness", "policies", "oracle", "picture_tasks", "picture_gain",
+            "picture_mean", "not_learned", "default_price", "default", "rows", "groups")  # fmt: skip
+    figures = {key: report[key] for key in kept}
+    for policy in figures["policies"]:
+        del policy["curve"]
+    file = keep(name, command, seconds=demo["seconds"], **figures)
+    for plot in _PLOTS:
+        shutil.copy(out / "report" / f"{plot}.png", RESULTS / f"{name}_{plot}.png")
+    shutil.copy(out / "rows" / "contact_sheet.png", RESULTS / "scenes.png")
+    click.echo(f"{file}")
+
+
+if __name__ == "__main__":
+    main()

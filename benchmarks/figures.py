@@ -1,0 +1,110 @@
+"""The figures of the README, from the JSON files alone: `python benchmarks/figures.py` writes them in.
+
+A test holds the README to what this prints.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
+START, END = "<!-- figures -->\n", "<!-- end of figures -->"
+
+
+def figures() -> str:
+    """Markdown: the demo's ladder and what its router gains, for each run kept, and the parity of the runtime."""
+    demos = [_read(file) for file in sorted(RESULTS.glob("demo_*.json"))]
+    parts = [f"\n{_ladder(demos)}\n", f"\n{_gains(demos)}\n"]
+    parts += [f"\n{_claims(demo)}\n" for demo in demos]
+    parts.append(f"\n{_seconds(demos)}\n")
+    if (RESULTS / "parity.json").is_file():
+        parts.append(f"\n{_parity(_read(RESULTS / 'parity.json'))}\n")
+    return "".join(parts) + "\n"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text())
+
+
+def _title(demo: dict[str, Any]) -> str:
+    _, family, seed = demo["name"].split("_")
+    return f"`{family}`, seed {seed.removeprefix('seed')}"
+
+
+def _ladder(demos: list[dict[str, Any]]) -> str:
+    scales = demos[0]["scales"]
+    lines = [
+        f"**The ladder**: right answers (%), {demos[0]['rows']} test questions about {demos[0]['groups']} pictures.\n",
+        "| " + " | ".join(["tokens", *map(str, scales)]) + " |",
+        "|---" * (len(scales) + 1) + "|",
+    ]
+    for demo in demos:
+        lines.append(f"| {_title(demo)}, all kinds | " + " | ".join(_percent(demo["ladder"]["all"])) + " |")
+    for kind, steps in demos[0]["ladder"].items():
+        if kind != "all":
+            lines.append(f"| {kind.replace('_', ' ')} | " + " | ".join(_percent(steps)) + " |")
+    return "\n".join([*lines, f"\nThe kinds are those of {_title(demos[0])}."])
+
+
+def _gains(demos: list[dict[str, Any]]) -> str:
+    budgets = [at["budget"] for at in demos[0]["policies"][0]["at"]]
+    lines = [
+        "**The router**: points above mixing two fixed scales at equal mean tokens, and 95 % intervals by picture.\n",
+        "| " + " | ".join(["mean tokens", *(f"{budget:g}" for budget in budgets)]) + " |",
+        "|---" * (len(budgets) + 1) + "|",
+    ]
+    for demo in demos:
+        for policy in demo["policies"]:
+            gains = [_points(at["gain"]) for at in policy["at"]]
+            lines.append(f"| {_title(demo)}: {policy['name']} | " + " | ".join(gains) + " |")
+    cost, score = demos[0]["oracle"]
+    lines.append(
+        f"\nThe oracle of {_title(demos[0])}, which knows each answer: {100 * score:.1f} % at {cost:.1f} tokens."
+    )
+    return "\n".join(lines)
+
+
+def _claims(demo: dict[str, Any]) -> str:
+    return "\n".join(
+        [f"What was claimed of {_title(demo)}, and how it ended:\n", *(f"- {claim}" for claim in demo["claims"])]
+    )
+
+
+def _seconds(demos: list[dict[str, Any]]) -> str:
+    lines = []
+    for demo in demos:
+        seconds, machine = demo["seconds"], demo["machine"]
+        spent = ", ".join(f"{verb} {value:.0f} s" for verb, value in seconds.items())
+        lines.append(
+            f"- {_title(demo)}: {sum(seconds.values()):.0f} s in all ({spent}) on {machine['cores']} cores of"
+            f" {machine['processor']}, {demo['date']}; `{demo['command']}`"
+        )
+    return "\n".join(["**The demo's time** after the installation:\n", *lines])
+
+
+def _parity(parity: dict[str, Any]) -> str:
+    return (
+        f"**Exact**: of {parity['answers']} greedy answers (every test question at every scale), the runtime and torch"
+        f" differ in {len(parity['differ'])}; `{parity['command']}`."
+    )
+
+
+def _percent(steps: list[float]) -> list[str]:
+    return [f"{100 * step:.1f}" for step in steps]
+
+
+def _points(gain: dict[str, float]) -> str:
+    return f"{100 * gain['value']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+
+
+def inserted(readme: str) -> str:
+    """The README with the figures put between the marks."""
+    head, _, rest = readme.partition(START)
+    return head + START + figures() + END + rest.partition(END)[2]
+
+
+if __name__ == "__main__":
+    README.write_text(inserted(README.read_text()))
