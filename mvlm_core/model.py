@@ -45,6 +45,7 @@ class MvlmConfig(PreTrainedConfig):
     Attributes:
         connector: `pool` (M3) or `query` (MQT).
         grid_side: patches along one side of the picture, as the tower leaves them.
+        image_token_id: stands m times where a picture goes. It is never looked up, so it may lie past the word table.
         num_visual_tokens: the scale when a caller names none; None asks callers to name one.
         connector_positions: add a learned position to each patch, for towers that leave none in their features.
         num_queries, num_heads, value_mlp, query_start: of the `query` connector, see `QueryConnector`.
@@ -177,7 +178,7 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         the connector does not allow and for placeholders that do not fit the scales.
         """
         if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)  # (B, S, D)
+            inputs_embeds = self._look_up(input_ids)  # (B, S, D)
         values = None
         if pixel_values is not None:
             values = self.encode_images(pixel_values)  # (pictures, P, ·)
@@ -203,6 +204,12 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise MvlmError(f"{len(scales)} scales were given for {pictures} pictures: give one int, or one for each")
         require_scales(sorted(set(scales)), self.connector.scales)
         return scales
+
+    def _look_up(self, input_ids: Tensor | None) -> Tensor:
+        """The rows of the words (B, S, D); placeholders take any row, as the picture overwrites it."""
+        if input_ids is None:
+            raise MvlmError("there is nothing to read: give input_ids or inputs_embeds")
+        return self.get_input_embeddings()(input_ids.masked_fill(input_ids == self.config.image_token_id, 0))
 
     def _splice(self, inputs_embeds: Tensor, visual: Tensor, input_ids: Tensor | None) -> Tensor:
         if input_ids is None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .model import MvlmForConditionalGeneration
     from .processing import MvlmProcessor
 
-_WEIGHTS = "model.safetensors"
+_WEIGHTS, _TOKENIZER = "model.safetensors", "tokenizer.json"
 
 
 def model_sha256(run: Path) -> str:
@@ -29,7 +29,8 @@ def model_sha256(run: Path) -> str:
 def load_run(run: Path) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:
     """The model of a run (float32, ready to answer) and its processor. Nothing is fetched.
 
-    Raises `MvlmError` when `run` is no run, holds a model of another kind, or weights that do not fill the model.
+    Raises `MvlmError` when `run` is no run, holds a model of another kind, weights that do not fill the model, or no
+    tokenizer (as after the import of a checkpoint without one).
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
@@ -37,6 +38,10 @@ def load_run(run: Path) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:
     from . import model as nested
 
     model_sha256(run)
+    if not (run / _TOKENIZER).is_file():
+        raise MvlmError(
+            f"{run} holds no {_TOKENIZER}, so words cannot be put to it: give its checkpoint one, import again"
+        )
     show = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -1,0 +1,134 @@
+"""The tensors of a checkpoint folder, in whichever files they stand. Nothing that a file holds is ever run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from export.runtime.errors import MvlmError
+
+# Where both kinds lie side by side they hold the same, and safetensors is read.
+_KINDS = ("model.safetensors", "pytorch_model.bin")
+_JSON_LIMIT_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A folder's tensors by name, mapped from the disk rather than read, and the files that they stand in."""
+
+    folder: Path
+    tensors: dict[str, Tensor]
+    files: list[Path]
+
+
+def read_tensors(folder: Path) -> Stored:
+    """All tensors of a folder, from safetensors or pickle, in one file or in shards with an index.
+
+    Raises `MvlmError` when there are no weights, when shards and index disagree, and for a file that is broken or
+    holds more than tensors.
+    """
+    for kind in _KINDS:
+        if (folder / f"{kind}.index.json").is_file():
+            return _read_shards(folder, folder / f"{kind}.index.json")
+        if (folder / kind).is_file():
+            return Stored(folder, _read_file(folder / kind), [folder / kind])
+    raise MvlmError(f"{folder} holds no weights, neither {' nor '.join(_KINDS)} nor an index of shards: check the path")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint. Raises `MvlmError` when it is absent, far too large, or anything else."""
+    if not file.is_file():
+        raise MvlmError(f"there is no {file}: get the whole checkpoint")
+    if file.stat().st_size > _JSON_LIMIT_BYTES:
+        raise MvlmError(f"{file} is larger than such a file can be: get it again")
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise MvlmError(f"{file} is not valid JSON ({error}): get it again") from None
+    if not isinstance(value, dict):
+        raise MvlmError(f"{file} is not a JSON object: get it again")
+    return value
+
+
+def faults_of(
+    tensors: Mapping[str, Tensor],
+    shapes: Mapping[str, torch.Size],
+    constants: Mapping[str, Tensor],
+    progress: Callable[[int], None],
+) -> list[str]:
+    """What is wrong with a set of tensors, a line each, where `shapes` says which there must be, and of what shape.
+
+    `constants` are tensors that old checkpoints carry and models compute, by the end of their names: they may be
+    there, and must then be what is computed.
+    """
+    faults = [f"{name} is missing" for name in shapes if name not in tensors]
+    for name, tensor in tensors.items():
+        known = next((value for end, value in constants.items() if name.endswith(end)), None)
+        if name in shapes:
+            faults += _faults_of_weight(name, tensor, shapes[name])
+        elif known is None:
+            faults.append(f"{name} is left over")
+        elif tensor.numel() != known.numel() or not torch.allclose(tensor.ravel().float(), known.ravel(), rtol=1e-2):
+            faults.append(f"{name} is not what the configuration computes")
+        progress(1)
+    return faults
+
+
+def _faults_of_weight(name: str, tensor: Tensor, shape: torch.Size) -> list[str]:
+    if tensor.shape != shape:
+        return [f"{name} has shape {tuple(tensor.shape)} instead of {tuple(shape)}"]
+    if not tensor.is_floating_point():
+        return [f"{name} holds {str(tensor.dtype).removeprefix('torch.')} instead of floating-point numbers"]
+    return [] if tensor.isfinite().all() else [f"{name} holds NaN or infinite values"]
+
+
+def _read_shards(folder: Path, index: Path) -> Stored:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise MvlmError(f"{index} maps no tensors to shards: get it again")
+    names = sorted({str(shard) for shard in places.values()})
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise MvlmError(f"{index} names shards outside its folder, {outside[0]} among them: do not use this checkpoint")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise MvlmError(f"{folder} lacks {len(missing)} of {len(names)} shards: get {', '.join(missing)}")
+    tensors: dict[str, Tensor] = {}
+    faults = []
+    for shard in names:
+        held = _read_file(folder / shard)
+        listed = {name for name, place in places.items() if place == shard}
+        faults += [f"{name} is listed in {shard}, which does not hold it" for name in sorted(listed - set(held))]
+        faults += [f"{name} stands in {shard}, and the index does not say so" for name in sorted(set(held) - listed)]
+        tensors |= held
+    if faults:
+        raise MvlmError(f"{index} and its shards disagree; get them again:\n" + "\n".join(f"  {f}" for f in faults))
+    return Stored(folder, tensors, [folder / name for name in names])
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        value = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError:
+        raise MvlmError(
+            f"{file} is broken, or a pickle with more in it than tensors, which could run code: it is not opened; get"
+            " the weights as safetensors"
+        ) from None
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
+        reason = str(error).split("\n")[0][:120]
+        raise MvlmError(f"{file} cannot be read ({reason}): get it again") from None
+    if not isinstance(value, dict) or not all(isinstance(tensor, Tensor) for tensor in value.values()):
+        raise MvlmError(f"{file} holds something else than tensors by name: get the model's weights")
+    return value
