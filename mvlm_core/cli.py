@@ -13,11 +13,13 @@ from export.runtime.errors import MvlmError
 
 VERBS = {
     "data": "mvlm_core.commands:data",
+    "import": "mvlm_core.checkpoint_commands:import_",
     "train": "mvlm_core.commands:train",
     "label": "mvlm_core.commands:label",
     "fit-router": "router.commands:fit_router",
     "evaluate": "router.commands:evaluate",
     "export": "export.commands:export",
+    "export-checkpoint": "mvlm_core.checkpoint_commands:export_checkpoint",
     "run": "export.commands:run",
     "demo": "mvlm_core.commands:demo",
 }
