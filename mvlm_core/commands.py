@@ -47,8 +47,8 @@ def data() -> None:
 @data.command()
 @out_option("rows")
 @click.option("--train", default=16000, show_default=True, help="Pictures that the model is trained on.")
-@click.option("--val", default=1200, show_default=True, help="Pictures that the router is fitted on.")
-@click.option("--test", default=1200, show_default=True, help="Pictures that the report is made of.")
+@click.option("--val", default=900, show_default=True, help="Pictures that the router is fitted on.")
+@click.option("--test", default=900, show_default=True, help="Pictures that the report is made of.")
 @click.option(
     "--family", type=click.Choice(["pool", "query"]), default="pool", show_default=True, help="For train.yaml."
 )

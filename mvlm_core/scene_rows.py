@@ -30,8 +30,8 @@ class SceneCounts:
     """Pictures of each split."""
 
     train: int = 16000
-    val: int = 1200
-    test: int = 1200
+    val: int = 900
+    test: int = 900
 
     def of(self, split: str) -> int:
         return {"train": self.train, "val": self.val, "test": self.test}[split]

@@ -55,7 +55,7 @@ def test_exif_turns_the_picture_upright():
 def test_fits():
     wide = Image.new("RGB", (40, 20), (255, 255, 255))
     padded = preprocess(wide, ImageSpec(40, (0.5,) * 3, (0.5,) * 3, "pad"))
-    assert padded[0, 0, 0] == pytest.approx(0, abs=0.01)  # the mean colour is nothing after normalising
+    assert padded[0, 0, 0] == pytest.approx((127 / 255 - 0.5) / 0.5, abs=1e-6)  # the mean colour, rounded down
     assert padded[0, 20, 20] == pytest.approx(1)
     assert preprocess(wide, ImageSpec(20, (0.5,) * 3, (0.5,) * 3, "crop")).min() == pytest.approx(1)
 

@@ -89,5 +89,5 @@ def _squared(image: Image.Image, spec: ImageSpec) -> Image.Image:
         return image
     if spec.fit == "crop":
         return ImageOps.fit(image, (side, side), method=Image.Resampling.BICUBIC)
-    colour = tuple(round(255 * channel) for channel in spec.mean)
+    colour = tuple(int(255 * channel) for channel in spec.mean)  # rounded down, as LLaVA does
     return ImageOps.pad(image, (max(image.size),) * 2, color=colour)
