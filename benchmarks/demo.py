@@ -22,9 +22,14 @@ _PLOTS = ("accuracy", "chosen")
 def main(out: Path, family: str, seed: int, rehearse: bool) -> None:
     """Run the demo into OUT and keep its figures."""
     Demo(out, family, seed, rehearse).run(overwrite=True)
-    if rehearse:
-        return
+    if not rehearse:
+        keep_figures(out)
+
+
+def keep_figures(out: Path) -> None:
+    """Take the figures and the plots of a finished demo over into results/."""
     demo, report = (json.loads((out / name).read_text()) for name in ("demo.json", "report/report.json"))
+    family, seed = demo["family"], demo["seed"]
     name = f"demo_{family}_seed{seed}"
     command = f"python benchmarks/demo.py --family {family} --seed {seed}"
     kept = ("verdict", "claims", "scales", "ladder", "steepness", "policies", "oracle", "picture_tasks", "picture_gain",

@@ -30,7 +30,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _title(demo: dict[str, Any]) -> str:
-    _, family, seed = demo["name"].split("_")
+    _, family, seed = demo["measured"].split("_")
     return f"`{family}`, seed {seed.removeprefix('seed')}"
 
 
@@ -52,13 +52,14 @@ def _ladder(demos: list[dict[str, Any]]) -> str:
 def _gains(demos: list[dict[str, Any]]) -> str:
     budgets = [at["budget"] for at in demos[0]["policies"][0]["at"]]
     lines = [
-        "**The router**: points above mixing two fixed scales at equal mean tokens, and 95 % intervals by picture.\n",
+        "**The router**: points above mixing two fixed scales at equal mean tokens, 95 % intervals by picture; after @, the",
+        "mean that was spent.\n",
         "| " + " | ".join(["mean tokens", *(f"{budget:g}" for budget in budgets)]) + " |",
         "|---" * (len(budgets) + 1) + "|",
     ]
     for demo in demos:
         for policy in demo["policies"]:
-            gains = [_points(at["gain"]) for at in policy["at"]]
+            gains = [f"{_points(at['gain'])} @{at['mean_cost']:.0f}" for at in policy["at"]]
             lines.append(f"| {_title(demo)}: {policy['name']} | " + " | ".join(gains) + " |")
     cost, score = demos[0]["oracle"]
     lines.append(

@@ -32,5 +32,5 @@ def keep(name: str, command: str, **figures: Any) -> Path:
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
     date = datetime.now(UTC).date().isoformat()
-    write_json(file, describe("benchmark", name=name, command=command, date=date, machine=machine(), **figures))
+    write_json(file, describe("benchmark", measured=name, command=command, date=date, machine=machine(), **figures))
     return file
