@@ -52,8 +52,8 @@ def _ladder(demos: list[dict[str, Any]]) -> str:
 def _gains(demos: list[dict[str, Any]]) -> str:
     budgets = [at["budget"] for at in demos[0]["policies"][0]["at"]]
     lines = [
-        "**The router**: points above mixing two fixed scales at equal mean tokens, 95 % intervals by picture; after @, the",
-        "mean that was spent.\n",
+        "**The router**: points above mixing two fixed scales at equal mean tokens, with 95 % intervals by picture;",
+        "after @, the mean that was spent.\n",
         "| " + " | ".join(["mean tokens", *(f"{budget:g}" for budget in budgets)]) + " |",
         "|---" * (len(budgets) + 1) + "|",
     ]

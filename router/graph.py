@@ -19,6 +19,8 @@ from .estimators import Constant, PlattScaling, PooledTrees, ScaleEstimator, Sca
 
 OPSETS = (("", 17), ("ai.onnx.ml", 3))
 _IR_VERSION = 8
+# LightGBM's kZeroThreshold (include/LightGBM/meta.h).
+_ZERO = np.float32(1e-35)
 
 
 def router_graph(
@@ -139,10 +141,22 @@ def _walk(root: dict[str, Any], tree: int, nodes: dict[str, list[Any]], leaves: 
         else:
             left, right = numbered, numbered + 1
             numbered += 2
-            row = (node["split_feature"], float(floor_to_float32(node["threshold"])), "BRANCH_LEQ", left, right)
+            row = (node["split_feature"], float(split_value(node["threshold"])), "BRANCH_LEQ", left, right)
             queue += [(node["left_child"], left), (node["right_child"], right)]
         for name, value in zip(("featureids", "values", "modes", "truenodeids", "falsenodeids"), row, strict=True):
             nodes[name].append(value)
+
+
+def split_value(threshold: float) -> np.float32:
+    """The float32 v with which x <= v sends every float32 x where LightGBM sends it.
+
+    LightGBM takes everything within `_ZERO` of zero for zero, `_ZERO` included, and has thresholds exactly there.
+    """
+    if -float(_ZERO) <= threshold < 0:
+        return np.nextafter(-_ZERO, np.float32(-np.inf))
+    if 0 <= threshold < float(_ZERO):
+        return _ZERO
+    return floor_to_float32(threshold)
 
 
 def floor_to_float32(threshold: float) -> np.float32:

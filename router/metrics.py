@@ -32,9 +32,8 @@ class Interval:
 
     def points(self) -> str:
         """As percentage points, for people."""
-        # Adding 0.0 makes a zero of what rounds to -0.0.
-        value, low, high = (round(100 * figure, 1) + 0.0 for figure in (self.value, self.low, self.high))
-        return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+        # A zero keeps its sign: "-0.0" as a lower end says that the interval holds zero.
+        return f"{100 * self.value:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
 
 
 class Resamples:

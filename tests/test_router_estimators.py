@@ -1,0 +1,143 @@
+"""The candidates: what they recover from known probabilities, and scikit-learn's own fits beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+
+from router.estimators import Constant, PlattScaling, PooledTrees, ScaleEstimator, ScaleLogistic, candidates
+
+SCALES = (1, 4, 36)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Features (n, d), probabilities (n, K) that are logistic in them, and scores drawn from these."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((4000, 5)).astype(np.float32)
+    x[:, 4] = 3.0  # a feature that says nothing
+    weights = np.array([[1.0, 0.0, -0.5], [0.3, 0.3, 0.3], [0, 0, 1.0], [0, 0, 0], [0, 0, 0]])
+    probability = expit(x @ weights + np.array([-1.0, 0.0, 1.5]))
+    return x, probability, (random.random(probability.shape) < probability).astype(np.float32)
+
+
+def every_kind():
+    return [ScaleLogistic(3.0), PooledTrees(SCALES, num_trees=150, num_leaves=7), Constant()]
+
+
+@pytest.mark.parametrize("estimator", every_kind(), ids=lambda e: type(e).__name__)
+def test_the_contract_of_scikit_learn(estimator, drawn):
+    x, _, y = drawn
+    assert clone(estimator).get_params() == estimator.get_params()
+    with pytest.raises(NotFittedError):
+        clone(estimator).margins(x)
+    fitted = clone(estimator).fit(x, y)
+    assert fitted.margins(x[:7]).shape == (7, 3)
+    assert fitted.n_features_in_ == 5
+    assert np.isfinite(fitted.margins(x)).all()
+    np.testing.assert_array_equal(fitted.margins(x[:7]), clone(estimator).fit(x, y).margins(x)[:7])
+
+
+@pytest.mark.parametrize(("kind", "error"), [(0, 0.03), (1, 0.06)], ids=["logistic", "trees"])
+def test_known_probabilities_are_recovered(kind, error, drawn):
+    x, probability, y = drawn
+    said = expit(every_kind()[kind].fit(x[:3000], y[:3000]).margins(x[3000:]))
+    assert np.abs(said - probability[3000:]).mean() < error
+
+
+def test_the_constant_is_the_mean_of_each_scale(drawn):
+    x, _, y = drawn
+    margins = Constant().fit(x, y).margins(x[:3])
+    np.testing.assert_allclose(expit(margins), np.tile(y.mean(axis=0), (3, 1)), rtol=1e-6)
+    assert np.isfinite(Constant().fit(x, np.ones_like(y)).margins(x[:1])).all()
+
+
+@pytest.mark.parametrize("l2", [2.0, 2000.0])
+def test_the_logistic_is_one_of_scikit_learns_for_each_scale(drawn, l2):
+    x, _, y = drawn
+    x = x[:, :4] @ np.float32([[1, 0.9, 0, 0], [0, 0.3, 0, 0.5], [0, 0, 2, 0], [0, 0, 1, 1]])
+    ours = ScaleLogistic(l2=l2).fit(x, y).margins(x)
+    z = (x - x.mean(axis=0)) / x.std(axis=0)
+    for k in range(3):
+        theirs = LogisticRegression(C=1 / l2, tol=1e-9, max_iter=1000).fit(z, y[:, k])
+        np.testing.assert_allclose(ours[:, k], theirs.decision_function(z), atol=2e-3)
+
+
+def test_copies_of_a_feature_do_no_harm(drawn):
+    x, probability, y = drawn
+    copied = np.column_stack([x, x[:, :2], x[:, 0] + 1e-4 * x[:, 3]]).astype(np.float32)
+    said = expit(ScaleLogistic(1.0).fit(copied, y).margins(copied))
+    assert np.abs(said - probability).mean() < 0.03
+
+
+def test_graded_scores_are_taken_as_they_are(drawn):
+    """A score of 0.3 everywhere says 0.3, though no answer is more right than wrong."""
+    x, _, _ = drawn
+    y = np.tile(np.float32([0.1, 0.3, 0.6]), (len(x), 1))
+    for estimator in every_kind():
+        np.testing.assert_allclose(expit(estimator.fit(x, y).margins(x)), y, atol=0.02)
+
+
+def test_trees_see_every_scale_of_every_row(drawn):
+    x, _, y = drawn
+    trees = PooledTrees(SCALES, num_trees=5).fit(x, y)
+    pooled = trees._with_scale(x[:2])
+    assert pooled.shape == (6, 6)
+    assert pooled.dtype == np.float32
+    np.testing.assert_array_equal(pooled[:, -1], np.float32(np.log2([*SCALES, *SCALES])))
+    np.testing.assert_array_equal(pooled[:3, :-1], np.tile(x[0], (3, 1)))
+    np.testing.assert_array_equal(pooled[3:, :-1], np.tile(x[1], (3, 1)))
+
+
+def test_the_seed_of_the_trees_counts(drawn):
+    x, _, y = drawn
+    one, same, other = (PooledTrees(SCALES, num_trees=5, seed=seed).fit(x, y).margins(x) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 1e-3
+
+
+def test_what_a_candidate_must_have():
+    with pytest.raises(NotImplementedError):
+        ScaleEstimator().fit(np.zeros((2, 1)), np.zeros((2, 1)))
+    with pytest.raises(NotImplementedError):
+        ScaleEstimator().margins(np.zeros((2, 1)))
+
+
+def test_candidates_stand_from_the_simplest_up():
+    found = candidates(SCALES, 3)
+    assert next(iter(found)) == "logistic"
+    assert found["trees-small"].num_trees * found["trees-small"].num_leaves < (
+        found["trees-large"].num_trees * found["trees-large"].num_leaves
+    )
+    assert {e.seed for e in found.values() if isinstance(e, PooledTrees)} == {3}
+    assert all(e.scales == SCALES for e in found.values() if isinstance(e, PooledTrees))
+
+
+def test_platt_scaling_undoes_margins_that_are_too_bold():
+    random = np.random.default_rng(0)
+    truth = random.normal(0.4, 1.5, (3000, 3))
+    y = (random.random(truth.shape) < expit(truth)).astype(float)
+    bold = 2.5 * truth + 1
+    fitted = PlattScaling().fit(bold, y)
+    assert np.abs(fitted.probability(bold) - expit(truth)).max() < 0.03
+    theirs = LogisticRegression(C=1e9, tol=1e-9).fit(bold.reshape(-1, 1), y.reshape(-1))
+    assert fitted.slope_ == pytest.approx(theirs.coef_.item(), rel=1e-3)
+    assert fitted.intercept_ == pytest.approx(theirs.intercept_.item(), rel=1e-3, abs=1e-3)
+
+
+def test_platt_scaling_of_margins_that_say_nothing():
+    y = np.tile([0.0, 0.0, 0.0, 1.0], 50)[:, None]
+    fitted = PlattScaling().fit(np.zeros_like(y), y)
+    assert fitted.intercept_ == pytest.approx(logit(0.25), abs=1e-3)
+
+
+def test_weights_are_not_bent_to_balance_classes(drawn):
+    """Where one answer in fifty is right, one in fifty is said to be right."""
+    x, _, _ = drawn
+    y = (np.random.default_rng(1).random((len(x), 3)) < 0.02).astype(np.float32)
+    for estimator in every_kind():
+        assert expit(estimator.fit(x, y).margins(x)).mean() == pytest.approx(y.mean(), rel=0.05)
