@@ -66,13 +66,11 @@ def interval(samples: Floats) -> Interval:
     return Interval(float(samples[0]), float(low), float(high))
 
 
-def gain_over_hull(outcome: Outcome, scores: Floats, cost: Floats, resamples: Resamples) -> Interval:
-    """Score minus what mixing two fixed scales reaches at the same mean cost; the hull is drawn anew each time."""
-    return interval(gain_samples(outcome, scores, cost, resamples))
-
-
 def gain_samples(outcome: Outcome, scores: Floats, cost: Floats, resamples: Resamples) -> Floats:
-    """The gain over the hull under each resample: (1 + R,)."""
+    """Score minus what mixing two fixed scales reaches at the same mean cost, under each resample: (1 + R,).
+
+    The hull of the fixed scales is drawn anew each time.
+    """
     score, spent, fixed = resamples.mean(outcome.score), resamples.mean(outcome.cost), resamples.mean(scores)
     return score - best_mix(cost, fixed, spent)
 

@@ -16,7 +16,7 @@ from router.baselines import COUNT, baselines
 from router.estimators import PooledTrees, ScaleLogistic
 from router.evaluate import STEPS, _estimator, evaluate, read_out_of_fold, read_router
 from router.fit import OUT_OF_FOLD, ask_graph, fit_table, write_router
-from router.metrics import Resamples, gain_over_hull
+from router.metrics import Resamples, gain_samples, interval
 from router.policy import choose, follow, price_for_budget
 from router.summary import claims, lines, verdict
 from router.table import read_table
@@ -153,7 +153,7 @@ def test_figures_of_the_shipped_file_itself(made):
         price = price_for_budget(on_fit, fit.cost, at.budget)
         outcome = follow(choose(probability, test.cost, price), test.scores, test.cost)
         assert (at.mean_cost, at.score) == pytest.approx(outcome.mean)
-        assert at.gain == gain_over_hull(outcome, test.scores, test.cost, resamples)
+        assert at.gain == interval(gain_samples(outcome, test.scores, test.cost, resamples))
         assert at.mean_cost < 1.35 * at.budget
     assert e.ladder["all"] == pytest.approx(test.scores.mean(axis=0).tolist())
     assert e.rows == len(test) == 1200

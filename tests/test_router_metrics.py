@@ -9,7 +9,6 @@ from router.metrics import (
     RESAMPLES,
     Interval,
     Resamples,
-    gain_over_hull,
     gain_samples,
     interval,
     ladder,
@@ -59,7 +58,7 @@ def test_gains_are_those_of_resampled_rows_with_the_hull_drawn_anew(rows):
     ]
     fast = gain_samples(outcome, scores, COST, Resamples(groups))
     np.testing.assert_allclose(fast, slow, atol=1e-12)
-    whole = gain_over_hull(outcome, scores, COST, Resamples(groups))
+    whole = interval(gain_samples(outcome, scores, COST, Resamples(groups)))
     assert whole.value == pytest.approx(slow[0])
     assert (whole.low, whole.high) == pytest.approx(tuple(np.percentile(slow[1:], [2.5, 97.5])))
 
@@ -86,7 +85,7 @@ def test_a_fixed_scale_gains_nothing_over_the_hull(rows):
     scores, groups = rows
     scores = np.sort(scores, axis=1)
     for k in range(4):
-        gain = gain_over_hull(follow(np.full(90, k), scores, COST), scores, COST, Resamples(groups))
+        gain = interval(gain_samples(follow(np.full(90, k), scores, COST), scores, COST, Resamples(groups)))
         assert gain.value <= 1e-12
 
 
