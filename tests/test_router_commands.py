@@ -159,7 +159,13 @@ def test_examples_show_pictures_and_answers(done):
     marks = [a["class"] for a in page.all("span")]
     assert len(marks) == 4 * len(shown)
     assert sum("chosen" in mark for mark in marks) == len(shown)
-    assert sum("right" in mark for mark in marks) >= len(shown)
+    # The marks say what is true: "right" on the answers that are, "chosen" on the scale that is named.
+    text = (folder / "report" / "index.html").read_text()
+    cards = re.findall(r'<div class="example">.*?right is (\w+); chosen <b>(\d+) .*?"answers">(.*?)</div>', text)
+    assert len(cards) == len(shown)
+    for answer, chosen, spans in cards:
+        for mark, scale, said in re.findall(r'<span class="([^"]*)">(\d+): (\w+)</span>', spans):
+            assert ("right" in mark, "chosen" in mark) == (said == answer, scale == chosen)
 
 
 def evaluated(mvlm, folder, *more):
