@@ -19,25 +19,26 @@ _PLOTS = ("accuracy", "chosen")
 @click.option("--family", type=click.Choice(["pool", "query"]), default="pool", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--rehearse", is_flag=True, help="A few pictures and steps; its figures are not kept.")
-def main(out: Path, family: str, seed: int, rehearse: bool) -> None:
+@click.option("--untimed", is_flag=True, help="The machine has other work to do: keep the figures without the times.")
+def main(out: Path, family: str, seed: int, rehearse: bool, untimed: bool) -> None:
     """Run the demo into OUT and keep its figures."""
     Demo(out, family, seed, rehearse).run(overwrite=True)
     if not rehearse:
-        keep_figures(out)
+        keep_figures(out, timed=not untimed)
 
 
-def keep_figures(out: Path) -> None:
+def keep_figures(out: Path, *, timed: bool) -> None:
     """Take the figures and the plots of a finished demo over into results/."""
     demo, report = (json.loads((out / name).read_text()) for name in ("demo.json", "report/report.json"))
     family, seed = demo["family"], demo["seed"]
     name = f"demo_{family}_seed{seed}"
-    command = f"python benchmarks/demo.py --family {family} --seed {seed}"
+    command = f"python benchmarks/demo.py --family {family} --seed {seed}" + ("" if timed else " --untimed")
     kept = ("verdict", "claims", "scales", "ladder", "steepness", "policies", "oracle", "picture_tasks", "picture_gain",
             "picture_mean", "not_learned", "default_price", "default", "rows", "groups")  # fmt: skip
     figures = {key: report[key] for key in kept}
     for policy in figures["policies"]:
         del policy["curve"]
-    file = keep(name, command, seconds=demo["seconds"], **figures)
+    file = keep(name, command, seconds=demo["seconds"] if timed else None, **figures)
     for plot in _PLOTS:
         shutil.copy(out / "report" / f"{plot}.png", RESULTS / f"{name}_{plot}.png")
     shutil.copy(out / "rows" / "contact_sheet.png", RESULTS / "scenes.png")

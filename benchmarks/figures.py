@@ -76,7 +76,7 @@ def _claims(demo: dict[str, Any]) -> str:
 
 def _seconds(demos: list[dict[str, Any]]) -> str:
     lines = []
-    for demo in demos:
+    for demo in (demo for demo in demos if demo["seconds"]):
         seconds, machine = demo["seconds"], demo["machine"]
         spent = ", ".join(f"{verb} {value:.0f} s" for verb, value in seconds.items())
         lines.append(
