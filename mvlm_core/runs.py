@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .model import MvlmForConditionalGeneration
     from .processing import MvlmProcessor
 
-_WEIGHTS, _TOKENIZER = "model.safetensors", "tokenizer.json"
+WEIGHTS, _TOKENIZER = "model.safetensors", "tokenizer.json"
 
 
 def model_sha256(run: Path) -> str:
@@ -20,10 +20,10 @@ def model_sha256(run: Path) -> str:
 
     Raises `MvlmError` when `run` is not the folder of a trained model.
     """
-    missing = [name for name in ("config.json", _WEIGHTS) if not (run / name).is_file()]
+    missing = [name for name in ("config.json", WEIGHTS) if not (run / name).is_file()]
     if missing:
         raise MvlmError(f"{run} is not a run, it holds no {' and no '.join(missing)}: name the folder of `mvlm train`")
-    return sha256_file(run / _WEIGHTS)
+    return sha256_file(run / WEIGHTS)
 
 
 def load_run(run: Path) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:

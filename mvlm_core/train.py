@@ -27,6 +27,7 @@ from .model import MvlmConfig, MvlmForConditionalGeneration
 from .optim import build_optimizer
 from .processing import MvlmImageProcessor, MvlmProcessor
 from .rows import Row, read_rows
+from .runs import WEIGHTS
 from .tokenizer import train_tokenizer
 
 # What a bar is told: the stage's name and how many steps it has; it answers with a function to call after each.
@@ -46,7 +47,7 @@ def start_run(out: Path, config: TrainConfig, *, resume: bool, overwrite: bool) 
         write_config(out / "train.yaml", config)
         (out / "metrics.jsonl").write_text("")
         return
-    if (out / "model.safetensors").is_file():
+    if (out / WEIGHTS).is_file():
         raise MvlmError(f"{out} is a finished run: there is nothing to resume")
     if not (out / "train.yaml").is_file():
         raise MvlmError(f"{out} holds no unfinished run: start one without --resume")
@@ -85,8 +86,13 @@ def train(config: TrainConfig, out: Path, *, resume: bool, progress: StageProgre
         trainer.train(resume_from_checkpoint=checkpoint)
 
     model.eval()
-    processor.save_pretrained(out)
-    model.save_pretrained(out)
+    finished = out / "checkpoints" / "finished"
+    processor.save_pretrained(finished)
+    model.save_pretrained(finished)
+    # A run with weights is a whole one, so they come last, and by one rename.
+    for file in sorted(finished.iterdir(), key=lambda file: file.name == WEIGHTS):
+        file.replace(out / file.name)
+    finished.rmdir()
 
 
 def build_model(config: TrainConfig, rows: Sequence[Row]) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:

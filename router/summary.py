@@ -34,10 +34,14 @@ def tokens(scale: int) -> str:
 def claims(e: Evaluation) -> list[str]:
     """The claims that were tested, each with how it ended."""
     router = e.policy(ROUTER)
-    lines = [_held("averaged over the budgets, the router lies above mixes of two fixed scales", router.mean_gain)]
-    unsure = [f"{at.budget:g}" for at in router.at if at.gain.low <= 0]
-    if unsure and len(unsure) < len(router.at):
-        lines.append(f"not surely above them at a mean of {' and '.join(unsure)} {e.cost_unit}")
+    # A claim about every mix holds where its weakest point holds.
+    weakest = min(router.at, key=lambda at: at.gain.low)
+    where = f"at the weakest budget, {weakest.budget:g} {e.cost_unit},"
+    lines = [_held("the router lies above every mix of two fixed scales", weakest.gain, where)]
+    sure = [f"{at.budget:g}" for at in router.at if at.gain.low > 0]
+    if sure and len(sure) < len(router.at):
+        lines.append(f"holds: it does so at {', '.join(sure)} {e.cost_unit}")
+    lines.append(_held("averaged over the budgets, it lies above them", router.mean_gain))
     if e.picture_mean:
         kinds = ", ".join(e.picture_tasks)
         lines.append(
@@ -80,7 +84,6 @@ def lines(e: Evaluation) -> list[str]:
     return [*out, "", *claims(e)]
 
 
-def _held(claim: str, gain: Interval) -> str:
-    if gain.low > 0:
-        return f"holds: {claim} ({gain.points()} points)"
-    return f"NOT SHOWN: {claim} ({gain.points()} points)"
+def _held(claim: str, gain: Interval, where: str = "") -> str:
+    measured = f"{where} {gain.points()} points".strip()
+    return f"{'holds' if gain.low > 0 else 'NOT SHOWN'}: {claim} ({measured})"
