@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
@@ -20,15 +20,14 @@ from transformers.utils import logging
 from export.runtime.artefact import refuse_if_filled
 from export.runtime.errors import MvlmError
 
-from .config import ModelConfig, StageConfig, TrainConfig, read_config, write_config
+from .build import build_model, build_processor
+from .config import StageConfig, TrainConfig, read_config, write_config
 from .dataset import Batch, Packer, PatchTags, Plan, group_pictures
 from .losses import answer_loss, patch_loss
-from .model import MvlmConfig, MvlmForConditionalGeneration
+from .model import MvlmForConditionalGeneration
 from .optim import build_optimizer
-from .processing import MvlmImageProcessor, MvlmProcessor
-from .rows import Row, read_rows
+from .rows import read_rows
 from .runs import WEIGHTS
-from .tokenizer import train_tokenizer
 
 # What a bar is told: the stage's name and how many steps it has; it answers with a function to call after each.
 StageProgress = Callable[[str, int], Callable[[], None]]
@@ -64,7 +63,8 @@ def train(config: TrainConfig, out: Path, *, resume: bool, progress: StageProgre
     if not rows:
         raise MvlmError(f"{config.rows} has no rows of the split train")
     pictures = group_pictures(rows)
-    model, processor = build_model(config, rows)
+    processor = build_processor(config, rows)
+    model = build_model(config, processor)
 
     for number, stage in enumerate(config.stages):
         tags = PatchTags(config.rows, processor, stage.tag_weights) if _reads_tags(stage) else None
@@ -93,34 +93,6 @@ def train(config: TrainConfig, out: Path, *, resume: bool, progress: StageProgre
     for file in sorted(finished.iterdir(), key=lambda file: file.name == WEIGHTS):
         file.replace(out / file.name)
     finished.rmdir()
-
-
-def build_model(config: TrainConfig, rows: Sequence[Row]) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:
-    """A model that starts from nothing, with a tokenizer trained on the words of the rows."""
-    texts = [text for row in rows for text in (row.question, *row.answers)]
-    tokenizer = train_tokenizer(texts)
-    processor = MvlmProcessor(MvlmImageProcessor(**config.model.image.model_dump()), tokenizer)
-    torch.manual_seed(config.seed)
-    model = MvlmForConditionalGeneration(model_config(config.model, processor))
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    if model.config.vision_config.model_type == "resnet":
-        model.vision_tower.to(memory_format=torch.channels_last)  # convolutions are faster so on a CPU
-    return model, processor
-
-
-def model_config(config: ModelConfig, processor: MvlmProcessor) -> MvlmConfig:
-    tokenizer = processor.tokenizer
-    vocabulary = {
-        "vocab_size": len(tokenizer), "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
-    }  # fmt: skip
-    return MvlmConfig(
-        vision_config=AutoConfig.for_model(**config.vision),
-        text_config=AutoConfig.for_model(**config.text, **vocabulary),
-        image_token_id=processor.image_token_id,
-        **config.model_dump(exclude={"vision", "text", "image"}),
-    )
 
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from mvlm_core import train as recipe
+from mvlm_core.build import build_model, build_processor
 from mvlm_core.config import read_config
 from mvlm_core.optim import MuonWithAdamW, build_optimizer
 
@@ -113,7 +114,8 @@ def test_frozen_parts_stay_as_they_are(scenes, tmp_path, mvlm):
     assert result.exit_code == 0, result.output
     between = load_file(tmp_path / "run" / "checkpoints" / "0-patches" / "checkpoint-4" / "model.safetensors")
     end = load_file(tmp_path / "run" / "model.safetensors")
-    start, _ = recipe.build_model(config, [row for row in recipe.read_rows(config.rows) if row.split == "train"])
+    rows = [row for row in recipe.read_rows(config.rows) if row.split == "train"]
+    start = build_model(config, build_processor(config, rows))
     changed = {
         part: any(not torch.equal(between[n], end[n]) for n in end if n.startswith(part))
         for part in ("vision_tower", "connector", "language_model")
