@@ -19,6 +19,7 @@ from export.runtime.artefact import describe, sha256_file, write_json
 from export.runtime.errors import CheckFailed
 
 from .estimators import Constant, PlattScaling, ScaleEstimator, candidates
+from .familiar import Familiarity
 from .graph import router_graph
 from .metrics import Interval, Resamples, gain_samples, interval, regrets
 from .policy import Point, choose, follow, price_for_budget, price_table
@@ -31,6 +32,9 @@ OUT_OF_FOLD = "out_of_fold.parquet"
 _REGRET_PRICES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 # The default price may cost this much of the finest scale's score.
 DEFAULT_LOSS = 0.01
+# The share of ordinary questions that may be taken for unfamiliar, and be given the finest scale.
+LEAST_FAMILIARITY = 0.01
+_VALIDATION_ROWS = 400
 
 Floats = NDArray[np.floating]
 
@@ -62,6 +66,8 @@ class Fitted:
     estimator: ScaleEstimator
     seed: int
     calibration: PlattScaling
+    familiarity: Familiarity
+    least_familiarity: float
     candidates: list[Candidate]
     out_of_fold: Floats
     prices: list[Point]
@@ -98,7 +104,21 @@ def fit_table(table: Table, *, seed: int, progress: Callable[[int], None]) -> Fi
     probability = calibration.probability(chosen.margins if name != "constant" else estimator.margins(x))
     prices = price_table(probability, y, table.cost)
     default = _default_price(prices, y)
-    return Fitted(name, estimator, seed, calibration, judged, probability, prices, default, gain, why)
+    familiarity = Familiarity().fit(x, table.groups)
+    return Fitted(
+        name,
+        estimator,
+        seed,
+        calibration,
+        familiarity,
+        LEAST_FAMILIARITY,
+        judged,
+        probability,
+        prices,
+        default,
+        gain,
+        why,
+    )
 
 
 def _simplest_that_keeps_up(judged: list[Candidate]) -> Candidate:
@@ -161,8 +181,8 @@ def write_router(folder: Path, fitted: Fitted, table: Table, labels_sha256: str)
     Raises `CheckFailed` when the graph and the estimator differ by more than `PARITY` on any row.
     """
     graph = router_graph(
-        fitted.estimator, fitted.calibration,
-        d_image=table.image.shape[1], d_question=table.question.shape[1], num_scales=len(table.scales),
+        fitted.estimator, fitted.calibration, fitted.familiarity, _known_to_the_runtime(fitted, table),
+        d_image=table.image.shape[1], d_question=table.question.shape[1],
     )  # fmt: skip
     file = folder / "router.onnx"
     file.write_bytes(graph.SerializeToString())
@@ -187,6 +207,19 @@ def write_router(folder: Path, fitted: Fitted, table: Table, labels_sha256: str)
     report = {"candidates": judged, "chosen": fitted.name, "gain_over_hull_out_of_fold": asdict(fitted.gain)}
     write_json(folder / "report.json", report)
     return facts
+
+
+def _known_to_the_runtime(fitted: Fitted, table: Table) -> dict[str, Any]:
+    """What stands inside router.onnx for the runtime, beside the graph."""
+    # Some rows are enough to turn a budget into a price, also where costs or scales are replaced.
+    some = np.linspace(0, len(table) - 1, min(len(table), _VALIDATION_ROWS)).astype(int)
+    return {
+        "scales": list(table.scales),
+        "least_familiarity": fitted.least_familiarity,
+        "validation": fitted.out_of_fold[some].round(4).tolist(),
+        "promises": [],
+        "escalation": None,
+    }
 
 
 def _what_was_fitted(fitted: Fitted, table: Table) -> dict[str, Any]:
@@ -223,6 +256,7 @@ def ask_graph(file: Path, table: Table, price: float) -> tuple[Floats, NDArray[n
     """router.onnx itself on every row: probabilities (n, K) and choices (n,)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # inputs with a default are meant
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     feeds = {
         "image": table.image, "question": table.question,

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from tiny import QUESTIONS, SCALES, drawn_picture, tiny_model, tiny_processor
 
 from export.bundle import write_bundle
@@ -22,6 +21,9 @@ from export.runtime.features import FEATURE_VERSION, image_feature_names, questi
 from export.source import Source, read_source
 from mvlm_core.model import MvlmForConditionalGeneration
 from mvlm_core.runs import model_sha256
+from router.estimators import PlattScaling, ScaleLogistic
+from router.familiar import Familiarity
+from router.graph import router_graph
 
 PRICE = 0.1
 
@@ -91,7 +93,7 @@ def write_rows(folder: Path, count: int = 6) -> None:
 def write_router(folder: Path, run: Path, scales: tuple[int, ...] = SCALES, **other_facts) -> None:
     """A router of two random matrices, with the tensor names of the design."""
     folder.mkdir()
-    onnx.save(_router_graph(len(scales)), folder / "router.onnx")
+    onnx.save(_router_graph(scales), folder / "router.onnx")
     facts = {
         "scales": list(scales), "costs": [float(scale) for scale in scales], "cost_unit": "tokens",
         "default_price": PRICE, "feature_version": FEATURE_VERSION, "model_sha256": model_sha256(run),
@@ -101,29 +103,19 @@ def write_router(folder: Path, run: Path, scales: tuple[int, ...] = SCALES, **ot
     write_json(folder / "router.json", describe("router", **(facts | other_facts)))
 
 
-def _router_graph(scales: int) -> onnx.ModelProto:
+def _router_graph(scales: tuple[int, ...]) -> onnx.ModelProto:
     generator = np.random.default_rng(0)
-    widths = {"image": len(image_feature_names()), "question": len(question_feature_names())}
-    weights = {f"w_{k}": (0.02 * generator.standard_normal((d, scales))).astype(np.float32) for k, d in widths.items()}
-    node, info = helper.make_node, helper.make_tensor_value_info
-    nodes = [
-        *(node("MatMul", [part, f"w_{part}"], [f"from_{part}"]) for part in widths),
-        node("Add", ["from_image", "from_question"], ["score"]),
-        node("Sigmoid", ["score"], ["probability"]),
-        node("ReduceMax", ["cost"], ["dearest"], keepdims=0),
-        node("Div", ["cost", "dearest"], ["relative"]),
-        node("Mul", ["price", "relative"], ["charge"]),
-        node("Sub", ["probability", "charge"], ["worth"]),
-        node("ArgMax", ["worth"], ["choice"], axis=1, keepdims=0),
-    ]
-    inputs = [
-        *(info(part, TensorProto.FLOAT, ["n", d]) for part, d in widths.items()),
-        info("price", TensorProto.FLOAT, []), info("cost", TensorProto.FLOAT, [scales]),
-    ]  # fmt: skip
-    outputs = [info("probability", TensorProto.FLOAT, ["n", scales]), info("choice", TensorProto.INT64, ["n"])]
-    initializers = [numpy_helper.from_array(array, name) for name, array in weights.items()]
-    graph = helper.make_graph(nodes, "router", inputs, outputs, initializers)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    widths = len(image_feature_names()), len(question_feature_names())
+    x = generator.standard_normal((64, sum(widths))).astype(np.float32)
+    estimator, calibration = ScaleLogistic().fit(x, generator.random((64, len(scales)))), PlattScaling()
+    estimator.weights_ = 0.02 * generator.standard_normal(estimator.weights_.shape)
+    calibration.slope_, calibration.intercept_ = 1.0, 0.0
+    known = {
+        "scales": list(scales), "least_familiarity": 0.0, "validation": generator.random((50, len(scales))).tolist(),
+        "promises": [], "escalation": None,
+    }  # fmt: skip
+    familiarity = Familiarity().fit(x, np.arange(64).astype(str))
+    return router_graph(estimator, calibration, familiarity, known, d_image=widths[0], d_question=widths[1])
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from scipy.special import expit
 
 from router import graph as graph_module
 from router.estimators import Constant, PlattScaling, PooledTrees, ScaleEstimator, ScaleLogistic
+from router.familiar import Familiarity
 from router.graph import OPSETS, floor_to_float32, router_graph, split_value, tree_attributes
 from router.policy import choose
 
@@ -49,10 +50,15 @@ def calibration(slope=1.3, intercept=-0.2):
     return found
 
 
+def model_of(estimator, calibrated=None):
+    random = np.random.default_rng(1)
+    usual = Familiarity().fit(random.standard_normal((300, 7)).astype(np.float32), np.arange(300).astype(str))
+    known = {"scales": list(SCALES)}
+    return router_graph(estimator, calibrated or calibration(), usual, known, d_image=D_IMAGE, d_question=D_QUESTION)
+
+
 def session(estimator, calibrated=None):
-    model = router_graph(
-        estimator, calibrated or calibration(), d_image=D_IMAGE, d_question=D_QUESTION, num_scales=len(SCALES)
-    )
+    model = model_of(estimator, calibrated)
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
@@ -212,7 +218,7 @@ def test_extreme_margins_stay_probabilities(rows):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_file_says_of_itself(kind, rows):
-    model = router_graph(fitted(kind, rows), calibration(), d_image=D_IMAGE, d_question=D_QUESTION, num_scales=4)
+    model = model_of(fitted(kind, rows))
     onnx.checker.check_model(model, full_check=True)
     assert [(opset.domain, opset.version) for opset in model.opset_import] == list(OPSETS)
     shapes = {
@@ -220,17 +226,15 @@ def test_what_the_file_says_of_itself(kind, rows):
         for value in [*model.graph.input, *model.graph.output]
     }
     assert shapes == {
-        "image": ["n", D_IMAGE], "question": ["n", D_QUESTION], "price": [], "cost": [4],
-        "probability": ["n", 4], "choice": ["n"],
+        "image": ["n", D_IMAGE], "question": ["n", D_QUESTION], "price": [], "cost": ["k"],
+        "num_visual_tokens": ["k"], "cap": [], "least_probability": [], "least_familiarity": [],
+        "probability": ["n", "k"], "choice": ["n"], "familiarity": ["n"],
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_fit_gives_the_same_bytes(kind, rows):
-    one, other = (
-        router_graph(fitted(kind, rows), calibration(), d_image=D_IMAGE, d_question=D_QUESTION, num_scales=4)
-        for _ in range(2)
-    )
+    one, other = (model_of(fitted(kind, rows)) for _ in range(2))
     assert one.SerializeToString() == other.SerializeToString()
 
 
@@ -239,4 +243,4 @@ def test_an_estimator_without_a_graph(rows):
         pass
 
     with pytest.raises(TypeError, match="no graph is written for Guess"):
-        router_graph(Guess(), calibration(), d_image=D_IMAGE, d_question=D_QUESTION, num_scales=4)
+        model_of(Guess())

@@ -19,7 +19,7 @@ from .generate import EmbeddingTable, greedy
 from .image import Picture, preprocess
 from .manifest import Manifest, read_manifest
 from .prompt import Prompt
-from .router import Choice, Router, named_reason, require_price
+from .router import Choice, Router, Terms, named_reason, require_price
 from .sessions import Decoder, Device, open_session
 
 Array = NDArray[np.float32]
@@ -153,7 +153,7 @@ class Runtime:
             tokens = self._table.rows(self._prompt.question_ids(question))  # (T, D)
             features = question_features(question, tokens, view.words)  # (d_question,)
         with clock.stage("router"):
-            return self._router.choose(view.image_features, features, price)
+            return self._router.choose(view.image_features, features, Terms(price=price))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,59 @@
+"""Is this question about this picture like those that the router was fitted on? A conformal score in feature space.
+
+Letters: n rows, d features, p directions, c calibration rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import GroupKFold
+
+Floats = NDArray[np.floating]
+_FOLDS = 3
+_DIRECTIONS = 48
+_CALIBRATION_ROWS = 999
+# A direction with less of the mean variance than this counts as much as one that has it: it is mostly rounding.
+_LEAST_VARIANCE = 0.01
+
+
+class Familiarity(BaseEstimator):
+    """The squared Mahalanobis distance in the widest directions, and its rank among calibration rows.
+
+    Fitted state: `mean_` (d,), `directions_` (d, p), so that the distance is |(x - mean) @ directions|^2, and
+    `calibration_` (c,), the distances of rows that the directions were not fitted on.
+    """
+
+    def fit(self, x: Floats, groups: NDArray[np.str_]) -> Familiarity:
+        """Features (n, d) float32 and the picture of each row."""
+        distances = np.empty(len(x))
+        folds = min(_FOLDS, len(np.unique(groups)))
+        for seen, held_out in GroupKFold(folds).split(x, groups=groups):
+            distances[held_out] = self._fit_directions(x[seen]).distance(x[held_out])
+        self._fit_directions(x)
+        # Quantiles taken upwards: a row never seems more familiar than among all of them.
+        ranks = np.linspace(0, 1, min(len(x), _CALIBRATION_ROWS))
+        self.calibration_ = np.quantile(distances, ranks, method="lower").astype(np.float32)
+        return self
+
+    def _fit_directions(self, x: Floats) -> Familiarity:
+        x = x.astype(np.float64)
+        self.mean_ = x.mean(axis=0)
+        std = x.std(axis=0)
+        # A feature that never moved is no measure of anything: it may move on the device without meaning more.
+        scale = np.where(std > 1e-6 * (1 + np.abs(self.mean_)), 1 / np.maximum(std, 1e-12), 0)
+        z = (x - self.mean_) * scale
+        variance, axes = np.linalg.eigh(z.T @ z / len(z))  # ascending
+        variance, axes = variance[::-1][:_DIRECTIONS], axes[:, ::-1][:, :_DIRECTIONS]
+        self.directions_ = scale[:, None] * axes / np.sqrt(np.maximum(variance, _LEAST_VARIANCE))  # (d, p)
+        return self
+
+    def distance(self, x: Floats) -> Floats:
+        """(n, d) -> (n,)."""
+        return np.square((x - self.mean_) @ self.directions_).sum(axis=1)
+
+    def familiarity(self, x: Floats) -> Floats:
+        """The conformal p-value of each row: (n, d) -> (n,) in 0..1, small where nothing calibrated was as strange."""
+        at_least = len(self.calibration_) - np.searchsorted(self.calibration_, self.distance(x))
+        return (1 + at_least) / (1 + len(self.calibration_))
