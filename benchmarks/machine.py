@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from export.runtime.artefact import describe, write_json
+from export.runtime.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def machine() -> dict[str, Any]:
-    """The processor, its cores, and the instructions that decide how fast matrices are multiplied."""
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.is_file() else []
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = set(facts.get("flags", "").split())
-    return {
-        "processor": facts.get("model name", platform.processor()),
-        "cores": os.cpu_count(),
-        "instructions": sorted(flags & {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"}),
-        "system": platform.system(),
-    }
 
 
 def keep(name: str, command: str, **figures: Any) -> Path:

@@ -20,6 +20,7 @@ VERBS = {
     "evaluate": "router.commands:evaluate",
     "export": "export.commands:export",
     "export-checkpoint": "mvlm_core.checkpoint_commands:export_checkpoint",
+    "bench": "export.device_commands:bench",
     "run": "export.commands:run",
     "demo": "mvlm_core.commands:demo",
 }

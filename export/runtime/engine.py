@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from .costs import CostTable, read_costs
 from .errors import MvlmError
 from .features import image_features, question_features
 from .generate import EmbeddingTable, greedy
 from .image import Picture, preprocess
+from .machine import device_name
 from .manifest import Manifest, read_manifest
 from .prompt import Prompt
 from .router import Choice, Router, Terms, named_reason, require_price
@@ -49,7 +51,7 @@ class Answer:
 class Runtime:
     """A bundle, open and ready. Safe to use from several threads."""
 
-    def __init__(self, manifest: Manifest, device: Device) -> None:
+    def __init__(self, manifest: Manifest, device: Device, costs: CostTable | None = None) -> None:
         self.manifest = manifest
         # The small graphs gain nothing from more threads, and idle ones would only get in the way.
         small = Device(device.provider, threads=1)
@@ -58,14 +60,17 @@ class Runtime:
         self._vision = open_session(manifest.path(manifest.vision.file), device)
         self._connectors = {m: open_session(manifest.path(g.file), small) for m, g in manifest.connectors.items()}
         self.decoder = Decoder(manifest.path(manifest.decoder.graph.file), manifest.decoder, device)
-        router = manifest.router
+        self.costs = costs  # None: `mvlm bench` has not run here, and the router keeps its own
+        router = costs.priced(manifest.router) if costs and manifest.router else manifest.router
         self._router = Router(manifest.path(router.file), router, manifest.scales, small) if router else None
 
     @classmethod
     def load(cls, path: str | Path, provider: str = "cpu", threads: int | None = None) -> Runtime:
         """Open the bundle at `path` on `provider`. Raises `MvlmError` when it is not whole or cannot be opened."""
         device = Device(provider, threads)
-        return cls(read_manifest(Path(path)), device)
+        manifest = read_manifest(Path(path))
+        measured = read_costs(manifest.folder, device_name(provider, threads), manifest.sha256)
+        return cls(manifest, device, measured)
 
     def look(self, picture: Picture) -> View:
         """Encode a picture once: a path, encoded bytes, a PIL picture, or an RGB array (H, W, 3) uint8."""

@@ -78,6 +78,7 @@ class Manifest:
     decoder: DecoderGraph
     router: RouterFacts | None
     model_sha256: str
+    sha256: str  # of bundle.json, which answers for every other file
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -170,6 +171,7 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
         ),
         router=None if router is None else _router(router),
         model_sha256=str(value["model_sha256"]),
+        sha256=str(value[SEAL]),
     )  # fmt: skip
 
 
