@@ -11,12 +11,13 @@ from typing import Any
 import onnx
 from transformers import PreTrainedModel
 
-from export.decoder import OnnxruntimeDialect, write_decoder
+from export.decoder import write_decoder
 from export.runtime.artefact import describe, read_artefact, sha256_file, write_json
 from export.runtime.errors import MvlmError
 from export.runtime.features import FEATURE_VERSION
 from export.runtime.manifest import SEAL, DecoderGraph, Embedding, Graph, RouterFacts, seal
 from export.source import ROUTER_FILE, RouterSource, Source
+from export.targets import target
 from export.towers import connector_model, vision_model, vision_outputs
 from export.weights import WeightFile
 from mvlm_core.processing import prompt_of
@@ -107,7 +108,11 @@ def _write_connector(source: Source, folder: Path, weights: WeightFile, m: int) 
 
 
 def _write_decoder(language_model: PreTrainedModel, folder: Path, weights: WeightFile) -> DecoderGraph:
-    graph, facts = write_decoder(language_model, weights.tensor, OnnxruntimeDialect(), "decoder.onnx")
+    cpu, positions = target("ort-cpu"), language_model.config.max_position_embeddings
+    graph, facts = write_decoder(
+        language_model, weights.tensor, cpu.writer_dialect(positions), "decoder.onnx",
+        product=cpu.product("float32"), positions=positions,
+    )  # fmt: skip
     onnx.save(graph, folder / facts.graph.file)
     return facts
 

@@ -1,177 +1,77 @@
-"""The language model, written node by node: Llama and Qwen3.
+"""The language model, written node by node: Llama, SmolLM, Qwen2 and Qwen3.
 
 Letters: S positions of this step, D width, H query heads, K key-value heads, d head size, V vocabulary.
 A prompt and a single token are the same graph; nothing is traced, so no length is baked in. Which nodes stand for a
-norm, an attention and an activation is the business of a dialect; the writer calls it and knows no node by name
-except those that every dialect shares.
+norm, an attention and an activation is the business of a dialect, and how a linear layer multiplies that of a
+product; the writer knows no node by name except those that every engine shares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from export.dialects import Dialect, split_heads
 from export.runtime.errors import MvlmError
 from export.runtime.manifest import DecoderGraph, Graph
+from export.writer import Block, Geometry, Product, StoreTensor, Writer, cache_names
 
-FAMILIES = ("llama", "qwen3")
-# A module of transformers; torch types what hangs on a module as tensor or module, whatever it is.
-Block = Any
-StoreTensor = Callable[[str, NDArray[Any]], TensorProto]
-# onnxruntime's rotation works on blocks of this many channels.
-_ROTARY_BLOCK = 16
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What a dialect must know of the language model."""
-
-    num_heads: int
-    kv_heads: int
-    head_dim: int
-
-
-class Writer:
-    """Collects nodes and initializers; `store` makes an initializer of an array."""
-
-    def __init__(self, store: StoreTensor) -> None:
-        self._store = store
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, TensorProto] = {}
-
-    def node(
-        self, op: str, inputs: Sequence[str], *, outputs: Sequence[str] | None = None,
-        domain: str = "", attributes: dict[str, Any] | None = None,
-    ) -> str:  # fmt: skip
-        """Add a node and return the name of its first output."""
-        names = list(outputs) if outputs else [f"{op}_{len(self.nodes)}"]
-        name = f"{op}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, list(inputs), names, name=name, domain=domain, **(attributes or {})))
-        return names[0]
-
-    def weight(self, name: str, values: Tensor) -> str:
-        """A tensor of the model, float32, under its name there."""
-        if name not in self.initializers:
-            self.initializers[name] = self._store(name, values.detach().float().cpu().contiguous().numpy())
-        return name
-
-    def integers(self, name: str, values: Sequence[int] | int) -> str:
-        """Shapes and indices: small, and kept in the graph itself."""
-        if name not in self.initializers:
-            self.initializers[name] = onnx.numpy_helper.from_array(np.asarray(values, np.int64), name)
-        return name
-
-    def linear(self, x: str, layers: Sequence[Block], name: str) -> str:
-        """Linear layers that read the same input as one product, side by side: (…, D) -> (…, sum of widths)."""
-        weight = torch.cat([layer.weight for layer in layers]).T  # (D, sum of widths)
-        y = self.node("MatMul", [x, self.weight(f"{name}.weight", weight)])
-        if layers[0].bias is None:
-            return y
-        return self.node("Add", [y, self.weight(f"{name}.bias", torch.cat([layer.bias for layer in layers]))])
-
-
-class Dialect(Protocol):
-    """The nodes that runtimes differ in."""
-
-    opsets: tuple[tuple[str, int], ...]
-
-    def norm(self, writer: Writer, x: str, norm: Block, name: str) -> str:
-        """RMS norm over the last axis."""
-
-    def add_norm(self, writer: Writer, x: str, residual: str, norm: Block, name: str) -> tuple[str, str]:
-        """The norm of a sum, and the sum."""
-
-    def silu(self, writer: Writer, x: str) -> str: ...
-
-    def attention(self, writer: Writer, qkv: Sequence[str], layer: int, geometry: Geometry) -> str:
-        """Rotate, append to the cache, attend: one packed (1, S, (H + 2K)d), or q, k, v apart -> (1, S, Hd)."""
-
-    def inputs(self) -> list[onnx.ValueInfoProto]:
-        """What a step needs besides embeddings and cache."""
-
-
-class OnnxruntimeDialect:
-    """Fused nodes of onnxruntime; its GroupQueryAttention appends to the cache in place (past is present)."""
-
-    opsets: tuple[tuple[str, int], ...] = (("", 21), ("com.microsoft", 1))
-
-    def norm(self, writer: Writer, x: str, norm: Block, name: str) -> str:
-        attributes = {"epsilon": _epsilon(norm), "axis": -1}
-        return writer.node("SimplifiedLayerNormalization", [x, _gain(writer, norm, name)], attributes=attributes)
-
-    def add_norm(self, writer: Writer, x: str, residual: str, norm: Block, name: str) -> tuple[str, str]:
-        normed, total = f"{name}.normed", f"{name}.sum"
-        writer.node(
-            "SkipSimplifiedLayerNormalization", [x, residual, _gain(writer, norm, name)],
-            outputs=[normed, "", "", total], domain="com.microsoft", attributes={"epsilon": _epsilon(norm)},
-        )  # fmt: skip
-        return normed, total
-
-    def silu(self, writer: Writer, x: str) -> str:
-        return writer.node("QuickGelu", [x], domain="com.microsoft", attributes={"alpha": 1.0})
-
-    def attention(self, writer: Writer, qkv: Sequence[str], layer: int, geometry: Geometry) -> str:
-        past, present = _cache_names(layer)
-        padded = [*qkv, "", ""][:3]  # one packed input stands in the place of the queries
-        return writer.node(
-            "GroupQueryAttention", [*padded, *past, "seqlens_k", "total_sequence_length", "rotary.cos", "rotary.sin"],
-            outputs=[f"layers.{layer}.attended", *present], domain="com.microsoft",
-            attributes={"num_heads": geometry.num_heads, "kv_num_heads": geometry.kv_heads, "do_rotary": 1},
-        )  # fmt: skip
-
-    def inputs(self) -> list[onnx.ValueInfoProto]:
-        return [
-            helper.make_tensor_value_info("seqlens_k", TensorProto.INT32, [1]),
-            helper.make_tensor_value_info("total_sequence_length", TensorProto.INT32, []),
-        ]
+# SmolLM and SmolLM2 call themselves Llama; SmolLM3 has layers that do not rotate.
+FAMILIES = ("llama", "smollm3", "qwen2", "qwen3")
+# onnxruntime's attention reads heads in blocks of this many channels.
+_HEAD_BLOCK = 8
+_FLOAT32 = np.dtype(np.float32)
 
 
 def write_decoder(
-    model: PreTrainedModel, store: StoreTensor, dialect: Dialect, file: str
-) -> tuple[onnx.ModelProto, DecoderGraph]:
+    model: PreTrainedModel, store: StoreTensor, dialect: Dialect, file: str, *,
+    product: Product, floats: np.dtype[Any] = _FLOAT32, positions: int,
+) -> tuple[onnx.ModelProto, DecoderGraph]:  # fmt: skip
     """The graph of a language model and what a runtime must know of it: embeddings (1, S, D) -> logits (1, V).
 
-    Raises `MvlmError` naming everything about the model that the writer does not know.
+    Embeddings and logits are float32 whatever the graph computes in (`floats`), the cache is not. `positions` is how
+    many a conversation may hold. Raises `MvlmError` naming everything about the model that the writer does not know.
     """
     config: PreTrainedConfig = model.config
     require_supported(config)
     geometry = Geometry(config.num_attention_heads, config.num_key_value_heads, _head_dim(config))
-    writer = Writer(store)
-    _rotary_tables(writer, model, config.max_position_embeddings)
+    writer = Writer(store, product, floats)
+    _rotary_tables(writer, model, positions)
     logits = _body(writer, dialect, model, geometry)
-    by_layer = [_cache_names(layer) for layer in range(config.num_hidden_layers)]
+    by_layer = [cache_names(layer) for layer in range(config.num_hidden_layers)]
     past, present = ([name for names in by_layer for name in names[side]] for side in (0, 1))
-    floats = TensorProto.FLOAT
-    cache_shape: list[str | int] = [1, geometry.kv_heads, "positions", geometry.head_dim]
-    info = helper.make_tensor_value_info
-    inputs = [
-        info("inputs_embeds", floats, [1, "steps", config.hidden_size]),
-        *dialect.inputs(),
-        *(info(name, floats, cache_shape) for name in past),
+    info, lengths = helper.make_tensor_value_info, dialect.cache_lengths()
+    caches = [
+        [info(name, writer.float_type, [1, geometry.kv_heads, length, geometry.head_dim]) for name in names]
+        for names, length in zip((past, present), lengths, strict=True)
     ]
-    outputs = [info(logits, floats, [1, config.vocab_size]), *(info(name, floats, cache_shape) for name in present)]
+    embeds = info("inputs_embeds", TensorProto.FLOAT, [1, "steps", config.hidden_size])
+    others = dialect.inputs(geometry)
+    inputs = [embeds, *others, *caches[0]]
+    outputs = [info(logits, TensorProto.FLOAT, [1, config.vocab_size]), *caches[1]]
     graph = helper.make_graph(writer.nodes, "decoder", inputs, outputs, list(writer.initializers.values()))
     proto = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid(*opset) for opset in dialect.opsets], ir_version=10,
-        producer_name="mvlm",
+        graph, opset_imports=[helper.make_opsetid(*opset) for opset in dialect.opsets],
+        ir_version=helper.find_min_ir_version_for([helper.make_opsetid(*dialect.opsets[0])]), producer_name="mvlm",
     )  # fmt: skip
-    names = ["inputs_embeds", *(value.name for value in dialect.inputs())]
+    names = ["inputs_embeds", *(value.name for value in others)]
     facts = Graph(file, {name: name for name in names}, {"logits": logits})
-    return proto, DecoderGraph(facts, tuple(past), tuple(present), geometry.kv_heads, geometry.head_dim)
+    return proto, DecoderGraph(
+        facts, tuple(past), tuple(present), geometry.kv_heads, geometry.head_dim,
+        cache=dialect.cache, cache_dtype=floats.name, positions=positions,
+    )  # fmt: skip
 
 
 def _body(writer: Writer, dialect: Dialect, model: PreTrainedModel, geometry: Geometry) -> str:
     layers, final = model.model.layers, model.model.norm
     residual = "inputs_embeds"  # (1, S, D)
+    if writer.floats != _FLOAT32:
+        residual = writer.cast(residual, writer.floats)
     x = dialect.norm(writer, residual, layers[0].input_layernorm, "layers.0.input_layernorm")
     for i, layer in enumerate(layers):
         name = f"layers.{i}"
@@ -186,9 +86,9 @@ def _body(writer: Writer, dialect: Dialect, model: PreTrainedModel, geometry: Ge
     last = writer.integers("last_position", -1)
     x, residual = (writer.node("Gather", [y, last], attributes={"axis": 1}) for y in (x, residual))  # (1, D)
     x = dialect.norm(writer, writer.node("Add", [x, residual]), final, "norm")
-    # As transB reads (V, D), a head that is tied to the embedding table shares its bytes.
-    head = [x, writer.weight("lm_head.weight", model.lm_head.weight)]
-    return writer.node("Gemm", head, outputs=["logits"], attributes={"transB": 1})  # (1, V)
+    logits = writer.product.head(writer, x, model.lm_head.weight, "lm_head.weight")  # (1, V)
+    # In single precision also from a graph of half precision: a sampler adds up a whole vocabulary.
+    return writer.node("Cast", [logits], outputs=["logits"], attributes={"to": TensorProto.FLOAT})
 
 
 def _attention(writer: Writer, dialect: Dialect, module: Block, x: str, layer: int, geometry: Geometry) -> str:
@@ -197,7 +97,8 @@ def _attention(writer: Writer, dialect: Dialect, module: Block, x: str, layer: i
     qkv = [packed]
     if hasattr(module, "q_norm"):
         qkv = _normed_heads(writer, dialect, module, packed, name, geometry)
-    attended = dialect.attention(writer, qkv, layer, geometry)  # (1, S, Hd)
+    rotate = bool(getattr(module, "use_rope", True))
+    attended = dialect.attention(writer, qkv, layer, geometry, rotate=rotate)  # (1, S, Hd)
     return writer.linear(attended, [module.o_proj], f"{name}.o_proj")
 
 
@@ -205,11 +106,8 @@ def _normed_heads(
     writer: Writer, dialect: Dialect, module: Block, packed: str, name: str, geometry: Geometry
 ) -> list[str]:
     """Qwen3 normalises each head's queries and keys before they are rotated: (1, S, (H + 2K)d) -> q, k, v."""
-    d = geometry.head_dim
-    widths = [geometry.num_heads * d, geometry.kv_heads * d, geometry.kv_heads * d]
-    parts = [f"{name}.{part}" for part in "qkv"]
-    writer.node("Split", [packed, writer.integers("qkv_widths", widths)], outputs=parts, attributes={"axis": -1})
-    by_head = writer.integers("by_head", [0, 0, -1, d])
+    parts = split_heads(writer, packed, geometry)
+    by_head = writer.integers("by_head", [0, 0, -1, geometry.head_dim])
     side_by_side = writer.integers("side_by_side", [0, 0, -1])
     for i, norm in enumerate([module.q_norm, module.k_norm]):
         heads = writer.node("Reshape", [parts[i], by_head])  # (1, S, H|K, d)
@@ -247,8 +145,8 @@ def require_supported(config: PreTrainedConfig) -> None:
         wrong.append(f"partial_rotary_factor {rope['partial_rotary_factor']}")
     if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
         wrong.append("sliding_attention")
-    if _head_dim(config) % _ROTARY_BLOCK:
-        wrong.append(f"head_dim {_head_dim(config)}, which is no multiple of {_ROTARY_BLOCK}")
+    if _head_dim(config) % _HEAD_BLOCK:
+        wrong.append(f"head_dim {_head_dim(config)}, which is no multiple of {_HEAD_BLOCK}")
     if wrong:
         raise MvlmError(
             f"this language model cannot be exported: {', '.join(wrong)} is not supported"
@@ -258,17 +156,3 @@ def require_supported(config: PreTrainedConfig) -> None:
 
 def _head_dim(config: PreTrainedConfig) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
-def _epsilon(norm: Block) -> float:
-    return float(norm.variance_epsilon)
-
-
-def _gain(writer: Writer, norm: Block, name: str) -> str:
-    return writer.weight(f"{name}.weight", norm.weight)
-
-
-def _cache_names(layer: int) -> tuple[list[str], list[str]]:
-    """What a layer reads, and what it writes: keys and values."""
-    past, present = ([f"{time}.{layer}.{what}" for what in ("key", "value")] for time in ("past", "present"))
-    return past, present

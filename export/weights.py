@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,12 +50,18 @@ class WeightFile:
             self._file.write(data)
         return self._places[key]
 
-    def tensor(self, name: str, array: NDArray[Any]) -> TensorProto:
-        """An initializer called `name` whose bytes lie in the file."""
+    def tensor(
+        self, name: str, array: NDArray[Any], onnx_type: int | None = None, shape: Sequence[int] | None = None
+    ) -> TensorProto:
+        """An initializer called `name` whose bytes lie in the file.
+
+        `onnx_type` and `shape` say what the bytes stand for where that is not what numpy calls them (two 4-bit
+        numbers in a byte).
+        """
         place = self.place(array)
         tensor = TensorProto(
-            name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
-            data_location=TensorProto.EXTERNAL,
+            name=name, dims=array.shape if shape is None else shape,
+            data_type=onnx_type or helper.np_dtype_to_tensor_dtype(array.dtype), data_location=TensorProto.EXTERNAL,
         )  # fmt: skip
         facts = {"location": self.path.name, "offset": place.offset, "length": place.length}
         for key, value in facts.items():

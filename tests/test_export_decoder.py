@@ -6,9 +6,21 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
 
-from export.decoder import OnnxruntimeDialect, require_supported, write_decoder
+from export.decoder import require_supported, write_decoder
+from export.dialects import Dialect, FusedDialect, PrimitiveDialect, StandardDialect
+from export.quantize import Dense
 from export.runtime import MvlmError
 from export.runtime.sessions import Cache, Decoder, Device
 from export.weights import WeightFile
@@ -26,6 +38,24 @@ MODELS = {
         LlamaConfig,
         {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
     ),
+    "llama, narrow heads": (LlamaForCausalLM, LlamaConfig, {"head_dim": 8}),
+    "smollm": (
+        LlamaForCausalLM,
+        LlamaConfig,
+        {
+            "hidden_size": 48,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "tie_word_embeddings": True,
+            "rms_norm_eps": 1e-5,
+        },
+    ),
+    "smollm3": (
+        SmolLM3ForCausalLM,
+        SmolLM3Config,
+        {"no_rope_layers": [1, 0, 1], "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    ),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"rope_parameters": {"rope_type": "default", "rope_theta": 5e3}}),
     "qwen3, tied": (Qwen3ForCausalLM, Qwen3Config, {"tie_word_embeddings": True}),
     "qwen3, biases": (Qwen3ForCausalLM, Qwen3Config, {"attention_bias": True}),
@@ -42,9 +72,21 @@ def random_model(name: str):
     return model
 
 
-def written(model, folder) -> Decoder:
+POSITIONS = SIZES["max_position_embeddings"]
+DIALECTS = {
+    "fused": FusedDialect(),
+    "standard, scatter": StandardDialect("scatter", POSITIONS),
+    "standard, concat": StandardDialect("concat", POSITIONS),
+    "primitive": PrimitiveDialect("concat", POSITIONS),
+}
+
+
+def written(model, folder, dialect: Dialect = DIALECTS["fused"], floats: str = "float32") -> Decoder:
     with WeightFile(folder / "weights.bin") as weights:
-        graph, facts = write_decoder(model, weights.tensor, OnnxruntimeDialect(), "decoder.onnx")
+        graph, facts = write_decoder(
+            model, weights.tensor, dialect, "decoder.onnx",
+            product=Dense(), floats=np.dtype(floats), positions=POSITIONS,
+        )  # fmt: skip
     onnx.save(graph, folder / "decoder.onnx")
     return Decoder(folder / "decoder.onnx", facts, Device(threads=1))
 
@@ -53,18 +95,19 @@ def close(file_side, torch_side) -> None:
     np.testing.assert_allclose(file_side, torch_side, atol=2e-5 * np.abs(torch_side).max())
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_logits_of_prompt_and_steps(tmp_path, name):
+def test_logits_of_prompt_and_steps(tmp_path, name, dialect):
     model = random_model(name)
-    decoder = written(model, tmp_path)
+    decoder = written(model, tmp_path, DIALECTS[dialect])
     for length in (1, 2, 7, 150):
         cache = Cache(decoder, length + 20)
-        embeds = torch.randn(1, length, 32)
+        embeds = torch.randn(1, length, model.config.hidden_size)
         outputs = model(inputs_embeds=embeds, use_cache=True)
         close(decoder.step(embeds[0].numpy(), cache), outputs.logits[0, -1].numpy())
         for more in (1, 1, 5, 1):  # steps of one, and a second prompt behind the first
-            embeds = torch.randn(1, more, 32)
+            embeds = torch.randn(1, more, model.config.hidden_size)
             outputs = model(inputs_embeds=embeds, past_key_values=outputs.past_key_values, use_cache=True)
             close(decoder.step(embeds[0].numpy(), cache), outputs.logits[0, -1].numpy())
 
@@ -90,12 +133,45 @@ def test_a_tied_head_takes_no_room_of_its_own(tmp_path):
         with WeightFile(tmp_path / name / "weights.bin") as weights:
             weights.place(table)
             before = (tmp_path / name / "weights.bin").stat().st_size
-            graph, _ = write_decoder(model, weights.tensor, OnnxruntimeDialect(), "decoder.onnx")
+            graph, _ = write_decoder(
+                model, weights.tensor, FusedDialect(), "decoder.onnx", product=Dense(), positions=POSITIONS
+            )
             place = weights.place(table)
         head = next(tensor for tensor in graph.graph.initializer if tensor.name == "lm_head.weight")
         offset = next(int(entry.value) for entry in head.external_data if entry.key == "offset")
         assert (offset == place.offset) == (name == "qwen3, tied")
         assert before == 0 or place.offset == 0
+
+
+@pytest.mark.parametrize("dialect", [name for name in DIALECTS if name != "fused"])
+def test_what_an_engine_besides_onnxruntime_must_accept(tmp_path, dialect):
+    """Operators of the standard alone, valid by ONNX's own check, attention with one output, weights shared."""
+    written(random_model("qwen3"), tmp_path, DIALECTS[dialect])
+    onnx.checker.check_model(tmp_path / "decoder.onnx", full_check=True)
+    graph = onnx.load(tmp_path / "decoder.onnx", load_external_data=False).graph
+    assert {node.domain for node in graph.node} == {""}
+    attentions = [node for node in graph.node if node.op_type == "Attention"]
+    assert all(len(node.output) == 1 and not node.attribute for node in attentions)
+    assert len(attentions) == (0 if dialect == "primitive" else 3)
+    assert "attention_mask" in [value.name for value in graph.input]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@torch.no_grad()
+def test_half_precision_keeps_its_cache_in_halves_and_speaks_in_singles(tmp_path, dialect):
+    model = random_model("qwen3")
+    decoder = written(model, tmp_path, DIALECTS[dialect], "float16")
+    graph = onnx.load(tmp_path / "decoder.onnx", load_external_data=False).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
+    assert types["past.0.key"] == types["present.2.value"] == onnx.TensorProto.FLOAT16
+    assert types["inputs_embeds"] == types["logits"] == onnx.TensorProto.FLOAT
+    weights = [tensor.data_type for tensor in graph.initializer if tensor.name.endswith(".weight")]
+    assert set(weights) == {onnx.TensorProto.FLOAT16}
+    cache, embeds = Cache(decoder, 40), torch.randn(1, 30, 32)
+    wanted = model(inputs_embeds=embeds).logits[0].numpy()  # (S, V)
+    for start, end in ((0, 25), (25, 26), (26, 30)):
+        logits = decoder.step(embeds[0, start:end].numpy(), cache)
+        assert np.abs(logits - wanted[end - 1]).max() < 0.02 * np.abs(wanted[end - 1]).max()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +192,7 @@ def test_a_tied_head_takes_no_room_of_its_own(tmp_path):
             Qwen3Config(**SIZES | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}),
             "sliding_attention",
         ),
-        (LlamaConfig(**SIZES | {"head_dim": 8}), "head_dim 8"),
+        (LlamaConfig(**SIZES | {"head_dim": 12}), "head_dim 12, which is no multiple of 8"),
     ],
 )  # fmt: skip
 def test_what_the_writer_does_not_know_is_refused_by_name(config, says):

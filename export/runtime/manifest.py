@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from .features import FEATURE_VERSION
 from .image import ImageSpec
 
 SEAL = "manifest_sha256"
+CACHE_FORMS = ("in place", "scatter", "concat")
 _MOST_FILES = 4096
 
 
@@ -28,7 +30,9 @@ class Graph:
 class DecoderGraph:
     """The language model. `past` and `present` hold one name for each layer's keys, then values, layer by layer.
 
-    Each of these is a buffer (1, kv_heads, positions, head_dim) float32, written in place.
+    Each of these is (1, kv_heads, length, head_dim) of `cache_dtype`. By `cache`, the length is: "in place", what the
+    caller likes, past and present being one buffer; "scatter", always `positions`, past and present being one buffer;
+    "concat", what is in the cache before and after the step. A conversation holds at most `positions`.
     """
 
     graph: Graph
@@ -36,6 +40,9 @@ class DecoderGraph:
     present: tuple[str, ...]
     kv_heads: int
     head_dim: int
+    cache: str
+    cache_dtype: str
+    positions: int
 
 
 @dataclass(frozen=True)
@@ -167,7 +174,8 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
         connectors={scale: _graph(graphs["connectors"][str(scale)]) for scale in scales},
         decoder=DecoderGraph(
             _graph(decoder["graph"]), tuple(decoder["past"]), tuple(decoder["present"]),
-            int(decoder["kv_heads"]), int(decoder["head_dim"]),
+            int(decoder["kv_heads"]), int(decoder["head_dim"]), _one_of(decoder["cache"], CACHE_FORMS),
+            _one_of(decoder["cache_dtype"], ("float32", "float16")), int(decoder["positions"]),
         ),
         router=None if router is None else _router(router),
         model_sha256=str(value["model_sha256"]),
@@ -177,6 +185,12 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
 
 def _graph(value: dict[str, Any]) -> Graph:
     return Graph(str(value["file"]), dict(value["inputs"]), dict(value["outputs"]))
+
+
+def _one_of(value: Any, known: Sequence[str]) -> str:
+    if value not in known:
+        raise ValueError(f"{value!r} is none of {', '.join(known)}")
+    return str(value)
 
 
 def _router(value: dict[str, Any]) -> RouterFacts:

@@ -58,21 +58,32 @@ def open_session(path: Path, device: Device) -> Any:
 
 
 class Cache:
-    """Keys and values of up to `positions` positions of one conversation, written in place by each step."""
+    """Keys and values of up to `positions` positions of one conversation."""
 
     def __init__(self, decoder: Decoder, positions: int) -> None:
         from onnxruntime import OrtValue
 
         facts = decoder.facts
-        shape = (1, facts.kv_heads, positions, facts.head_dim)
-        self.positions = positions
+        self.form = facts.cache
+        self.positions = facts.positions if self.form == "scatter" else positions
         self.used = 0
         self.binding = decoder.session.io_binding()
         self.binding.bind_output(facts.graph.outputs["logits"])
+        shape = (1, facts.kv_heads, 0 if self.form == "concat" else self.positions, facts.head_dim)
         for past, present in zip(facts.past, facts.present, strict=True):
-            buffer = OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
+            buffer = OrtValue.ortvalue_from_numpy(np.zeros(shape, facts.cache_dtype))
             self.binding.bind_ortvalue_input(past, buffer)
-            self.binding.bind_ortvalue_output(present, buffer)
+            if self.form == "concat":
+                self.binding.bind_output(present)
+            else:
+                self.binding.bind_ortvalue_output(present, buffer)
+
+    def take(self, outputs: list[Any], facts: DecoderGraph) -> None:
+        """Let what a step put out be what the next one reads, where that is not one buffer."""
+        if self.form == "concat":
+            for past, present, value in zip(facts.past, facts.present, outputs[1:], strict=True):
+                self.binding.bind_ortvalue_input(past, value)
+                self.binding.bind_output(present)
 
 
 class Decoder:
@@ -84,15 +95,31 @@ class Decoder:
 
     def step(self, inputs_embeds: NDArray[np.float32], cache: Cache) -> NDArray[np.float32]:
         """Read S more positions after those in the cache: (S, D) -> logits (V,) of the last one."""
-        names = self.facts.graph.inputs
-        total = cache.used + len(inputs_embeds)
-        feeds = {
-            names["inputs_embeds"]: np.ascontiguousarray(inputs_embeds[None]),  # (1, S, D)
-            names["seqlens_k"]: np.asarray([total - 1], np.int32),
-            names["total_sequence_length"]: np.asarray(total, np.int32),
-        }
-        for name, value in feeds.items():
-            cache.binding.bind_cpu_input(name, value)
+        steps = len(inputs_embeds)
+        feeds = {"inputs_embeds": np.ascontiguousarray(inputs_embeds[None])}  # (1, S, D)
+        feeds |= step_inputs(self.facts, cache.used, steps)
+        for role, name in self.facts.graph.inputs.items():
+            cache.binding.bind_cpu_input(name, feeds[role])
         self.session.run_with_iobinding(cache.binding)
-        cache.used = total
-        return cache.binding.get_outputs()[0].numpy()[0]  # (V,)
+        outputs = cache.binding.get_outputs()
+        cache.take(outputs, self.facts)
+        cache.used += steps
+        return outputs[0].numpy()[0]  # (V,)
+
+
+def step_inputs(facts: DecoderGraph, used: int, steps: int) -> dict[str, Array]:
+    """What a decoder's dialect asks for besides embeddings, for S = `steps` positions behind the `used` ones.
+
+    The mask says, for each position of the step, which of the T positions of the cache it sees: itself and all before.
+    """
+    total = used + steps
+    positions = np.arange(used, total)  # (S,)
+    inputs: dict[str, Array] = {"position_ids": positions[None]}  # (1, S)
+    if facts.cache == "in place":
+        inputs["seqlens_k"] = np.asarray([total - 1], np.int32)
+        inputs["total_sequence_length"] = np.asarray(total, np.int32)
+        return inputs
+    in_sight = facts.positions if facts.cache == "scatter" else total
+    inputs["attention_mask"] = (np.arange(in_sight) <= positions[:, None])[None, None]  # (1, 1, S, T)
+    inputs["write_indices"] = np.asarray([used])
+    return inputs
