@@ -20,10 +20,10 @@ from torch import Tensor
 
 from export.bundle import stop_ids
 from export.runtime import Runtime
-from export.runtime.errors import CheckFailed
+from export.runtime.errors import CheckFailed, MvlmError
 from export.runtime.sessions import Cache, Decoder
 from export.source import Source
-from mvlm_core.rows import Row
+from mvlm_core.row import Row, questions_of
 
 # The largest difference allowed in each phase, as a share of the largest value that torch computed there. Float32
 # graphs of this kind differ by about 1e-6 (a tower of twelve layers) and 1e-5 (logits after 24 layers).
@@ -70,8 +70,14 @@ class ScaleReport:
 
 
 def sample_rows(rows: Sequence[Row], count: int) -> list[Row]:
-    """`count` rows spread evenly over the `test` split, or over all rows when there is none."""
-    pool = [row for row in rows if row.split == "test"] or list(rows)
+    """`count` questions spread evenly over the `test` split, or over all rows when there is none.
+
+    Raises `MvlmError` when no row asks about one picture.
+    """
+    pool = [q for row in rows if row.split == "test" for q in questions_of(row)]
+    pool = pool or [q for row in rows for q in questions_of(row)]
+    if not pool:
+        raise MvlmError("no row asks about one picture that stands before the question: name others with --rows")
     picked = np.linspace(0, len(pool) - 1, min(count, len(pool))).round().astype(int)
     return [pool[i] for i in picked]
 
@@ -110,8 +116,8 @@ class _Check:
 
     def look(self, row: Row) -> Tensor:
         """Compare values and words, and return torch's values (1, P, ·)."""
-        self.view = self.runtime.look(row.image)
-        pixels = self.processor.image_processor([row.image])["pixel_values"]  # (1, 3, H, W)
+        self.view = self.runtime.look(row.image.read())
+        pixels = self.processor.image_processor([row.image.read()])["pixel_values"]  # (1, 3, H, W)
         values = self.model.encode_images(pixels)
         self.vision.see(values, self.view.values)
         self.vision.see(self.model.connector.words(values)[0], self.view.words)
@@ -126,7 +132,7 @@ class _Check:
         if np.isinf(report.connector.max_relative):  # another scale's connector: no prompt can be built with it
             return
         text = self.processor.ask(row.question)
-        ids = self.processor(text=text, images=[row.image], num_visual_tokens=m)["input_ids"]  # (1, S)
+        ids = self.processor(text=text, images=[row.image.read()], num_visual_tokens=m)["input_ids"]  # (1, S)
         embeds = self.model.get_input_embeddings()(ids)  # (1, S, D)
         embeds[ids == self.model.config.image_token_id] = tokens[0]
         own = self._follow(report, embeds)

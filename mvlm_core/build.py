@@ -16,7 +16,7 @@ from .tokenizer import train_tokenizer
 
 def build_processor(config: TrainConfig, rows: Sequence[Row]) -> MvlmProcessor:
     """The configuration's picture settings, and a tokenizer trained on the words of the rows."""
-    texts = [text for row in rows for text in (row.question, *row.answers)]
+    texts = [text for row in rows for text in row.texts()]
     return MvlmProcessor(MvlmImageProcessor(**config.model.image.model_dump()), train_tokenizer(texts))
 
 

@@ -89,7 +89,7 @@ def check(rows: Path) -> None:
     from .rows import check_pictures, read_rows
 
     read = read_rows(rows)
-    pictures = len({row.image for row in read})
+    pictures = len({picture for row in read for picture in row.pictures})
     with Bars() as bars:
         faults = check_pictures(read, bars.start("opening pictures", pictures))
     if faults:

@@ -24,8 +24,9 @@ from export.runtime.errors import MvlmError
 
 from .config import StageConfig
 from .model import IGNORED_LABEL
+from .pictures import PictureSource
 from .processing import Encoded, MvlmProcessor, turn
-from .rows import Row
+from .row import Row, single_questions
 from .scene_rows import TAGS_FILE
 
 # Segments of a packed row: the picture and what stands before it, then one number a question; and nothing.
@@ -54,7 +55,7 @@ class Batch:
 class Picture:
     """A picture and all its questions."""
 
-    path: Path
+    source: PictureSource
     rows: tuple[Row, ...]
 
 
@@ -69,10 +70,10 @@ class Planned:
 
 
 def group_pictures(rows: Sequence[Row]) -> list[Picture]:
-    by_path: dict[Path, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_path[row.image].append(row)
-    return [Picture(path, tuple(group)) for path, group in by_path.items()]
+    by_picture: dict[PictureSource, list[Row]] = defaultdict(list)
+    for row in single_questions(rows):
+        by_picture[row.image].append(row)
+    return [Picture(source, tuple(group)) for source, group in by_picture.items()]
 
 
 class Plan(Dataset[Planned]):
@@ -123,7 +124,7 @@ class PatchTags:
         self._weights = {group: weights.get(group, 1.0) for group in groups}
 
     def of(self, pictures: Sequence[Picture]) -> list[TagGroup]:
-        places = [self._index[p.path.relative_to(self._folder).as_posix()] for p in pictures]
+        places = [self._index[Path(p.source.key).relative_to(self._folder).as_posix()] for p in pictures]
         return [
             (
                 ids,
@@ -154,7 +155,7 @@ class Packer:
         pictures = [self.pictures[item.picture] for item in items]
         scale = items[0].scale
         rows = [self._pack(self.pictures[item.picture], item) for item in items]
-        pixels = self.processor.image_processor([picture.path for picture in pictures])["pixel_values"]
+        pixels = self.processor.image_processor([picture.source.read() for picture in pictures])["pixel_values"]
         batch = Batch(
             pixel_values=pixels,
             tags=self.tags.of(pictures) if self.tags else [],

@@ -110,7 +110,7 @@ def _sweep_pictures(
     ids_before, ids_after = whole[0][0][:cut], [[ids[cut + 1 :] for ids in questions] for questions in whole]
 
     with torch.inference_mode():
-        pixels = processor.image_processor([picture.path for picture in pictures])["pixel_values"]
+        pixels = processor.image_processor([picture.source.read() for picture in pictures])["pixel_values"]
         values = model.encode_images(pixels.to(model.device))  # (B, P, ·)
         words = model.connector.words(values).float().cpu().numpy()  # (B, P, D)
     table = model.embedding_table.detach().float().cpu().numpy()

@@ -13,12 +13,13 @@ import pytest
 import torch
 from bundles import Made, pool_bundle, query_bundle
 from onnx import numpy_helper
+from tiny import one_question
 
 from export import verify as verification
 from export.bundle import reseal
 from export.runtime import CheckFailed, MvlmError
 from export.verify import TOLERANCE, Difference, sample_rows, verify_bundle
-from mvlm_core.rows import Row, read_rows
+from mvlm_core.rows import read_rows
 
 FAMILIES = {"pool, resnet, qwen3": pool_bundle, "query, clip, llama": query_bundle}
 EVERY_PART = [
@@ -129,7 +130,7 @@ def test_an_answer_that_is_cut_off(made, tmp_path):
 
 
 def test_a_row_that_does_not_fit_the_decoder(made):
-    row = Row("long", made.picture(0), "what " * 600, ("red",), None, "0", "test")
+    row = one_question("long", made.picture(0), "what " * 600, "red")
     with pytest.raises(MvlmError, match="the decoder has 512"):
         verify_bundle(made.source, made.bundle, [row], lambda steps: None)
 

@@ -5,14 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import ANSWERS, QUESTIONS, drawn_picture, tiny_model, tiny_processor
+from tiny import ANSWERS, QUESTIONS, drawn_picture, one_question, tiny_model, tiny_processor
 
 from mvlm_core.config import StageConfig
 from mvlm_core.dataset import Batch, Packer, Picture, Plan, Planned, block_mask, group_pictures
 from mvlm_core.losses import answer_loss
 from mvlm_core.model import IGNORED_LABEL
 from mvlm_core.processing import turn
-from mvlm_core.rows import Row
 
 SCALE = 9
 
@@ -29,7 +28,9 @@ def pictures(tmp_path_factory) -> list[Picture]:
     for i, count in enumerate((4, 2)):
         drawn_picture(i).save(folder / f"{i}.png")
         rows += [
-            Row(f"{i}-{q}", folder / f"{i}.png", QUESTIONS[q], (ANSWERS[q],), f"task{q}", str(i), "train")
+            one_question(
+                f"{i}-{q}", folder / f"{i}.png", QUESTIONS[q], ANSWERS[q], task=f"task{q}", group=str(i), split="train"
+            )
             for q in range(count)
         ]
     return group_pictures(rows)
@@ -69,7 +70,7 @@ def test_packed_equals_one_row_at_a_time_in_loss_and_gradient(pictures, processo
         rows = picture.rows[::-1]
         turns = [turn(r.question, r.answers[0], with_picture=not running or i == 0) for i, r in enumerate(rows)]
         merged = [[message for t in turns for message in t]] if running else turns
-        conversations += [(picture.path, messages) for messages in merged]
+        conversations += [(picture.source.read(), messages) for messages in merged]
     slow = one_by_one(model, processor, conversations)
     slow.backward()
 

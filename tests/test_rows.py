@@ -27,29 +27,15 @@ def folder(tmp_path) -> Path:
 def test_rows_are_read(folder):
     rows = read_rows(folder)
     assert [row.id for row in rows] == ["r0", "r1", "r2", "r3"]
-    assert rows[0].image == folder / "0.png"
+    assert rows[0].image.read() == folder / "0.png"
     assert rows[3].answers == ("it",)
     assert rows == read_rows(folder / "rows.jsonl")
 
 
-def test_llava_conversations_are_read(folder):
-    turns = [
-        {"from": "human", "value": "<image>\nwhat is it?"}, {"from": "gpt", "value": "a star"},
-        {"from": "human", "value": "what colour?"}, {"from": "gpt", "value": "red"},
-    ]  # fmt: skip
-    file = folder / "llava.json"
-    file.write_text(json.dumps([{"id": "7", "image": "0.png", "conversations": turns}]))
-    rows = read_rows(file)
-    assert [(row.id, row.question, row.answers) for row in rows] == [
-        ("7#0", "what is it?", ("a star",)),
-        ("7#1", "what colour?", ("red",)),
-    ]
-    assert {row.group for row in rows} == {"0.png"}
-
-
 FAULTS = {
     "no id": {"id": None},
-    "no image": {"image": ""},
+    "no image where one is named": {"image": ""},
+    "no image: a row about none": {"image": None},
     "the question is empty": {"question": "  "},
     "no answers": {"answers": []},
     "split 'dev' is none of": {"split": "dev"},
@@ -57,7 +43,8 @@ FAULTS = {
     "no picture": {"image": "absent.png"},
     "in the splits test, train": {"image": "2.png", "group": "g0"},
     "group g2: in the splits test, train": {"group": "g2"},
-    "conversations must be turns": {"conversations": [{"from": "gpt", "value": "x"}]},
+    "it holds question and conversations of": {"conversations": []},
+    "it holds none of question, conversations": {"question": None},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -9,7 +10,9 @@ from PIL import Image, ImageDraw
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig, Qwen3Config, ResNetConfig
 
 from mvlm_core.model import MvlmConfig, MvlmForConditionalGeneration
+from mvlm_core.pictures import PictureFile
 from mvlm_core.processing import MvlmImageProcessor, MvlmProcessor
+from mvlm_core.row import PicturePlace, Row, Turn
 from mvlm_core.tokenizer import train_tokenizer
 
 GRID_SIDE = 12
@@ -78,6 +81,21 @@ def _language_models(vocabulary: int, tokenizer) -> dict[str, PreTrainedConfig]:
         "qwen3": Qwen3Config(**shared, tie_word_embeddings=True),
         "llama": LlamaConfig(**shared, tie_word_embeddings=False),
     }
+
+
+def one_question(
+    id: str,
+    picture: Path,
+    question: str,
+    answer: str,
+    *,
+    task: str | None = None,
+    group: str = "g",
+    split: str = "test",
+) -> Row:
+    """A row that asks one question about one picture."""
+    turn = Turn((PicturePlace(0), question), (answer,))
+    return Row(id, (PictureFile(picture),), (turn,), task, group, split)
 
 
 def drawn_picture(seed: int = 0, size_px: int = SIZE_PX) -> Image.Image:
