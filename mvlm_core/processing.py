@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from export.runtime.errors import MvlmError
 from export.runtime.image import ImageSpec, Picture, preprocess
 from export.runtime.prompt import FixedIds, ImagePlace, Part, Prompt, QuestionText
+
+from .encoding import Encoded, encode_text, spell, supervised
 
 IMAGE_TOKEN = "<image>"
 # One turn is `<user>`, the picture, the question, `<assistant>`, the answer, `<end>`. What stands between the
@@ -25,6 +27,8 @@ CHAT_TEMPLATE = (
     "<assistant>{% generation %}"
     "{% for part in message.content %} {{ part.text }}{% endfor %}<end>"
     "{% endgeneration %}"
+    "{% elif message.role == 'system' %}"
+    "{% for part in message.content %} {{ part.text }}{% endfor %}"
     "{% else %}"
     "<user>{% for part in message.content %}"
     "{% if part.type == 'image' %}<image>{% else %} {{ part.text }}{% endif %}"
@@ -65,7 +69,10 @@ class MvlmImageProcessor(BaseImageProcessor):
 
 
 class MvlmProcessor(ProcessorMixin):
-    """Text with one `<image>` a picture, and pictures -> `input_ids` with m placeholders each, and `pixel_values`."""
+    """Text with one `<image>` a picture, and pictures -> `input_ids` with m placeholders each, and `pixel_values`.
+
+    Special tokens that stand in the texts of chat messages, `<image>` among them, stay text: see `encoding.spell`.
+    """
 
     def __init__(
         self, image_processor: MvlmImageProcessor, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
@@ -75,7 +82,7 @@ class MvlmProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        images: Picture | Sequence[Picture] | None = None,
+        images: Picture | Sequence[Picture] | Sequence[Sequence[Picture]] | None = None,
         text: str | Sequence[str] | None = None,
         num_visual_tokens: int | Sequence[int] | None = None,
         return_tensors: str = "pt",
@@ -87,7 +94,7 @@ class MvlmProcessor(ProcessorMixin):
         when the placeholders in the text, the pictures and the scales differ in number.
         """
         texts = [text] if isinstance(text, str) else list(text or [])
-        pictures = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
+        pictures = _flat(images)
         marks = sum(row.count(IMAGE_TOKEN) for row in texts)
         scales = [num_visual_tokens] * marks if isinstance(num_visual_tokens, int) else list(num_visual_tokens or [])
         if not marks == len(pictures) == len(scales):
@@ -97,7 +104,8 @@ class MvlmProcessor(ProcessorMixin):
             )
         remaining = iter(scales)
         expanded = [_expand(row, remaining) for row in texts]
-        batch = dict(self.tokenizer(expanded, padding=True, add_special_tokens=False, return_tensors=return_tensors))
+        ids = [encode_text(row, self.tokenizer)[0] for row in expanded]
+        batch = dict(self.tokenizer.pad({"input_ids": ids}, padding=True, return_tensors=return_tensors))
         if pictures:
             batch |= dict(self.image_processor(pictures, return_tensors=return_tensors))
             batch["num_visual_tokens"] = torch.tensor(scales)  # (pictures,)
@@ -110,25 +118,26 @@ class MvlmProcessor(ProcessorMixin):
     def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
         return self.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
 
+    def apply_chat_template(  # type: ignore[override]
+        self, conversation: Any, chat_template: str | None = None, **options: Any
+    ) -> Any:
+        """As transformers', with the special tokens in the texts of the messages marked as text."""
+        return super().apply_chat_template(spell(conversation, self.tokenizer), chat_template, **options)
+
     def encode(self, messages: list[dict[str, Any]]) -> Encoded:
         """Ids with one placeholder a picture, and which of them training supervises (the generation marks)."""
-        encoded = self.tokenizer.apply_chat_template(
-            messages, chat_template=self.chat_template, tokenize=True, return_dict=True,
-            return_assistant_tokens_mask=True,
+        rendered: Any
+        spans: Any
+        rendered, spans = render_jinja_template(  # type: ignore[str-unpack]
+            [spell(messages, self.tokenizer)], chat_template=str(self.chat_template), return_assistant_tokens_mask=True,
+            **self.tokenizer.special_tokens_map,
         )  # fmt: skip
-        return Encoded(list(encoded["input_ids"]), [bool(x) for x in encoded["assistant_masks"]])
+        ids, offsets = encode_text(rendered[0], self.tokenizer)
+        return Encoded(ids, supervised(offsets, spans[0]))
 
     @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "pixel_values", "num_visual_tokens"]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A conversation as ids, and for each id whether it is supervised."""
-
-    ids: list[int]
-    supervised: list[bool]
 
 
 def turn(question: str, answer: str | None = None, *, with_picture: bool = True) -> list[dict[str, Any]]:
@@ -138,6 +147,13 @@ def turn(question: str, answer: str | None = None, *, with_picture: bool = True)
     if answer is not None:
         messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
     return messages
+
+
+def _flat(images: Any) -> list[Picture]:
+    """Pictures as one list; transformers hands over a list for each conversation."""
+    if isinstance(images, list | tuple):
+        return [picture for part in images for picture in _flat(part)]
+    return [] if images is None else [images]
 
 
 def _expand(text: str, scales: Any) -> str:

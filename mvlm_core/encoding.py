@@ -1,0 +1,132 @@
+"""Rendered chat text -> ids: special tokens that a person spelled out stay text, and an answer mask follows.
+
+A chat template writes its special tokens into the same string as the words of the person. So that `<image>` in a
+question is not taken for a picture, `spell` marks special tokens in the person's texts before the template sees them,
+and `encode_text` reads the marked ones as text: as `export.runtime.prompt` does on the device.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from export.runtime.errors import MvlmError
+
+# A noncharacter, which no text that is exchanged may hold; one that does comes back as it was all the same.
+_MARK = "\ufdd0"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation as ids, one placeholder a picture, and for each id whether training supervises it."""
+
+    ids: list[int]
+    supervised: list[bool]
+
+    def length(self, scale: int, image_token_id: int) -> int:
+        """The tokens of the conversation when every picture is `scale` tokens."""
+        return len(self.ids) + (scale - 1) * self.ids.count(image_token_id)
+
+
+def truncate(encoded: Encoded, max_tokens: int, scale: int, image_token_id: int) -> Encoded:
+    """Leave out text at the end until at most `max_tokens` are left at `scale`.
+
+    Give the finest scale, so that all scales are shown the same words. Raises `MvlmError` where a picture would have
+    to go, or everything that is supervised.
+    """
+    over = encoded.length(scale, image_token_id) - max_tokens
+    if over <= 0:
+        return encoded
+    keep = max(len(encoded.ids) - over, 0)
+    if image_token_id in encoded.ids[keep:]:
+        raise MvlmError(
+            f"{encoded.length(scale, image_token_id)} tokens at scale {scale} do not fit into {max_tokens} without"
+            " leaving out a picture: raise max_tokens, lower the scale, or take pictures out"
+        )
+    if not any(encoded.supervised[:keep]):
+        raise MvlmError(
+            f"{encoded.length(scale, image_token_id)} tokens at scale {scale} do not fit into {max_tokens} without"
+            " leaving out every answer: raise max_tokens, lower the scale, or shorten the question"
+        )
+    return Encoded(encoded.ids[:keep], encoded.supervised[:keep])
+
+
+def spell(value: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Chat messages, or a text, with the special tokens in their texts marked as text."""
+    if isinstance(value, str):
+        return _special(tokenizer).sub(
+            lambda found: found[0][0] + _MARK + found[0][1:], value.replace(_MARK, _MARK * 2)
+        )
+    if isinstance(value, list | tuple):
+        return [spell(part, tokenizer) for part in value]
+    if isinstance(value, dict):
+        return {key: spell(held, tokenizer) if key in ("content", "text") else held for key, held in value.items()}
+    return value
+
+
+def encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids of a rendered text, and from where to where in it each stands. What `spell` marked is read as text.
+
+    Raises `MvlmError` for a marked text when the tokenizer's pieces depend on what stands before them, since the text
+    between special tokens cannot be encoded by itself then.
+    """
+    if _MARK not in text:
+        return _encode(text, tokenizer, as_text=False)
+    plain = text.replace(_MARK, " ")
+    if _between_special(plain, tokenizer)[0] != _encode(plain, tokenizer, as_text=False)[0]:
+        spelled = ", ".join(token for token in _special_tokens(tokenizer) if _marked(token) in text)
+        raise MvlmError(
+            f"this tokenizer cannot keep {spelled} as text, since its pieces depend on what stands before them: take"
+            " it out of the text"
+        )
+    return _between_special(text, tokenizer)
+
+
+def supervised(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:
+    """Which ids have a character between the generation marks."""
+    return [any(start < to and max(end, start + 1) > since for since, to in spans) for start, end in offsets]
+
+
+def _between_special(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids of the text between special tokens, one stretch after another, and those of the special tokens."""
+    ids: list[int] = []
+    offsets: list[tuple[int, int]] = []
+    place = 0
+    for piece in re.split(f"({_special(tokenizer).pattern})", text):
+        # Of two marks the second stays, and one alone goes: `kept` says where in the text the rest stands.
+        kept = [found.end() - 1 for found in re.finditer(f"{_MARK}{_MARK}|[^{_MARK}]", piece)]
+        is_text = _special(tokenizer).fullmatch(piece) is None
+        found, at = _encode("".join(piece[i] for i in kept), tokenizer, as_text=is_text)
+        ids += found
+        offsets += [(place + kept[start], place + kept[end - 1] + 1) for start, end in at]
+        place += len(piece)
+    return ids, offsets
+
+
+def _encode(text: str, tokenizer: PreTrainedTokenizerBase, *, as_text: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    encoded = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=as_text, return_offsets_mapping=True
+    )  # fmt: skip
+    return list(encoded["input_ids"]), [tuple(offset) for offset in encoded["offset_mapping"]]
+
+
+def _marked(token: str) -> str:
+    return token[0] + _MARK + token[1:]
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    return tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    return _pattern(_special_tokens(tokenizer))
+
+
+@lru_cache
+def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
