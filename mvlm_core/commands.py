@@ -86,7 +86,8 @@ def check(rows: Path) -> None:
     Example:
       mvlm data check rows
     """
-    from .rows import check_pictures, read_rows
+    from .data_check import check_pictures
+    from .rows import read_rows
 
     read = read_rows(rows)
     pictures = len({picture for row in read for picture in row.pictures})

@@ -39,7 +39,7 @@ from .answering import answer_greedily
 from .dataset import Picture, group_pictures
 from .model import MvlmForConditionalGeneration
 from .processing import MvlmProcessor, prompt_of
-from .rows import read_rows, rows_file
+from .rows import read_rows, rows_sha256
 from .runs import load_run, model_sha256
 from .scales import require_scales
 from .scoring import score
@@ -68,7 +68,7 @@ class Sweep:
     def key(self) -> dict[str, Any]:
         """What a part already written must have been made from to be taken over."""
         return {
-            "model_sha256": model_sha256(self.run), "rows_sha256": sha256_file(rows_file(self.rows)),
+            "model_sha256": model_sha256(self.run), "rows_sha256": rows_sha256(self.rows),
             "scales": list(self.scales), "splits": list(self.splits), "feature_version": FEATURE_VERSION,
             "max_new_tokens": self.max_new_tokens, "pictures_per_part": self.pictures_per_part,
         }  # fmt: skip

@@ -94,7 +94,7 @@ def test_files_that_hold_no_rows(tmp_path):
     with pytest.raises(MvlmError, match="not valid JSON"):
         read_rows(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(MvlmError, match="a JSON list"):
+    with pytest.raises(MvlmError, match="not a JSON list"):
         read_rows(tmp_path / "a.json")
 
 
