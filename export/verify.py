@@ -21,6 +21,7 @@ from torch import Tensor
 from export.bundle import stop_ids
 from export.runtime import Runtime
 from export.runtime.errors import CheckFailed, MvlmError
+from export.runtime.request import Request
 from export.runtime.sessions import Cache, Decoder
 from export.source import Source
 from mvlm_core.row import Row, questions_of
@@ -125,7 +126,7 @@ class _Check:
 
     def ask(self, row: Row, values: Tensor, m: int) -> None:
         """Compare one row at one scale, phase by phase and then as a whole."""
-        self.runtime.require_answerable(row.question, m, None, 1)
+        self.runtime.require_answerable(Request(row.question, m, max_new_tokens=1))
         report = self.scales[m]
         tokens = self.model.connector.tokens(values, m)  # (1, m, D)
         report.connector.see(tokens, self.runtime.visual_tokens(values.numpy(), m))

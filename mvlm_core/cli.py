@@ -21,7 +21,7 @@ VERBS = {
     "export": "export.commands:export",
     "export-checkpoint": "mvlm_core.checkpoint_commands:export_checkpoint",
     "bench": "export.device_commands:bench",
-    "run": "export.commands:run",
+    "run": "export.runtime_commands:run",
     "demo": "mvlm_core.commands:demo",
 }
 # Which extra brings a package that a verb may miss.

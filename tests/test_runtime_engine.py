@@ -93,8 +93,8 @@ def test_the_router_sees_the_features_of_the_labels(made, runtime, monkeypatch):
     ids = processor.tokenizer(" " + QUESTIONS[2], add_special_tokens=False)["input_ids"]
     rows = model.get_input_embeddings().weight[ids].detach().numpy()
     seen = []
-    choose = runtime._router.choose
-    monkeypatch.setattr(runtime._router, "choose", lambda *features: seen.extend(features) or choose(*features))
+    choose = runtime.router.choose
+    monkeypatch.setattr(runtime.router, "choose", lambda *features: seen.extend(features) or choose(*features))
     view.ask(QUESTIONS[2], max_new_tokens=1)
     np.testing.assert_allclose(seen[0], image_features(words), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(seen[1], question_features(QUESTIONS[2], rows, words), rtol=1e-4, atol=1e-4)

@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any
 from .errors import CheckFailed, MvlmError
 
 if TYPE_CHECKING:
-    from .engine import Answer, Runtime
+    from .answer import Answer, Stream
+    from .engine import Runtime
+    from .router import Choice
+    from .view import View
 
-__all__ = ["Answer", "CheckFailed", "MvlmError", "Runtime"]
+__all__ = ["Answer", "CheckFailed", "Choice", "MvlmError", "Runtime", "Stream", "View"]
+_HOME = {"Answer": "answer", "Choice": "router", "Runtime": "engine", "Stream": "answer", "View": "view"}
 
 
 def __getattr__(name: str) -> Any:
     # The training side imports features and errors from here too, and needs no engine for that.
-    if name in {"Answer", "Runtime"}:
-        from . import engine
+    if name in _HOME:
+        import importlib
 
-        return getattr(engine, name)
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,6 +39,10 @@ class CostTable:
     first_token_ms: dict[int, float]
     token_ms: dict[int, float]
 
+    def answer_ms(self, scale: int) -> float:
+        """A question about a picture that has been looked at, until the last of `answer_tokens`, nine times of ten."""
+        return self.first_token_ms[scale] + (self.answer_tokens - 1) * self.token_ms[scale]
+
     def priced(self, router: RouterFacts) -> RouterFacts:
         """The router with these costs. A scale that was not measured is not offered here; it costs the dearest."""
         dearest = max(self.costs.values())

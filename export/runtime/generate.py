@@ -1,26 +1,16 @@
-"""Prefill and decode: embeddings of a prompt in, ids of the answer out."""
+"""From logits to tokens, and from tokens to embeddings."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .manifest import Manifest
-from .sessions import Cache, Decoder
+from .request import Request
 
 Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Generated:
-    """The answer's ids without the stop id, and what the two phases took."""
-
-    token_ids: tuple[int, ...]
-    prefill_ms: float
-    decode_ms: float
 
 
 class EmbeddingTable:
@@ -29,32 +19,46 @@ class EmbeddingTable:
     def __init__(self, manifest: Manifest) -> None:
         place = manifest.embedding
         self._rows = np.memmap(manifest.path(place.file), place.dtype, "r", place.offset, place.shape)
-        self._image_token_id = manifest.image_token_id
 
-    def rows(self, ids: list[int]) -> Array:
+    def rows(self, ids: Sequence[int]) -> Array:
         """(T ids) -> (T, D)."""
-        return np.asarray(self._rows[ids])
-
-    def prompt(self, ids: list[int], visual: Array) -> Array:
-        """A prompt with its picture in place: S ids with m placeholders, (m, D) -> (S, D)."""
-        embeds = self.rows(ids)
-        embeds[np.asarray(ids) == self._image_token_id] = visual
-        return embeds
+        return np.asarray(self._rows[np.asarray(ids, np.int64)])
 
 
-def greedy(
-    decoder: Decoder, table: EmbeddingTable, prompt: Array, *, stop_ids: frozenset[int], max_new_tokens: int
-) -> Generated:
-    """The likeliest token each time, until a stop id or `max_new_tokens`: prompt (S, D)."""
-    started = time.perf_counter()
-    cache = Cache(decoder, len(prompt) + max_new_tokens)
-    token = int(decoder.step(prompt, cache).argmax())
-    prefilled = time.perf_counter()
-    ids: list[int] = []
-    while token not in stop_ids:
-        ids.append(token)
-        if len(ids) == max_new_tokens:
-            break
-        token = int(decoder.step(table.rows([token]), cache).argmax())
-    ended = time.perf_counter()
-    return Generated(tuple(ids), 1000 * (prefilled - started), 1000 * (ended - prefilled))
+class Sampler:
+    """Picks the next token: the likeliest, or one drawn as the request says."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._generator = np.random.default_rng(request.seed)
+
+    def pick(self, logits: Array) -> tuple[int, float]:
+        """(V,) -> a token, and the probability that the model itself gives it."""
+        token = self._draw(logits) if self._request.sampled else int(logits.argmax())
+        return token, float(np.exp(logits[token] - log_sum_exp(logits)))
+
+    def _draw(self, logits: Array) -> int:
+        probability = log_softmax(logits / np.float32(self._request.temperature))  # (V,)
+        order = np.argsort(-probability, kind="stable")
+        likely = np.exp(probability[order].astype(np.float64))  # (V,), falling
+        # The nucleus of Holtzman et al., arXiv 1904.09751: the shortest head that holds `top_p`.
+        nucleus = 1 + int(np.searchsorted(likely.cumsum(), self._request.top_p * (1 - 1e-9)))
+        head = likely[:nucleus]
+        return int(order[self._generator.choice(len(head), p=head / head.sum())])
+
+
+def first_margin(logits: Array) -> float:
+    """By how much the likeliest token is likelier than the next: (V,) -> 0..1."""
+    second, first = np.partition(logits, -2)[-2:]
+    total = log_sum_exp(logits)
+    return float(np.exp(first - total) - np.exp(second - total))
+
+
+def log_sum_exp(logits: Array) -> np.float32:
+    largest = logits.max()
+    return largest + np.log(np.exp(logits - largest).sum())
+
+
+def log_softmax(logits: Array) -> Array:
+    """(V,) -> (V,)."""
+    return logits - log_sum_exp(logits)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from .errors import MvlmError
 
 Picture = Image.Image | NDArray[np.uint8] | bytes | str | Path
+Order = Literal["rgb", "bgr"]
 MAX_PIXELS = 64_000_000
+# Formats that are pixels and nothing else: no program is called, and no page is drawn, to read them.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _LARGEST_SHRINK = 64
 
 
@@ -39,27 +42,41 @@ class ImageSpec:
         return asdict(self)
 
 
-def open_picture(picture: Picture, *, name: str = "the picture") -> Image.Image:
-    """Read a PIL picture, an RGB array (H, W, 3) uint8, encoded bytes or a file, upright and in RGB.
+def open_picture(picture: Picture, *, name: str = "the picture", order: Order = "rgb") -> Image.Image:
+    """Read a PIL picture, an array (H, W, 3) uint8 with its channels in `order`, encoded bytes or a file: upright, RGB.
 
     Raises `MvlmError` when there is no such file, when it is no picture, or when it has more than `MAX_PIXELS`.
     """
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise MvlmError(f"{name} has shape {picture.shape} and type {picture.dtype}: give (H, W, 3) uint8, RGB")
-        return Image.fromarray(picture)
+        return _from_array(picture, name, order)
     if isinstance(picture, str | Path):
-        name = str(picture)
-        if not Path(picture).is_file():
+        name = str(picture) if str(picture).isprintable() else repr(str(picture))
+        if "\0" in str(picture) or not Path(picture).is_file():
             raise MvlmError(f"there is no picture {name}: check the path", code="no-picture")
-    if isinstance(picture, Image.Image):
-        return _upright_rgb(picture, name)
+    elif not isinstance(picture, Image.Image | bytes):
+        raise MvlmError(
+            f"{name} is a {type(picture).__name__}: give a path, bytes, a PIL picture or an array", code="bad-picture"
+        )
     try:
-        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
+        if isinstance(picture, Image.Image):
+            return _upright_rgb(picture, name)
+        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=_FORMATS) as opened:
             return _upright_rgb(opened, name)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, UnidentifiedImageError) as error:
-        reason = str(error).split("\n")[0][:120]
+    except MvlmError:
+        raise
+    except Exception as error:  # decoders of broken files raise whatever they stumble over
+        reason = (str(error).split("\n")[0] or type(error).__name__)[:120]
         raise MvlmError(f"{name} cannot be read as a picture ({reason}): save it anew", code="bad-picture") from None
+
+
+def _from_array(picture: NDArray[np.uint8], name: str, order: Order) -> Image.Image:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        raise MvlmError(
+            f"{name} has shape {picture.shape} and type {picture.dtype}: give (H, W, 3) uint8, RGB", code="bad-picture"
+        )
+    if order not in get_args(Order):
+        raise MvlmError(f"there is no order of channels {order!r}: name rgb or bgr", code="bad-option")
+    return Image.fromarray(picture if order == "rgb" else np.ascontiguousarray(picture[:, :, ::-1]))
 
 
 def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
@@ -71,9 +88,9 @@ def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
     return ImageOps.exif_transpose(picture).convert("RGB")
 
 
-def preprocess(picture: Picture, spec: ImageSpec) -> NDArray[np.float32]:
+def preprocess(picture: Picture, spec: ImageSpec, order: Order = "rgb") -> NDArray[np.float32]:
     """One picture as the vision tower takes it: (3, size_px, size_px) float32, normalised."""
-    image = _squared(open_picture(picture), spec)
+    image = _squared(open_picture(picture, order=order), spec)
     if image.size != (spec.size_px, spec.size_px):
         image = image.resize((spec.size_px, spec.size_px), Image.Resampling.BICUBIC)
     scaled = np.asarray(image, np.float32) * np.float32(1 / 255)  # (size_px, size_px, 3)
@@ -84,7 +101,9 @@ def preprocess(picture: Picture, spec: ImageSpec) -> NDArray[np.float32]:
 def _squared(image: Image.Image, spec: ImageSpec) -> Image.Image:
     side = min(image.size)
     if max(image.size) > _LARGEST_SHRINK * max(side, 1):
-        raise MvlmError(f"the picture is {image.size[0]} x {image.size[1]}: too narrow to make sense of")
+        raise MvlmError(
+            f"the picture is {image.size[0]} x {image.size[1]}: too narrow to make sense of", code="bad-picture"
+        )
     if spec.fit == "stretch" or image.size[0] == image.size[1]:
         return image
     if spec.fit == "crop":

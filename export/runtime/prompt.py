@@ -51,6 +51,7 @@ class Prompt:
             )
         self.parts = tuple(parts)
         self._question = next(part for part in parts if isinstance(part, QuestionText))
+        self._place = kinds.index(ImagePlace)
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
@@ -69,24 +70,52 @@ class Prompt:
 
     def question_ids(self, question: str) -> list[int]:
         """The ids of the text that holds the question, which the router's features look at."""
-        text = self._question.before + question + self._question.after
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self.text_ids(self._question.before + question + self._question.after)
+
+    def before(self, question: str) -> list[int]:
+        """The ids that stand before the picture."""
+        return self._part_ids(self.parts[: self._place], question)
+
+    def after(self, question: str) -> list[int]:
+        """The ids that stand after the picture."""
+        return self._part_ids(self.parts[self._place + 1 :], question)
+
+    @property
+    def lead(self) -> list[int]:
+        """The ids that every prompt begins with, whatever is asked about whatever picture."""
+        ids: list[int] = []
+        for part in self.parts:
+            if not isinstance(part, FixedIds):
+                break
+            ids += part.ids
+        return ids
+
+    @property
+    def picture_first(self) -> bool:
+        """Whether the picture stands before the question, so that all questions about it share what was read of it."""
+        return self._place < self.parts.index(self._question)
 
     def ids(self, question: str, num_visual_tokens: int, image_token_id: int) -> list[int]:
         """The whole prompt, with `num_visual_tokens` placeholders where the picture stands."""
+        return [*self.before(question), *[image_token_id] * num_visual_tokens, *self.after(question)]
+
+    def _part_ids(self, parts: Sequence[Part], question: str) -> list[int]:
         ids: list[int] = []
-        for part in self.parts:
-            if isinstance(part, FixedIds):
-                ids += part.ids
-            elif isinstance(part, ImagePlace):
-                ids += [image_token_id] * num_visual_tokens
-            else:
-                ids += self.question_ids(question)
+        for part in parts:
+            ids += part.ids if isinstance(part, FixedIds) else self.question_ids(question)
         return ids
+
+    def text_ids(self, text: str) -> list[int]:
+        """The ids of a piece of plain text."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Generated ids as text, without special tokens and with all white space."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
     def answer(self, token_ids: Sequence[int]) -> str:
         """Generated ids as the text that people read: without special tokens and the space around it."""
-        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
+        return self.text(token_ids).strip()
 
 
 def _part_to_json(part: Part) -> dict[str, Any]:

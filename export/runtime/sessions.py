@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,33 +59,78 @@ def open_session(path: Path, device: Device) -> Any:
         raise MvlmError(f"{path} cannot be opened ({reason}): export again, or upgrade onnxruntime") from None
 
 
+def run_session(session: Any, outputs: Sequence[str], feeds: dict[str, Array]) -> list[Array]:
+    """Run a graph once. Raises `MvlmError` when the engine fails."""
+    with engine_errors():
+        return session.run(list(outputs), feeds)
+
+
+@contextmanager
+def engine_errors() -> Iterator[None]:
+    """Whatever an engine raises, as the one class of errors that callers know."""
+    try:
+        yield
+    except MvlmError:
+        raise
+    except Exception as error:  # onnxruntime's errors share no base class
+        reason = str(error).split("\n")[0][:200]
+        raise MvlmError(f"the engine failed ({reason}): look at free memory", code="engine-failed") from None
+
+
 class Cache:
     """Keys and values of up to `positions` positions of one conversation."""
 
     def __init__(self, decoder: Decoder, positions: int) -> None:
-        from onnxruntime import OrtValue
-
-        facts = decoder.facts
+        facts = self._facts = decoder.facts
         self.form = facts.cache
         self.positions = facts.positions if self.form == "scatter" else positions
         self.used = 0
         self.binding = decoder.session.io_binding()
         self.binding.bind_output(facts.graph.outputs["logits"])
         shape = (1, facts.kv_heads, 0 if self.form == "concat" else self.positions, facts.head_dim)
-        for past, present in zip(facts.past, facts.present, strict=True):
-            buffer = OrtValue.ortvalue_from_numpy(np.zeros(shape, facts.cache_dtype))
+        self._bind([np.zeros(shape, facts.cache_dtype) for _ in facts.past])
+
+    def take(self, outputs: list[Any], facts: DecoderGraph) -> None:
+        """Let what a step put out be what the next one reads, where that is not one buffer."""
+        if self.form == "concat":
+            self._outputs = outputs[1:]
+            for past, present, value in zip(facts.past, facts.present, self._outputs, strict=True):
+                self.binding.bind_ortvalue_input(past, value)
+                self.binding.bind_output(present)
+
+    def rewind(self, used: int) -> None:
+        """Forget all but the first `used` positions: what stands there depends on nothing behind it."""
+        assert used <= self.used
+        if self.form == "concat" and used < self.used:
+            self._bind([values[:, :, :used] for values in self._values()])
+        self.used = used
+
+    def copy(self, other: Cache, used: int) -> None:
+        """Start with the first `used` positions of another conversation."""
+        assert used <= min(other.used, self.positions)
+        if self.form == "concat":
+            self._bind([values[:, :, :used] for values in other._values()])
+        else:
+            for mine, theirs in zip(self._values(), other._values(), strict=True):
+                mine[:, :, :used] = theirs[:, :, :used]
+        self.used = used
+
+    def _values(self) -> list[Array]:
+        """Keys, then values, of each layer: (1, kv_heads, positions, head_dim) each."""
+        return [value.numpy() for value in self._outputs] if self._outputs else self._buffers
+
+    def _bind(self, buffers: list[Array]) -> None:
+        from onnxruntime import OrtValue
+
+        self._buffers = [np.ascontiguousarray(values) for values in buffers]
+        self._outputs: list[Any] = []
+        for past, present, values in zip(self._facts.past, self._facts.present, self._buffers, strict=True):
+            buffer = OrtValue.ortvalue_from_numpy(values)  # on the CPU the array itself, not a copy
             self.binding.bind_ortvalue_input(past, buffer)
             if self.form == "concat":
                 self.binding.bind_output(present)
             else:
                 self.binding.bind_ortvalue_output(present, buffer)
-
-    def take(self, outputs: list[Any], facts: DecoderGraph) -> None:
-        """Let what a step put out be what the next one reads, where that is not one buffer."""
-        if self.form == "concat":
-            for past, present, value in zip(facts.past, facts.present, outputs[1:], strict=True):
-                self.binding.bind_ortvalue_input(past, value)
-                self.binding.bind_output(present)
 
 
 class Decoder:
@@ -98,9 +145,10 @@ class Decoder:
         steps = len(inputs_embeds)
         feeds = {"inputs_embeds": np.ascontiguousarray(inputs_embeds[None])}  # (1, S, D)
         feeds |= step_inputs(self.facts, cache.used, steps)
-        for role, name in self.facts.graph.inputs.items():
-            cache.binding.bind_cpu_input(name, feeds[role])
-        self.session.run_with_iobinding(cache.binding)
+        with engine_errors():
+            for role, name in self.facts.graph.inputs.items():
+                cache.binding.bind_cpu_input(name, feeds[role])
+            self.session.run_with_iobinding(cache.binding)
         outputs = cache.binding.get_outputs()
         cache.take(outputs, self.facts)
         cache.used += steps

@@ -1,0 +1,149 @@
+"""An answer, and the stream that it comes from."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal
+
+from .errors import MvlmError
+
+Finish = Literal["stop", "length", "deadline", "stopped"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered, and why in so many tokens.
+
+    Attributes:
+        probability: that this answer is right, as the router saw it; None when the scale was named.
+        probabilities: the same at each scale of the bundle; empty when the scale was named.
+        confidence: the probability that the model itself gives to this answer: the product over its tokens, the one
+            that ends it included (the `confidence` of labels/). With `choices`, its share among them.
+        escalated: the scale that was asked first, when the answer comes from a second, closer look.
+        finish: what ended the answer: the model or a stop text (`stop`), the longest answer allowed (`length`), the
+            `deadline`, or the caller (`stopped`).
+        choices: with `choices`, the share of each.
+        token_ids: the answer's ids, without the stop id.
+        timings: milliseconds of each stage; those of looking at the picture are the same in every answer about it.
+    """
+
+    text: str
+    num_visual_tokens: int
+    reason: str
+    probability: float | None = None
+    probabilities: dict[int, float] = field(default_factory=dict)
+    confidence: float = 1.0
+    escalated: int | None = None
+    finish: Finish = "stop"
+    choices: dict[str, float] = field(default_factory=dict)
+    token_ids: tuple[int, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Stream:
+    """The text of an answer in pieces, as they are generated: iterate, or use as a context manager.
+
+    Work is done in `next` only. Leaving the context, `close`, or the end of the answer gives back what the answer held.
+    `stop` may be called from any thread, and ends the answer within a token.
+    """
+
+    def __init__(self, work: Callable[[Stop], Generator[str, None, Answer]]) -> None:
+        self._stop = Stop()
+        self._work = work(self._stop)
+        self._lock = threading.Lock()
+        self._answer: Answer | None = None
+        self._text = ""
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return self._text
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer. Raises `MvlmError` before it is there."""
+        if self._answer is None:
+            raise MvlmError("the answer has not ended: read the stream to its end first", code="not-ended")
+        return self._answer
+
+    def read(self) -> Answer:
+        """Read to the end and return the answer."""
+        for _ in self:
+            pass
+        return self.answer
+
+    def stop(self) -> None:
+        """End the answer within a token."""
+        self._stop.now = True
+
+    def close(self) -> None:
+        """Stop, and give back what the answer held. What was read so far stays in `text`, and in `answer`."""
+        self.stop()
+        if inspect.getgeneratorstate(self._work) == inspect.GEN_CREATED:
+            self._work.close()
+        for _ in self:
+            pass
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        with self._lock:
+            try:
+                piece = next(self._work)
+            except StopIteration as end:
+                self._answer = end.value or self._answer
+                raise StopIteration from None
+            self._text += piece
+            return piece
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass
+class Stop:
+    """Set from any thread, looked at before each token."""
+
+    now: bool = False
+
+
+class Clock:
+    """Adds up milliseconds by stage, and knows how much time is left."""
+
+    def __init__(self, deadline_ms: float | None = None) -> None:
+        self.timings: dict[str, float] = {}
+        self._deadline_ms = deadline_ms
+        self._started = time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            key = f"{name}_ms"
+            self.timings[key] = self.timings.get(key, 0.0) + 1000 * (time.perf_counter() - started)
+
+    def since(self, earlier: dict[str, float]) -> dict[str, float]:
+        """The stages so far, those of an earlier clock first; a stage of both is their sum."""
+        stages = [*earlier, *(stage for stage in self.timings if stage not in earlier)]
+        return {stage: earlier.get(stage, 0.0) + self.timings.get(stage, 0.0) for stage in stages}
+
+    @property
+    def left_ms(self) -> float:
+        """Milliseconds until the deadline; infinite without one."""
+        if self._deadline_ms is None:
+            return float("inf")
+        return self._deadline_ms - 1000 * (time.perf_counter() - self._started)

@@ -1,0 +1,137 @@
+"""What is asked, in one value: checked whole before any work is done."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypedDict
+
+from .errors import MvlmError
+from .router import Terms
+
+Scale = int | Literal["auto"]
+_MOST_CHOICES = 64
+_MOST_STOPS = 16
+
+
+class Options(TypedDict, total=False):
+    """What `ask`, `stream` and their like take beside question and scale; `Request` says what each means."""
+
+    price: float | None
+    budget: float | None
+    within: float | None
+    cap: float | None
+    least_probability: float | None
+    deadline_ms: float | None
+    max_new_tokens: int
+    stop: str | Sequence[str]
+    choices: Sequence[str]
+    temperature: float
+    top_p: float
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question and how to answer it.
+
+    Attributes:
+        scale: how many visual tokens to show, or `auto`: the router chooses.
+        price, budget, within, cap, least_probability: the terms of `auto`, as `router.Terms` says.
+        deadline_ms: when the answer must stand, counted from the call. With `auto`, only scales that can answer by
+            then are chosen from; decoding stops in time in any case.
+        max_new_tokens: the longest answer.
+        stop: texts that end the answer, and are no part of it.
+        choices: the answers to choose from. The likeliest is the answer, and nothing is decoded.
+        temperature: 0 takes the likeliest token; above 0 tokens are drawn.
+        top_p: tokens are drawn from the likeliest that together have this probability.
+        seed: makes drawn answers repeatable.
+    """
+
+    question: str
+    scale: Scale = "auto"
+    price: float | None = None
+    budget: float | None = None
+    within: float | None = None
+    cap: float | None = None
+    least_probability: float | None = None
+    deadline_ms: float | None = None
+    max_new_tokens: int = 32
+    stop: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises `MvlmError` for everything that can be seen to be wrong without a bundle."""
+        if not isinstance(self.question, str) or not self.question.strip():
+            raise MvlmError("the question is empty: ask something", code="empty-question")
+        if not (self.scale == "auto" or _is_whole(self.scale)):
+            raise MvlmError(
+                f"there is no scale {self.scale!r}: name a number of visual tokens, or auto", code="bad-scale"
+            )
+        for field in fields(Terms):
+            value = getattr(self, field.name)
+            if value is not None and not _within(value, 0, math.inf):
+                named = field.name.replace("_", " ")
+                raise MvlmError(f"the {named} is {value}: give a number from 0 up", code="bad-price")
+        _ = self.terms
+        if self.deadline_ms is not None and not (_within(self.deadline_ms, 0, math.inf) and self.deadline_ms > 0):
+            raise MvlmError(f"the deadline is {self.deadline_ms} ms: give a number above 0", code="bad-option")
+        if not _is_whole(self.max_new_tokens) or self.max_new_tokens < 1:
+            raise MvlmError(
+                f"an answer of at most {self.max_new_tokens} tokens is none: allow at least 1", code="bad-option"
+            )
+        if not _within(self.temperature, 0, math.inf):
+            raise MvlmError(f"the temperature is {self.temperature}: give a number from 0 up", code="bad-option")
+        if not (_within(self.top_p, 0, 1) and self.top_p > 0):
+            raise MvlmError(f"top_p is {self.top_p}: give a number above 0, at most 1", code="bad-option")
+        if self.seed is not None and not (_is_whole(self.seed) and self.seed >= 0):
+            raise MvlmError(f"the seed is {self.seed!r}: give a whole number from 0 up", code="bad-option")
+        _require_texts(self.stop, "stop", _MOST_STOPS)
+        _require_texts(self.choices, "choices", _MOST_CHOICES)
+        if self.choices and len({choice.strip() for choice in self.choices}) < max(2, len(self.choices)):
+            raise MvlmError("the choices are not different answers, two or more: give those", code="bad-option")
+
+    @property
+    def terms(self) -> Terms:
+        return Terms(self.price, self.budget, self.within, self.cap, self.least_probability)
+
+    @property
+    def sampled(self) -> bool:
+        return self.temperature > 0
+
+
+def request_of(question: str, scale: Scale, options: Mapping[str, Any]) -> Request:
+    """A request from what a caller named. Raises `MvlmError`, for an option that does not exist too."""
+    known = [field.name for field in fields(Request)][2:]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise MvlmError(f"there is no option {name!r}: {hint}", code="bad-option")
+    named = dict(options)
+    for name in ("stop", "choices"):
+        value = named.get(name) or ()
+        named[name] = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else (value,)
+    return Request(question, scale, **named)
+
+
+def _require_texts(texts: tuple[Any, ...], name: str, most: int) -> None:
+    if len(texts) > most:
+        raise MvlmError(f"{name} holds {len(texts)} texts: give at most {most}", code="bad-option")
+    if not all(isinstance(text, str) and text for text in texts):
+        raise MvlmError(f"{name} holds something that is no text: give texts that are not empty", code="bad-option")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _within(value: object, low: float, high: float) -> bool:
+    """Whether it is a finite number from `low` to `high`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type,operator]

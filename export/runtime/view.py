@@ -1,0 +1,105 @@
+"""A picture that has been looked at: every scale, and any number of questions, follow from it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .answer import Answer, Clock, Stream
+from .conversation import Shelf
+from .features import image_features
+from .image import Order, Picture, preprocess
+from .request import Options, Scale, request_of
+from .router import Choice
+from .sessions import run_session
+
+if TYPE_CHECKING:
+    from .engine import Runtime
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture that has been looked at.
+
+    Attributes:
+        values: (1, P, ·), what the connectors read.
+        words: (P, D), each patch as the language model would read it.
+        image_features: (d_image,), what the router sees of the picture; None when the bundle holds no router.
+        shelf: what the language model has read of the picture so far.
+    """
+
+    runtime: Runtime
+    values: Array = field(repr=False)
+    words: Array = field(repr=False)
+    image_features: Array | None = field(repr=False)
+    shelf: Shelf = field(repr=False)
+    timings: dict[str, float]
+
+    def ask(self, question: str, scale: Scale = "auto", **options: Unpack[Options]) -> Answer:
+        """Answer at the scale that the router chooses, or at the one that is named.
+
+        Raises `MvlmError`: an empty question, one that does not fit the decoder, a scale that the bundle has not, an
+        option that makes no sense.
+        """
+        return self.stream(question, scale, **options).read()
+
+    def stream(self, question: str, scale: Scale = "auto", **options: Unpack[Options]) -> Stream:
+        """The answer in pieces as they are generated; what cannot be answered is refused here, before any work."""
+        request = request_of(question, scale, options)
+        self.runtime.require_answerable(request)
+        clock = Clock(request.deadline_ms)
+        return Stream(lambda stop: self.runtime.answering(self, request, clock, stop))
+
+    def ask_many(self, questions: Sequence[str], scale: Scale = "auto", **options: Unpack[Options]) -> list[Answer]:
+        """Several questions, in their order; all are checked before the first is answered."""
+        streams = [self.stream(question, scale, **options) for question in questions]
+        return [stream.read() for stream in streams]
+
+    def choose(self, question: str, **options: Unpack[Options]) -> Choice:
+        """The scale that `ask` would answer at, without answering."""
+        request = request_of(question, "auto", options)
+        self.runtime.require_answerable(request)
+        return self.runtime.choose(self, request, Clock())
+
+    async def aask(self, question: str, scale: Scale = "auto", **options: Unpack[Options]) -> Answer:
+        """`ask` in a thread. Cancelled, it stops within a token."""
+        stream = self.stream(question, scale, **options)
+        try:
+            return await asyncio.to_thread(stream.read)
+        finally:
+            stream.stop()
+
+    async def astream(self, question: str, scale: Scale = "auto", **options: Unpack[Options]) -> AsyncIterator[str]:
+        """`stream`, its steps in a thread. Left early, it stops within a token."""
+        stream = self.stream(question, scale, **options)
+        try:
+            while (piece := await asyncio.to_thread(next, stream, None)) is not None:
+                yield piece
+        finally:
+            stream.stop()
+            await asyncio.shield(asyncio.to_thread(stream.close))
+
+
+def look(runtime: Runtime, picture: Picture, order: Order) -> View:
+    """Encode a picture once."""
+    clock = Clock()
+    graph = runtime.manifest.vision
+    with clock.stage("image"):
+        pixels = preprocess(picture, runtime.manifest.image, order)[None]  # (1, 3, size_px, size_px)
+    with clock.stage("vision"):
+        outputs = [graph.outputs["values"], graph.outputs["words"]]
+        values, words = run_session(runtime.vision, outputs, {graph.inputs["pixel_values"]: pixels})
+    with clock.stage("features"):
+        features = image_features(words[0]) if runtime.router else None  # (d_image,)
+
+    def tokens(m: int) -> Array:
+        return runtime.visual_tokens(values, m)[0]  # (m, D)
+
+    return View(runtime, values, words[0], features, Shelf(runtime.reader, tokens), clock.timings)
