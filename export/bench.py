@@ -23,6 +23,7 @@ from export.power import PowerMeter
 from export.runtime import Answer, Runtime
 from export.runtime.image import Picture
 from export.runtime.manifest import Manifest
+from export.runtime.request import Request
 from export.runtime.sessions import Device
 
 Floats = NDArray[np.float64]
@@ -92,7 +93,7 @@ def measure(runtime: Runtime, plan: Plan, power: PowerMeter, progress: Callable[
     """
     scales = runtime.manifest.scales
     samples = Samples(scales, {m: defaultdict(list) for m in scales})
-    runtime.require_answerable(plan.question, max(scales), None, plan.answer_tokens)
+    runtime.require_answerable(Request(plan.question, max(scales), max_new_tokens=plan.answer_tokens))
     order = np.random.default_rng(0)
     for i in range(-plan.warmup_rounds, plan.rounds):
         for m in order.permutation(scales).tolist():

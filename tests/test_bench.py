@@ -69,8 +69,8 @@ def test_the_router_weighs_what_was_measured(bundle, mvlm):
     facts = json.loads((bench_folder(bundle, NAME) / "bench.json").read_text())
     runtime = Runtime.load(bundle, threads=THREADS)
     assert runtime.costs.costs == {int(m): cost for m, cost in facts["costs"].items()}
-    assert runtime._router.facts.cost_unit == "ms"
-    assert runtime._router.facts.costs == tuple(facts["costs"].values())
+    assert runtime.router.facts.cost_unit == "ms"
+    assert runtime.router.facts.costs == tuple(facts["costs"].values())
     assert Runtime.load(bundle, threads=2).costs is None  # another number of threads is another device
 
 

@@ -148,18 +148,15 @@ class Runtime:
         """Yield the pieces of an answer's text as they come, and return the answer."""
         choice = self.choose(view, request, clock) if request.scale == "auto" else None
         m = choice.scale if choice else int(request.scale)
-        escalated, written = None, Written(finish="stopped")
-        if not stop.now:
+        escalated, closer, written = None, None, Written(finish="stopped")
+        while not stop.now:
             with view.shelf.borrow(m) as conversation:
                 logits = conversation.ask(request.question, m, self._room(request), clock)
-                if choice and (closer := self._look_again(choice, logits)):
-                    escalated, choice, m = m, closer, closer.scale
-                    logits = conversation.ask(request.question, m, self._room(request), clock)
-                if request.choices:
-                    written = yield from self._pick(conversation, logits, request, clock)
-                else:
-                    task = Task(request, self.prompt.text, self.manifest.stop_ids)
-                    written = yield from write(conversation, logits, task, clock, stop)
+                closer = self._look_again(choice, logits) if choice and not closer else None
+                if closer is None:
+                    written = yield from self._write(conversation, logits, request, clock, stop)
+                    break
+            escalated, choice, m = m, closer, closer.scale
         return Answer(
             text=written.text,
             num_visual_tokens=m,
@@ -173,6 +170,14 @@ class Runtime:
             token_ids=tuple(written.token_ids),
             timings=clock.since(view.timings),
         )
+
+    def _write(
+        self, conversation: Conversation, logits: Array, request: Request, clock: Clock, stop: Stop
+    ) -> Generator[str, None, Written]:
+        if request.choices:
+            return (yield from self._pick(conversation, logits, request, clock))
+        task = Task(request, self.prompt.text, self.manifest.stop_ids)
+        return (yield from write(conversation, logits, task, clock, stop))
 
     def _pick(
         self, conversation: Conversation, logits: Array, request: Request, clock: Clock

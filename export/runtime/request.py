@@ -93,6 +93,8 @@ class Request:
             raise MvlmError(f"the seed is {self.seed!r}: give a whole number from 0 up", code="bad-option")
         _require_texts(self.stop, "stop", _MOST_STOPS)
         _require_texts(self.choices, "choices", _MOST_CHOICES)
+        if any(not choice.strip() for choice in self.choices):
+            raise MvlmError("choices holds an answer that is only white space: give words", code="bad-option")
         if self.choices and len({choice.strip() for choice in self.choices}) < max(2, len(self.choices)):
             raise MvlmError("the choices are not different answers, two or more: give those", code="bad-option")
 
