@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import onnxruntime
 import pytest
 from bundles import pool_bundle
+from test_export_decoder import DIALECTS, random_model, written
 
 from export.runtime import MvlmError, Runtime
-from export.runtime.sessions import Device, open_session
+from export.runtime.sessions import Cache, Device, open_session
 
 
 def test_a_provider_nobody_knows():
@@ -39,3 +41,23 @@ def test_threads_are_set(monkeypatch):
         open_session(pool_bundle().bundle / "vision.onnx", Device(threads=3)).get_session_options().intra_op_num_threads
         == 3
     )
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_cache_that_is_rewound_and_one_that_is_copied_read_on_as_a_fresh_one(tmp_path, dialect):
+    decoder = written(random_model("qwen3"), tmp_path, DIALECTS[dialect])
+    rng = np.random.default_rng(0)
+    width = random_model("qwen3").config.hidden_size
+    prefix, dropped, tail = (rng.standard_normal((n, width), np.float32) for n in (9, 7, 5))
+    fresh = Cache(decoder, 64)
+    wanted = decoder.step(np.concatenate([prefix, tail]), fresh)
+
+    rewound = Cache(decoder, 64)
+    decoder.step(prefix, rewound)
+    decoder.step(dropped, rewound)
+    copied = Cache(decoder, 40)
+    copied.copy(rewound, len(prefix))
+    rewound.rewind(len(prefix))
+    for cache in (rewound, copied):
+        np.testing.assert_allclose(decoder.step(tail, cache), wanted, atol=2e-5 * np.abs(wanted).max())
+        assert cache.used == len(prefix) + len(tail)

@@ -87,6 +87,7 @@ class Cache:
         self.used = 0
         self.binding = decoder.session.io_binding()
         self.binding.bind_output(facts.graph.outputs["logits"])
+        self._outputs: list[Any] = []
         shape = (1, facts.kv_heads, 0 if self.form == "concat" else self.positions, facts.head_dim)
         self._bind([np.zeros(shape, facts.cache_dtype) for _ in facts.past])
 
@@ -123,7 +124,7 @@ class Cache:
         from onnxruntime import OrtValue
 
         self._buffers = [np.ascontiguousarray(values) for values in buffers]
-        self._outputs: list[Any] = []
+        self._outputs = []
         for past, present, values in zip(self._facts.past, self._facts.present, self._buffers, strict=True):
             buffer = OrtValue.ortvalue_from_numpy(values)  # on the CPU the array itself, not a copy
             self.binding.bind_ortvalue_input(past, buffer)

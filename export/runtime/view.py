@@ -66,7 +66,7 @@ class View:
         """The scale that `ask` would answer at, without answering."""
         request = request_of(question, "auto", options)
         self.runtime.require_answerable(request)
-        return self.runtime.choose(self, request, Clock())
+        return self.runtime.choose(self, request, Clock(request.deadline_ms))
 
     async def aask(self, question: str, scale: Scale = "auto", **options: Unpack[Options]) -> Answer:
         """`ask` in a thread. Cancelled, it stops within a token."""
