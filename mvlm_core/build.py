@@ -1,45 +1,148 @@
-"""What a configuration describes, built: the processor from the rows' words, and the model that starts from nothing."""
+"""What a configuration describes, built: the processor, and the model, each part from nothing or from its weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import PreTrainedModel
 
-from .config import ModelConfig, TrainConfig
+from export.runtime.errors import MvlmError
+
+from .config import TrainConfig
 from .model import MvlmConfig, MvlmForConditionalGeneration
+from .model_config import ImageConfig, ModelConfig
+from .parts import load_language_model, load_tokenizer, load_tower, picture_settings, text_config, vision_config
 from .processing import MvlmImageProcessor, MvlmProcessor
 from .rows import Row
+from .runs import load_run, run_config
 from .tokenizer import train_tokenizer
+from .towers import tower_grid_side, tower_size_px
+from .words import speak
+
+# What says which connector it is, and where it reads the tower; the rest of `ModelConfig` says where weights come from.
+_CONNECTOR = ("connector", "connector_positions", "num_queries", "num_heads", "value_mlp")
+_OF_THE_START = (*_CONNECTOR, "grid_side", "vision_feature_layer")
+_HALF = (0.5, 0.5, 0.5)
+
+
+def resolve_config(config: TrainConfig) -> TrainConfig:
+    """With everything filled in that the parts of the model decide. Reads their configurations, and no weights.
+
+    Raises `MvlmError` for parts that are not there or are not built here, a grid that is not the tower's, pictures of
+    a size that it does not take, and scales that its grid does not allow.
+    """
+    model = resolve_model(config.model)
+    config = config.model_copy(update={"model": model})
+    try:
+        TrainConfig.model_validate(config.model_dump())
+    except ValueError as error:
+        faults = "; ".join(str(fault["msg"]).removeprefix("Value error, ") for fault in error.errors())  # type: ignore[attr-defined]
+        raise MvlmError(f"the vision tower has a grid of {model.grid_side} x {model.grid_side}: {faults}") from None
+    return config
+
+
+def resolve_model(config: ModelConfig) -> ModelConfig:
+    """As `resolve_config`, of the model alone; the same again when all is filled in."""
+    if config.start:
+        begin = run_config(config.start)
+        stated = {key: getattr(config, key) for key in config.model_fields_set}
+        found = {key: stated.get(key, getattr(begin, key)) for key in _OF_THE_START}
+        tower, side = begin.vision_config, begin.grid_side
+    else:
+        told = config.vision or {}
+        tower = vision_config(told)
+        image = _image(config.image, picture_settings(told), tower_size_px(tower))
+        side, found = tower_grid_side(tower, image.size_px or 0), {"image": image}
+    if config.grid_side not in (None, side):
+        raise MvlmError(
+            f"model.grid_side is {config.grid_side}, and the vision tower ({tower.model_type}) leaves a grid of"
+            f" {side} x {side}: leave grid_side out"
+        )
+    return config.model_copy(update=found | {"grid_side": side})
+
+
+def _image(stated: ImageConfig, found: dict[str, Any], made_for: int | None) -> ImageConfig:
+    size_px = stated.size_px or found.get("size_px") or made_for
+    if size_px is None:
+        raise MvlmError("nothing says how large the pictures are: set model.image.size_px")
+    defaults = {"mean": _HALF, "std": _HALF, "resample": "bicubic"}
+    return ImageConfig(**defaults | found | {"size_px": size_px} | stated.model_dump(exclude_none=True))
 
 
 def build_processor(config: TrainConfig, rows: Sequence[Row]) -> MvlmProcessor:
-    """The configuration's picture settings, and a tokenizer trained on the words of the rows."""
+    """The pictures' settings, and the tokenizer: the language model's own, or one trained on the words of the rows."""
+    model = resolve_model(config.model)
+    if model.start:
+        return load_run(model.start)[1]
+    images = MvlmImageProcessor(**model.image.model_dump())
+    told = model.text or {}
+    if "name" in told:
+        return speak(load_tokenizer(told), images, name=told["name"], stated=model.chat_template).processor
     texts = [text for row in rows for text in row.texts()]
-    return MvlmProcessor(MvlmImageProcessor(**config.model.image.model_dump()), train_tokenizer(texts))
+    return MvlmProcessor(images, train_tokenizer(texts))
 
 
 def build_model(config: TrainConfig, processor: MvlmProcessor) -> MvlmForConditionalGeneration:
-    """A model that starts from nothing, the same for the same seed; its words are the processor's."""
+    """The model, float32. What starts from nothing is the same for the same seed."""
+    model_config = resolve_model(config.model)
     torch.manual_seed(config.seed)
-    model = MvlmForConditionalGeneration(_model_config(config.model, processor))
+    model = (
+        _from_start(model_config, model_config.start) if model_config.start else _from_parts(model_config, processor)
+    )
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     if model.config.vision_config.model_type == "resnet":
-        model.vision_tower.to(memory_format=torch.channels_last)  # convolutions are faster so on a CPU
+        tower: Any = model.vision_tower
+        tower.to(memory_format=torch.channels_last)  # convolutions are faster so on a CPU
     return model
 
 
-def _model_config(config: ModelConfig, processor: MvlmProcessor) -> MvlmConfig:
+def weights_from(config: TrainConfig) -> list[str]:
+    """Where the weights of each part come from, in words for a person: nothing is initialised in silence."""
+    model, fresh = resolve_model(config.model), f"from nothing, seed {config.seed}"
+    if model.start:
+        new = _connector_is_new(model, run_config(model.start))
+        connector = fresh if new else f"from {model.start}"
+        return [f"vision tower and language model: from {model.start}", f"connector ({model.connector}): {connector}"]
+    told = {"vision tower": model.vision or {}, "language model": model.text or {}}
+    parts = [f"{part}: " + (f"from {t['name']}" if "name" in t else fresh) for part, t in told.items()]
+    return [*parts, f"connector ({model.connector}): {fresh}"]
+
+
+def _from_parts(config: ModelConfig, processor: MvlmProcessor) -> MvlmForConditionalGeneration:
+    vision, text = config.vision or {}, config.text or {}
     tokenizer = processor.tokenizer
     vocabulary = {
         "vocab_size": len(tokenizer), "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
-    return MvlmConfig(
-        vision_config=AutoConfig.for_model(**config.vision),
-        text_config=AutoConfig.for_model(**config.text, **vocabulary),
+    told = MvlmConfig(
+        vision_config=vision_config(vision),
+        text_config=text_config(text, **vocabulary),
         image_token_id=processor.image_token_id,
-        **config.model_dump(exclude={"vision", "text", "image"}),
+        query_start=config.query_start,
+        **{key: getattr(config, key) for key in _OF_THE_START},
     )
+    tower: PreTrainedModel | None = load_tower(vision, told.vision_config) if "name" in vision else None
+    language_model = load_language_model(text, told.text_config) if "name" in text else None
+    return MvlmForConditionalGeneration(told, tower, language_model)
+
+
+def _from_start(config: ModelConfig, run: Path) -> MvlmForConditionalGeneration:
+    begun, _ = load_run(run)
+    begin: MvlmConfig = begun.config  # type: ignore[assignment]
+    if not _connector_is_new(config, begin):
+        begin.vision_feature_layer = config.vision_feature_layer
+        return begun
+    told = begin.to_dict() | {key: getattr(config, key) for key in (*_OF_THE_START, "query_start")}
+    told["num_visual_tokens"] = None  # what the start showed is not what the new connector will
+    return MvlmForConditionalGeneration(MvlmConfig.from_dict(told), begun.vision_tower, begun.language_model)
+
+
+def _connector_is_new(config: ModelConfig, begun: MvlmConfig) -> bool:
+    """Whether a connector is told that is not the start's."""
+    counts = _CONNECTOR if config.connector == "query" else ("connector", "connector_positions")
+    return any(getattr(config, key) != getattr(begun, key) for key in counts)

@@ -18,6 +18,7 @@ from transformers import (
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from export.runtime.errors import MvlmError
+from export.runtime.image import FILTERS
 
 from .checkpoint_files import read_tensors
 from .checkpoint_layouts import ON_DISK, TOWER, WORD_TABLE
@@ -109,6 +110,7 @@ def _stock_images(ours: MvlmImageProcessor) -> LlavaImageProcessorPil:
         crop_size=square,
         do_center_crop=ours.fit == "crop",
         do_pad=ours.fit == "pad",
+        resample=FILTERS[ours.resample],
         image_mean=ours.mean,
         image_std=ours.std,
     )

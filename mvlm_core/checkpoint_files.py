@@ -92,8 +92,9 @@ def _faults_of_weight(name: str, tensor: Tensor, shape: torch.Size) -> list[str]
     return [] if tensor.isfinite().all() else [f"{name} holds NaN or infinite values"]
 
 
-def _read_shards(folder: Path, index: Path) -> Stored:
-    places = read_json(index).get("weight_map")
+def read_places(index: Path) -> dict[str, str]:
+    """Which shard each tensor stands in. Raises `MvlmError` when the index says none, or shards that are not there."""
+    folder, places = index.parent, read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise MvlmError(f"{index} maps no tensors to shards: get it again")
     names = sorted({str(shard) for shard in places.values()})
@@ -103,6 +104,12 @@ def _read_shards(folder: Path, index: Path) -> Stored:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise MvlmError(f"{folder} lacks {len(missing)} of {len(names)} shards: get {', '.join(missing)}")
+    return {str(name): str(shard) for name, shard in places.items()}
+
+
+def _read_shards(folder: Path, index: Path) -> Stored:
+    places = read_places(index)
+    names = sorted(set(places.values()))
     tensors: dict[str, Tensor] = {}
     faults = []
     for shard in names:

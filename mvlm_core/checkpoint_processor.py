@@ -4,53 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from export.runtime.errors import MvlmError
 
 from .checkpoint_files import read_json
 from .model import MvlmConfig
-from .processing import IMAGE_TOKEN, MvlmImageProcessor, MvlmProcessor
+from .processing import IMAGE_TOKEN, MvlmImageProcessor
+from .words import Words, speak
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
-_TEMPLATE_FILE = "chat_template.jinja"
-_GENERATION_MARK = "{% generation %}"
-# What CLIP's image processor does by default, and must do here: bicubic, scaled to 0..1, normalised.
+# LLaVA-1.5 talks as Vicuna does, whatever template came with its Llama.
+_LLAVAS = {"llama": "vicuna"}
+# What CLIP's image processor does by default, and must do here: resized, scaled to 0..1, normalised.
+_PICTURE_SETTINGS = {"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255}
+# PIL's numbers of the filters that resize; image processors that name none take the cubic one.
 _BICUBIC = 3
-_PICTURE_SETTINGS = {
-    "do_resize": True, "do_rescale": True, "do_normalize": True, "resample": _BICUBIC, "rescale_factor": 1 / 255,
-}  # fmt: skip
-# LLaVA-1.5's conversation `v1` (Vicuna's): llava/conversation.py, separator style TWO. The answer and its end are
-# what training supervises.
-VICUNA_TEMPLATE = (
-    "{{ bos_token }}A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-    "{% for message in messages %}"
-    "{% if message.role == 'assistant' %}"
-    "ASSISTANT:{% generation %}"
-    "{% for part in message.content %} {{ part.text }}{% endfor %}{{ eos_token }}"
-    "{% endgeneration %}"
-    "{% else %}"
-    "USER: {% for part in message.content %}"
-    "{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %} "
-    "{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
-
-
-@dataclass(frozen=True)
-class Words:
-    """A checkpoint's processor and what was done to its tokenizer, in words for a person."""
-
-    processor: MvlmProcessor
-    notes: list[str]
+_FILTERS = {2: "bilinear", _BICUBIC: "bicubic"}
 
 
 def read_words(folder: Path, config: MvlmConfig, images: MvlmImageProcessor) -> Words | None:
@@ -61,26 +34,20 @@ def read_words(folder: Path, config: MvlmConfig, images: MvlmImageProcessor) -> 
     name = next((name for name in TOKENIZER_FILES if (folder / name).is_file()), None)
     if name is None:
         return None
-    tokenizer, notes = _read_tokenizer(folder, name), []
+    tokenizer = _read_tokenizer(folder, name)
     rows, known = config.text_config.vocab_size, len(tokenizer)
     if known > rows:
         raise MvlmError(
             f"{folder / name} has {known} tokens, and the word table {rows} rows: they belong to two models"
         )
-    if IMAGE_TOKEN not in tokenizer.get_vocab():
-        tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
-        notes.append(f"{IMAGE_TOKEN} was added to the tokenizer as token {tokenizer.get_vocab()[IMAGE_TOKEN]}")
-    image_id = tokenizer.get_vocab()[IMAGE_TOKEN]
+    words = speak(tokenizer, images, name=str(folder), otherwise=_LLAVAS.get(config.text_config.model_type))
+    image_id = words.processor.image_token_id
     if config.image_token_id not in (image_id, rows):  # past the table: the configuration names none
         raise MvlmError(
             f"{IMAGE_TOKEN} is token {image_id} of {folder / name}, and {config.image_token_id} of the configuration:"
             " they belong to two models"
         )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-        notes.append(f"the tokenizer pads with {tokenizer.pad_token}, as it names no token for that")
-    template, from_where = _template(folder, config.text_config.model_type, tokenizer)
-    return Words(MvlmProcessor(images, tokenizer, chat_template=template), [*notes, from_where])
+    return words
 
 
 def read_images(folders: Sequence[Path], aspect: str | None, size_px: int) -> MvlmImageProcessor:
@@ -93,11 +60,14 @@ def read_images(folders: Sequence[Path], aspect: str | None, size_px: int) -> Mv
             f"the pictures are cut into several (image_aspect_ratio {aspect}), and only whole ones are read"
         )
     file, told = _picture_settings(folders)
+    resample = _FILTERS.get(told.get("resample", _BICUBIC))
     wrong = [
         f"{key} is {told[key]!r} and not {value!r}"
         for key, value in _PICTURE_SETTINGS.items()
         if told.get(key, value) != value
     ]
+    if resample is None:
+        wrong.append(f"resample is {told['resample']} and not one of {', '.join(map(str, _FILTERS))}")
     cropped = bool(told.get("do_center_crop", True))
     size = _side(told.get("crop_size" if cropped else "size"))
     if size != size_px:
@@ -107,7 +77,25 @@ def read_images(folders: Sequence[Path], aspect: str | None, size_px: int) -> Mv
     if wrong:
         raise MvlmError(f"{file} describes what is not done here: {'; '.join(wrong)}")
     fit = "pad" if aspect == "pad" or told.get("do_pad") else "crop" if cropped else "stretch"
-    return MvlmImageProcessor(size_px=size_px, mean=told["image_mean"], std=told["image_std"], fit=fit)
+    return MvlmImageProcessor(
+        size_px=size_px, mean=told["image_mean"], std=told["image_std"], fit=fit, resample=resample or ""
+    )
+
+
+def tower_settings(file: Path) -> dict[str, Any]:
+    """Of a tower's preprocessor_config.json, as far as it says them: `size_px`, `mean`, `std`, `resample`.
+
+    Raises `MvlmError` for a filter that pictures are not resized with here.
+    """
+    told = read_json(file)
+    number = told.get("resample")
+    if number is not None and number not in _FILTERS:
+        raise MvlmError(f"{file}: resample is {number}, and pictures are resized by {_FILTERS} here")
+    found = {
+        "size_px": _side(told.get("crop_size") or told.get("size")),
+        "mean": told.get("image_mean"), "std": told.get("image_std"), "resample": _FILTERS.get(number or 0),
+    }  # fmt: skip
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _picture_settings(folders: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
@@ -149,17 +137,3 @@ def _read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
             f"{folder / name} names no end of an answer (eos_token): put its tokenizer_config.json beside it"
         )
     return tokenizer
-
-
-def _template(folder: Path, text_type: str, tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
-    own = (
-        (folder / _TEMPLATE_FILE).read_text("utf-8") if (folder / _TEMPLATE_FILE).is_file() else tokenizer.chat_template
-    )
-    if isinstance(own, str) and _GENERATION_MARK in own:
-        return own, "the chat template is the checkpoint's own"
-    if text_type != "llama" or tokenizer.bos_token is None:
-        raise MvlmError(
-            f"the chat template of {folder} does not mark what training supervises, and LLaVA-1.5's fits Vicuna only:"
-            f" put one with {_GENERATION_MARK} marks into {_TEMPLATE_FILE}"
-        )
-    return VICUNA_TEMPLATE, "the chat template is LLaVA-1.5's for Vicuna (v1)"

@@ -13,44 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from export.runtime.errors import MvlmError
 
-from .scales import pool_scales, query_scales, require_scales
+from .model_config import ModelConfig
+from .scales import require_scales
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ImageConfig(_Strict):
-    """How a picture becomes the tower's input; see `export.runtime.image.ImageSpec`."""
-
-    size_px: int = Field(default=336, gt=0)
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    fit: Literal["stretch", "crop", "pad"] = "stretch"
-
-
-class ModelConfig(_Strict):
-    """The model to build: transformers' own configurations of the parts, and the connector between them."""
-
-    vision: dict[str, Any]
-    text: dict[str, Any]
-    connector: Literal["pool", "query"] = "pool"
-    grid_side: int = Field(gt=0)
-    connector_positions: bool = False
-    num_queries: int = Field(256, gt=0)
-    num_heads: int = Field(16, gt=0)
-    value_mlp: bool = False
-    query_start: Literal["random", "pyramid"] = "random"
-    image: ImageConfig = ImageConfig()
-
-    @model_validator(mode="after")
-    def _parts_are_named(self) -> ModelConfig:
-        for part in ("vision", "text"):
-            if "model_type" not in getattr(self, part):
-                raise ValueError(
-                    f"{part} needs a model_type, as in transformers (resnet, clip_vision_model, qwen3, llama)"
-                )
-        return self
 
 
 class StageConfig(_Strict):
@@ -102,10 +70,9 @@ class TrainConfig(_Strict):
     def _scales_fit(self) -> TrainConfig:
         if not self.scales or not self.stages:
             raise ValueError("a run needs at least one scale, and at least one of stages")
-        model = self.model
-        allowed = pool_scales(model.grid_side) if model.connector == "pool" else query_scales(model.num_queries)
+        allowed = self.model.allowed_scales()
         try:
-            require_scales(self.scales, allowed)
+            require_scales(self.scales, self.scales if allowed is None else allowed)
         except MvlmError as error:
             raise ValueError(str(error)) from None
         names = [stage.name for stage in self.stages]
@@ -153,12 +120,14 @@ def _validated(file: Path, tree: dict[str, Any]) -> TrainConfig:
     except ValidationError as error:
         faults = "\n".join(f"  {_fault(dict(fault))}" for fault in error.errors())
         raise MvlmError(f"{file} has {error.error_count()} faults:\n{faults}") from None
-    return config.model_copy(update={"rows": file.parent / config.rows})
+    folder = file.parent
+    return config.model_copy(update={"rows": folder / config.rows, "model": config.model.found_from(folder)})
 
 
 def write_config(file: Path, config: TrainConfig) -> None:
     """Write the resolved configuration as YAML that `read_config` reads back: with rows as seen from the file."""
-    tree = config.model_dump(mode="json", exclude_none=True)
+    model = config.model.seen_from(file.parent.resolve())
+    tree = config.model_copy(update={"model": model}).model_dump(mode="json", exclude_none=True)
     tree["rows"] = Path(os.path.relpath(config.rows, file.parent)).as_posix()
     file.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
 

@@ -34,6 +34,7 @@ from export.runtime.errors import MvlmError
 from .connectors import Connector, PatchPositions, PoolConnector, QueryConnector, start_pyramid, start_random
 from .processing import MvlmImageProcessor, MvlmProcessor
 from .scales import require_scales
+from .towers import leading_tokens, patch_features, vision_width
 
 IGNORED_LABEL = -100
 
@@ -78,11 +79,6 @@ class MvlmConfig(PreTrainedConfig):
         self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
 
 
-def vision_width(config: PreTrainedConfig) -> int:
-    """The channels of a tower's features."""
-    return config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size
-
-
 def build_connector(config: MvlmConfig) -> Connector:
     widths = (config.grid_side, vision_width(config.vision_config), config.text_config.hidden_size)
     if config.connector == "pool":
@@ -113,11 +109,15 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _supports_flash_attn = True
     _supports_flex_attn = True
 
-    def __init__(self, config: MvlmConfig) -> None:
+    def __init__(
+        self, config: MvlmConfig, vision_tower: PreTrainedModel | None = None,
+        language_model: PreTrainedModel | None = None,
+    ) -> None:  # fmt: skip
+        """A part that is given keeps its weights; what is not given starts from nothing."""
         super().__init__(config)
-        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.vision_tower = vision_tower or AutoModel.from_config(config.vision_config)
         self.connector = build_connector(config)
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
 
     @torch.no_grad()
@@ -149,7 +149,8 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         else:
             outputs = self.vision_tower(pixel_values, output_hidden_states=True)
             features = outputs.hidden_states[self.config.vision_feature_layer]
-        return self.connector.values(patch_features(features, self.config.grid_side))
+        leading = leading_tokens(self.config.vision_config)
+        return self.connector.values(patch_features(features, self.config.grid_side, leading))
 
     def visual_tokens(self, values: Tensor, scales: Sequence[int]) -> Tensor:
         """The tokens of each picture at its own scale, one after another: (B, P, ·), B scales -> (sum of m, D)."""
@@ -221,20 +222,6 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 f" make {len(visual)} visual tokens: build the rows with the same scales"
             )
         return inputs_embeds.masked_scatter(places[..., None], visual.to(inputs_embeds.dtype))
-
-
-def patch_features(features: Tensor, grid_side: int) -> Tensor:
-    """A tower's output as patches: (B, D_vision, G, G) or (B, [class token +] P, D_vision) -> (B, P, D_vision)."""
-    if features.ndim == 4:  # a convolutional tower: its last grid counts
-        features = features.flatten(2).transpose(1, 2)
-    elif features.shape[1] == grid_side**2 + 1:
-        features = features[:, 1:]
-    if features.shape[1] != grid_side**2:
-        raise MvlmError(
-            f"the tower leaves {features.shape[1]} patches, and the configuration says a grid of {grid_side} x"
-            f" {grid_side}: set grid_side to the tower's"
-        )
-    return features
 
 
 AutoConfig.register(MvlmConfig.model_type, MvlmConfig, exist_ok=True)

@@ -17,26 +17,7 @@ from export.runtime.image import ImageSpec, Picture, preprocess
 from export.runtime.prompt import FixedIds, ImagePlace, Part, Prompt, QuestionText
 
 from .encoding import Encoded, encode_text, spell, supervised
-
-IMAGE_TOKEN = "<image>"
-# One turn is `<user>`, the picture, the question, `<assistant>`, the answer, `<end>`. What stands between the
-# generation marks is what training supervises.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message.role == 'assistant' %}"
-    "<assistant>{% generation %}"
-    "{% for part in message.content %} {{ part.text }}{% endfor %}<end>"
-    "{% endgeneration %}"
-    "{% elif message.role == 'system' %}"
-    "{% for part in message.content %} {{ part.text }}{% endfor %}"
-    "{% else %}"
-    "<user>{% for part in message.content %}"
-    "{% if part.type == 'image' %}<image>{% else %} {{ part.text }}{% endif %}"
-    "{% endfor %}"
-    "{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
+from .templates import IMAGE_TOKEN, TEMPLATES
 
 # Stands for the question while a template is taken apart, and questions that its parts must then encode as it does.
 _ANY_QUESTION = "\ue000question\ue000"
@@ -50,14 +31,15 @@ class MvlmImageProcessor(BaseImageProcessor):
 
     def __init__(
         self, size_px: int = 336, mean: Sequence[float] = (0.5,) * 3, std: Sequence[float] = (0.5,) * 3,
-        fit: str = "stretch", **kwargs: Any,
+        fit: str = "stretch", resample: str = "bicubic", **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
-        self.size_px, self.mean, self.std, self.fit = size_px, list(mean), list(std), fit
+        self.size_px, self.mean, self.std, self.fit, self.resample = size_px, list(mean), list(std), fit, resample
 
     @property
     def spec(self) -> ImageSpec:
-        return ImageSpec.from_json({"size_px": self.size_px, "mean": self.mean, "std": self.std, "fit": self.fit})
+        told = {"size_px": self.size_px, "mean": self.mean, "std": self.std, "fit": self.fit}
+        return ImageSpec.from_json(told | {"resample": self.resample})
 
     def __call__(  # type: ignore[override]
         self, images: Picture | Sequence[Picture], return_tensors: str = "pt", **_: Any
@@ -77,7 +59,7 @@ class MvlmProcessor(ProcessorMixin):
     def __init__(
         self, image_processor: MvlmImageProcessor, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
     ) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or TEMPLATES["mvlm"].text)
         self.image_token_id: int = tokenizer.get_vocab()[IMAGE_TOKEN]
 
     def __call__(

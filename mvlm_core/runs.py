@@ -5,14 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.runtime.artefact import sha256_file
+from export.runtime.artefact import sha256_file, sha256_json
 from export.runtime.errors import MvlmError
 
 if TYPE_CHECKING:
-    from .model import MvlmForConditionalGeneration
+    from .model import MvlmConfig, MvlmForConditionalGeneration
     from .processing import MvlmProcessor
 
 WEIGHTS, _TOKENIZER = "model.safetensors", "tokenizer.json"
+INDEX = f"{WEIGHTS}.index.json"
+
+
+def weight_files(run: Path) -> list[Path]:
+    """The weights of a run: one file, or an index and the shards that it names.
+
+    Raises `MvlmError` when `run` is not the folder of a trained model, or lacks shards.
+    """
+    found = next(([run / name] for name in (WEIGHTS, INDEX) if (run / name).is_file()), [])
+    missing = [name for name in ("config.json",) if not (run / name).is_file()] + ([] if found else [WEIGHTS])
+    if missing:
+        raise MvlmError(f"{run} is not a run, it holds no {' and no '.join(missing)}: name the folder of `mvlm train`")
+    if found[0].name == INDEX:
+        from .checkpoint_files import read_places
+
+        found += [run / shard for shard in sorted(set(read_places(found[0]).values()))]
+    return found
 
 
 def model_sha256(run: Path) -> str:
@@ -20,10 +37,25 @@ def model_sha256(run: Path) -> str:
 
     Raises `MvlmError` when `run` is not the folder of a trained model.
     """
-    missing = [name for name in ("config.json", WEIGHTS) if not (run / name).is_file()]
-    if missing:
-        raise MvlmError(f"{run} is not a run, it holds no {' and no '.join(missing)}: name the folder of `mvlm train`")
-    return sha256_file(run / WEIGHTS)
+    files = weight_files(run)
+    hashes = {file.name: sha256_file(file) for file in files}
+    return hashes[WEIGHTS] if len(files) == 1 else sha256_json(hashes)
+
+
+def run_config(run: Path) -> MvlmConfig:
+    """The configuration of a run's model. Raises `MvlmError` when `run` is no run, or holds a model of another kind."""
+    from transformers import AutoConfig
+
+    from . import model as nested
+
+    weight_files(run)
+    try:
+        config = AutoConfig.from_pretrained(run, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise MvlmError(f"{run} cannot be loaded ({_reason(error)}): train it again") from None
+    if not isinstance(config, nested.MvlmConfig):
+        raise MvlmError(f"{run} holds a {config.model_type} model, and only mvlm models are read: train one")
+    return config
 
 
 def load_run(run: Path) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:
@@ -32,12 +64,10 @@ def load_run(run: Path) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:
     Raises `MvlmError` when `run` is no run, holds a model of another kind, weights that do not fill the model, or no
     tokenizer (as after the import of a checkpoint without one).
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
-    from . import model as nested
-
-    model_sha256(run)
+    config = run_config(run)
     if not (run / _TOKENIZER).is_file():
         raise MvlmError(
             f"{run} holds no {_TOKENIZER}, so words cannot be put to it: give its checkpoint one, import again"
@@ -45,16 +75,12 @@ def load_run(run: Path) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:
     show = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(run, local_files_only=True)
-        if not isinstance(config, nested.MvlmConfig):
-            raise MvlmError(f"{run} holds a {config.model_type} model, and only mvlm models are read: train one")
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             run, config=config, dtype="float32", local_files_only=True, output_loading_info=True
         )
         processor = AutoProcessor.from_pretrained(run, local_files_only=True)
     except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0][:200]
-        raise MvlmError(f"{run} cannot be loaded ({reason}): train it again") from None
+        raise MvlmError(f"{run} cannot be loaded ({_reason(error)}): train it again") from None
     finally:
         if show:
             logging.enable_progress_bar()
@@ -63,3 +89,7 @@ def load_run(run: Path) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:
     if absent:
         raise MvlmError(f"the weights of {run} lack {len(absent)} tensors, {absent[0]} among them: train it again")
     return model.eval(), processor
+
+
+def _reason(error: Exception) -> str:
+    return str(error).split("\n")[0][:200]

@@ -20,9 +20,9 @@ from checkpoints import (
 )
 from tiny import SIZE_PX, drawn_picture
 
-from mvlm_core.checkpoint_processor import VICUNA_TEMPLATE
 from mvlm_core.processing import prompt_of, turn
 from mvlm_core.runs import load_run
+from mvlm_core.templates import TEMPLATES
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +73,16 @@ def test_the_prompt_is_llavas(spoken, tmp_path):
 
 
 def test_a_checkpoints_own_marked_template_is_kept(spoken, tmp_path):
-    template = VICUNA_TEMPLATE.replace("A chat", "One chat")
+    template = TEMPLATES["vicuna"].text.replace("A chat", "One chat")
     (spoken / "chat_template.jinja").write_text(template)
     read(spoken, tmp_path / "run")
     assert load_run(tmp_path / "run")[1].ask("?").startswith("<s>One chat")
+
+
+def test_an_own_template_that_marks_nothing_is_llavas(spoken, tmp_path):
+    (spoken / "chat_template.jinja").write_text(TEMPLATES["vicuna"].text.replace("generation %}", "generation_ %}"))
+    read(spoken, tmp_path / "run")
+    assert load_run(tmp_path / "run")[1].chat_template == TEMPLATES["vicuna"].text
 
 
 @pytest.mark.parametrize(
@@ -101,7 +107,10 @@ def test_how_pictures_are_made_square(tmp_path, stock, pictures, aspect, fit):
 @pytest.mark.parametrize(
     ("pictures", "message"),
     [
-        ({"resample": 2, "do_normalize": False}, "do_normalize is False and not True; resample is 2"),
+        (
+            {"resample": 1, "do_normalize": False},
+            "do_normalize is False and not True; resample is 1 and not one of 2, 3",
+        ),
         ({"crop_size": 48}, "become 48 pixels wide"),
         ({"size": {"shortest_edge": 128}}, "cut smaller than they are resized"),
         ({"image_mean": None}, "no preprocessor_config.json with image_mean"),
@@ -113,12 +122,19 @@ def test_picture_settings_that_are_refused(tmp_path, stock, pictures, message):
     refused(folder, tmp_path / "run", message)
 
 
+def without_its_ends(folder) -> None:
+    """A tokenizer in which the ends of a text are called otherwise than in any Llama."""
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace("<s>", "<begin>").replace("</s>", "<end>"))
+    change(folder / "tokenizer_config.json", bos_token="<begin>", eos_token="<end>")
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
         (lambda f: (f / "tokenizer.json").write_text("{"), r"tokenizer\.json cannot be read"),
         (lambda f: (f / "tokenizer_config.json").unlink(), "names no end of an answer"),
-        (lambda f: change(f / "tokenizer_config.json", bos_token=None), "does not mark what training supervises"),
+        (without_its_ends, "does not mark what training supervises, and none of"),
         (lambda f: change(f / "config.json", vocab_size=200), "and the word table 200 rows"),
     ],
 )

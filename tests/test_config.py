@@ -66,7 +66,7 @@ def test_every_fault_at_once_with_the_nearest_key(file):
     [
         ({"scales": [1, 100]}, "cannot show a picture in 100 tokens: it allows 1, 4, 9"),
         ({"stages": []}, "stages"),
-        ({"model": {"vision": {}}}, "needs a model_type"),
+        ({"model": {"vision": {}}}, "vision needs either a name"),
         ({"stages": "same"}, "two stages have the same name"),
     ],
 )

@@ -95,7 +95,7 @@ def test_the_vision_tower_gives_what_the_papers_code_gave(peers, name):
     scales = {int(key.partition(".")[2]) for key in peer.golden if key.startswith("logits.")}
     assert scales == {scale for of, scale in GOLDEN if of == name}
     states = peer.model.vision_tower(peer.pixels, output_hidden_states=True).hidden_states
-    features = patch_features(states[peer.model.config.vision_feature_layer], peer.model.config.grid_side)
+    features = patch_features(states[peer.model.config.vision_feature_layer], peer.model.config.grid_side, 1)
     torch.testing.assert_close(features[:, :8], peer.golden["vision_features"], atol=1e-5, rtol=0)
 
 

@@ -6,8 +6,9 @@ from tiny import QUESTIONS, SCALES, drawn_picture, tiny_model, tiny_processor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from export.runtime.errors import MvlmError
-from mvlm_core.model import MvlmForConditionalGeneration, patch_features
+from mvlm_core.model import MvlmForConditionalGeneration
 from mvlm_core.processing import MvlmProcessor, prompt_of, turn
+from mvlm_core.towers import patch_features
 
 FAMILIES = ("pool", "query")
 
@@ -101,7 +102,7 @@ def test_the_configurations_own_scale(processor):
 
 def test_a_tower_of_another_grid_is_refused():
     with pytest.raises(MvlmError, match="leaves 49 patches"):
-        patch_features(torch.zeros(1, 49, 8), 12)
+        patch_features(torch.zeros(1, 49, 8), 12, 0)
 
 
 def test_processor_wants_as_many_pictures_and_scales_as_placeholders(processor):

@@ -19,6 +19,7 @@ MAX_PIXELS = 64_000_000
 # Formats that are pixels and nothing else: no program is called, and no page is drawn, to read them.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _LARGEST_SHRINK = 64
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,21 @@ class ImageSpec:
     """How a picture becomes the tower's input.
 
     `fit` says what happens to a picture that is not square: `stretch` it, `crop` its centre, or `pad` it to a square
-    with the mean colour (LLaVA-1.5).
+    with the mean colour (LLaVA-1.5). `resample` is the filter that resizes it: CLIP's cubic one, or SigLIP 2's linear.
     """
 
     size_px: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fit: Literal["stretch", "crop", "pad"] = "stretch"
+    resample: Literal["bicubic", "bilinear"] = "bicubic"
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ImageSpec:
-        return cls(int(value["size_px"]), tuple(value["mean"]), tuple(value["std"]), value["fit"])
+        resample = value.get("resample", "bicubic")
+        if resample not in FILTERS:
+            raise MvlmError(f"pictures are to be resized by {resample!r}, and only by {', '.join(FILTERS)} they can be")
+        return cls(int(value["size_px"]), tuple(value["mean"]), tuple(value["std"]), value["fit"], resample)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -92,7 +97,7 @@ def preprocess(picture: Picture, spec: ImageSpec, order: Order = "rgb") -> NDArr
     """One picture as the vision tower takes it: (3, size_px, size_px) float32, normalised."""
     image = _squared(open_picture(picture, order=order), spec)
     if image.size != (spec.size_px, spec.size_px):
-        image = image.resize((spec.size_px, spec.size_px), Image.Resampling.BICUBIC)
+        image = image.resize((spec.size_px, spec.size_px), FILTERS[spec.resample])
     scaled = np.asarray(image, np.float32) * np.float32(1 / 255)  # (size_px, size_px, 3)
     normalised = (scaled - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))  # (3, size_px, size_px)
@@ -107,6 +112,6 @@ def _squared(image: Image.Image, spec: ImageSpec) -> Image.Image:
     if spec.fit == "stretch" or image.size[0] == image.size[1]:
         return image
     if spec.fit == "crop":
-        return ImageOps.fit(image, (side, side), method=Image.Resampling.BICUBIC)
+        return ImageOps.fit(image, (side, side), method=FILTERS[spec.resample])
     colour = tuple(int(255 * channel) for channel in spec.mean)  # rounded down, as LLaVA does
     return ImageOps.pad(image, (max(image.size),) * 2, color=colour)

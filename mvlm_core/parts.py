@@ -1,0 +1,142 @@
+"""Towers and language models that are loaded by name: every tensor accounted for, nothing initialised in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import cached_file, logging
+
+from export.runtime.errors import MvlmError
+
+from .checkpoint_processor import tower_settings
+from .towers import require_tower
+
+LANGUAGE_MODELS = ("llama", "qwen2", "qwen3", "smollm3")
+# What a vision checkpoint holds besides its tower: the text half of CLIP and SigLIP, and what classifies pictures.
+_BESIDES_A_TOWER = (
+    "text_model.", "text_projection.", "visual_projection.", "logit_scale", "logit_bias", "classifier.", "head.",
+    "vision_model.head.",
+)  # fmt: skip
+_NAMED_AT_MOST = 12
+Told = Mapping[str, Any]
+
+
+def vision_config(told: Told) -> PreTrainedConfig:
+    """The configuration of the tower that is told: of a whole CLIP or SigLIP, its vision half's."""
+    config = _config(told)
+    config = getattr(config, "vision_config", config)
+    require_tower(config, told.get("name", "vision"))
+    if hasattr(config, "vision_use_head"):
+        config.vision_use_head = False  # SigLIP's pooled picture, which nothing reads
+    return config
+
+
+def text_config(told: Told, **vocabulary: Any) -> PreTrainedConfig:
+    """The configuration of the language model that is told; one that starts from nothing takes the `vocabulary`."""
+    config = _config(told if "name" in told else {**told, **vocabulary})
+    if config.model_type not in LANGUAGE_MODELS:
+        raise MvlmError(
+            f"{told.get('name', 'text')} is a {config.model_type}, and the language models that are trained here are"
+            f" {', '.join(LANGUAGE_MODELS)}"
+        )
+    return config
+
+
+def load_tower(told: Told, config: PreTrainedConfig) -> PreTrainedModel:
+    return _load(AutoModel, told, config, _BESIDES_A_TOWER)
+
+
+def load_language_model(told: Told, config: PreTrainedConfig) -> PreTrainedModel:
+    return _load(AutoModelForCausalLM, told, config, ())
+
+
+def load_tokenizer(told: Told) -> PreTrainedTokenizerFast:
+    with _telling(told):
+        tokenizer = AutoTokenizer.from_pretrained(**_place(told), padding_side="left")
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise MvlmError(f"the tokenizer of {told['name']} is not a fast one: it needs a tokenizer.json")
+    return tokenizer
+
+
+def picture_settings(told: Told) -> dict[str, Any]:
+    """What the preprocessor_config.json that lies beside a tower says; nothing, where there is none."""
+    if "name" not in told:
+        return {}
+    place = _place(told)
+    with _telling(told):
+        file = cached_file(
+            place.pop("pretrained_model_name_or_path"), "preprocessor_config.json",
+            _raise_exceptions_for_missing_entries=False, **place,
+        )  # fmt: skip
+    return tower_settings(Path(file)) if file else {}
+
+
+def _config(told: Told) -> PreTrainedConfig:
+    with _telling(told):
+        if "name" in told:
+            return AutoConfig.from_pretrained(**_place(told))
+        return AutoConfig.for_model(**told)
+
+
+def _place(told: Told) -> dict[str, Any]:
+    """Where a part is, as transformers is told it. Nothing is fetched for a folder, and no code is run."""
+    return {
+        "pretrained_model_name_or_path": told["name"],
+        "revision": told.get("revision", "main"),
+        "local_files_only": Path(told["name"]).is_dir(),
+        "trust_remote_code": False,
+    }
+
+
+def _load(kind: Any, told: Told, config: PreTrainedConfig, besides: tuple[str, ...]) -> PreTrainedModel:
+    with _telling(told):
+        part, loading = kind.from_pretrained(
+            **_place(told), config=config, dtype=torch.float32, output_loading_info=True
+        )  # fmt: skip
+    left_over = sorted(name for name in loading["unexpected_keys"] if not name.startswith(besides))
+    wrong = [
+        *(f"{name} is missing" for name in sorted(loading["missing_keys"])),
+        *(f"{name} is left over" for name in left_over),
+        *(f"{name} is not finite" for name in _not_finite(part)),
+    ]
+    if wrong:
+        more = [] if len(wrong) <= _NAMED_AT_MOST else [f"and {len(wrong) - _NAMED_AT_MOST} more"]
+        lines = "\n".join(f"  {line}" for line in [*wrong[:_NAMED_AT_MOST], *more])
+        raise MvlmError(f"tensors of {told['name']} that are not in order: {len(wrong)}\n{lines}")
+    return part
+
+
+def _not_finite(part: nn.Module) -> list[str]:
+    return [
+        name for name, tensor in part.state_dict().items() if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+
+
+@contextmanager
+def _telling(told: Told) -> Iterator[None]:
+    """Turn what transformers says of a part that cannot be read into one line, and keep its tables off the terminal."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    except (StrictDataclassError, OSError, TypeError, ValueError, KeyError, RuntimeError) as error:
+        name = told.get("name", told.get("model_type"))
+        reason = " ".join(str(error).split())[:300]
+        raise MvlmError(f"{name} cannot be read ({reason}): check the name or the folder") from None
+    finally:
+        logging.set_verbosity(before)
