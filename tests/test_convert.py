@@ -28,8 +28,9 @@ from tiny import SIZE_PX
 from transformers import AutoModelForImageTextToText
 
 from export.runtime.errors import MvlmError
-from mvlm_core.model import IGNORED_LABEL, patch_features
+from mvlm_core.model import IGNORED_LABEL
 from mvlm_core.runs import load_run
+from mvlm_core.towers import patch_features
 
 LLAVA_PLACEHOLDER = -200
 needs_peers = pytest.mark.skipif(not PEERS.is_dir(), reason=f"the papers' checkpoints are not at {PEERS}")
