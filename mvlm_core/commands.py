@@ -114,12 +114,17 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
     """
     if "=" in config.name and not config.exists():  # `mvlm train seed=1` means train.yaml with an override
         config, overrides = Path("train.yaml"), (str(config), *overrides)
+    from .build import resolve_config, weights_from
     from .config import read_config
     from .train import quiet, start_run
     from .train import train as run_recipe
 
-    resolved = read_config(config, overrides)
+    with quiet():
+        resolved = resolve_config(read_config(config, overrides))
+        sources = weights_from(resolved)
     start_run(out, resolved, resume=resume, overwrite=overwrite)
+    for source in sources:
+        click.echo(source)
     with Bars() as bars, quiet():
 
         def progress(stage: str, steps: int) -> Callable[[], None]:

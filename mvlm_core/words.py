@@ -46,7 +46,7 @@ def speak(
     template, from_where = _template(tokenizer, images, name, stated, otherwise)
     processor = MvlmProcessor(images, tokenizer, chat_template=template)
     if fault := template_fault(processor):
-        raise MvlmError(f"the chat template of {name} {fault}: give another, by chat_template")
+        raise MvlmError(f"the chat template of {stated or name} {fault}: set model.chat_template to another")
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(_last_supervised(processor))
     return Words(processor, [*notes, f"the chat template is {from_where}"])
 

@@ -9,7 +9,16 @@ import pytest
 import torch
 from backbones import LANGUAGES, PICTURES, TEXT, TOWERS, told, write_language_model, write_tower
 from safetensors.torch import load_file, save_file
-from tiny import ANSWERS, GRID_SIDE, QUESTIONS, SIZE_PX, drawn_picture, tiny_model, tiny_processor
+from tiny import (
+    ANSWERS,
+    GRID_SIDE,
+    QUESTIONS,
+    SIZE_PX,
+    drawn_picture,
+    one_question,
+    tiny_model,
+    tiny_processor,
+)
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -17,7 +26,7 @@ from export.runtime.errors import MvlmError
 from mvlm_core.build import build_model, build_processor, resolve_config, weights_from
 from mvlm_core.model import IGNORED_LABEL, MvlmForConditionalGeneration
 from mvlm_core.processing import MvlmProcessor, prompt_of, turn
-from mvlm_core.rows import Row
+from mvlm_core.row import Row
 
 SCALE = 9
 FROM_NOTHING = {"model_type": "qwen3", **TEXT, "head_dim": 8}
@@ -44,7 +53,7 @@ def build(config, rows=()) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]
 
 
 def rows() -> list[Row]:
-    return [Row(q, Path("p.png"), q, ANSWERS, None, "0", "train") for q in QUESTIONS]
+    return [one_question(str(i), Path("p.png"), asked, ANSWERS[0]) for i, asked in enumerate(QUESTIONS)]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
