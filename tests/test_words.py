@@ -112,7 +112,7 @@ GOOD = TEMPLATES["chatml"].text
     ("template", "fault"),
     [
         (STRINGS_ONLY, "does not mark what training supervises"),
-        (GOOD.replace("{% set parts", "{% set t = message.content + '' %}{% set parts"), "cannot show content of parts"),
+        (GOOD.replace("{% set parts", "{% set t = message.content + '' %}{% set parts"), "cannot show content"),
         (GOOD.replace("<image>\n", "a picture"), "does not show a part of the type image as <image>"),
         (GOOD.replace("{% generation %}", "{% generation %}x"), "marks 'xgreen' where the answer is 'green'"),
         (GOOD.replace("assistant\n{% endif %}", "assistant: {% endif %}"), "asks otherwise"),
