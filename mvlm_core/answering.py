@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from .dataset import PADDING, PREFIX, block_mask
 from .model import MvlmForConditionalGeneration
+from .packing import PADDING, PREFIX, block_mask
 
 
 @dataclass

@@ -116,22 +116,24 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
         config, overrides = Path("train.yaml"), (str(config), *overrides)
     from .build import resolve_config, weights_from
     from .config import read_config
-    from .train import quiet, start_run
+    from .train import process_state, quiet
     from .train import train as run_recipe
 
     with quiet():
         resolved = resolve_config(read_config(config, overrides))
         sources = weights_from(resolved)
-    start_run(out, resolved, resume=resume, overwrite=overwrite)
-    for source in sources:
-        click.echo(source)
+    if process_state().is_main_process:
+        for source in sources:
+            click.echo(source)
     with Bars() as bars, quiet():
 
         def progress(stage: str, steps: int) -> Callable[[], None]:
             advance = bars.start(f"training, stage {stage}", steps)
             return lambda: advance(1)
 
-        run_recipe(resolved, out, resume=resume, progress=progress)
+        run_recipe(resolved, out, resume=resume, overwrite=overwrite, progress=progress, say=click.echo)
+    if not process_state().is_main_process:
+        return
     click.echo(f"a trained model in {out}; each step's loss and scale in {out / 'metrics.jsonl'}")
     scales = ",".join(map(str, resolved.scales))
     defaults = out == Path("run") and resolved.rows == Path("rows")

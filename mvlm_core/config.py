@@ -6,62 +6,56 @@ import difflib
 import os
 import types
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from export.runtime.errors import MvlmError
 
+from . import policies
 from .model_config import ModelConfig
+from .policies import possible_scales
 from .scales import require_scales
+from .stages import StageConfig
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class StageConfig(_Strict):
-    """One stage of the recipe: a loss, so many steps, and how the weights move.
+class AttentionConfig(_Strict):
+    """Which of transformers' attention functions each part runs on, by its name there.
 
-    Attributes:
-        loss: `patches` (the tower learns what is in a patch, and the connector's patches learn to speak the language
-            model's words) or `answers`.
-        pictures: pictures of a step; their questions share one copy of them.
-        questions: the most questions of a picture in a step, drawn anew each time; None takes all.
-        task_weights: how readily a task's questions are drawn, where not all are taken; 1 where none is named.
-        frozen: parts of the model that stay as they are.
-        running_share: the share of steps whose questions are one running conversation instead of separate ones.
-        matrix_lr, lr: learning rates of the hidden matrices (Muon) and of everything else (AdamW).
-        tower_lr: the learning rate of the vision tower (AdamW); None is the same as `lr`.
-        patch_loss_weight: how much of the patch loss is added to the answers' loss.
-        tag_weights: how much a group of the patch loss counts; 1 where none is named.
+    The language model reads packed rows, whose mask `sdpa` holds whole and `flex_attention` (CUDA) skips by blocks.
+    FlashAttention knows no such mask, so it is to be had for the tower alone.
     """
 
-    name: str
-    loss: Literal["patches", "answers"]
-    steps: int = Field(gt=0)
-    pictures: int = Field(16, gt=0)
-    questions: int | None = Field(None, gt=0)
-    frozen: tuple[Literal["vision_tower", "connector", "language_model"], ...] = ()
-    running_share: float = Field(0.0, ge=0, le=1)
-    matrix_lr: float = Field(2e-3, gt=0)
-    lr: float = Field(2e-3, gt=0)
-    tower_lr: float | None = Field(None, ge=0)
-    warmup_steps: int = Field(20, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    patch_loss_weight: float = Field(0.0, ge=0)
-    tag_weights: dict[str, float] = {}
-    task_weights: dict[str, float] = {}
-    save_every: int | None = Field(None, gt=0)
+    vision: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    text: Literal["sdpa", "eager", "flex_attention"] = "sdpa"
 
 
 class TrainConfig(_Strict):
-    """A whole run: data, model, scales, stages. `rows` is relative to the file that says it."""
+    """A whole run: data, model, scales, stages. `rows` is relative to the file that says it.
+
+    Attributes:
+        stream: read the rows as they come instead of all at once (WebDataset tars, folders of parquet).
+        precision: of the passes; weights are float32 in either case.
+        scales: what the run is for: evaluated, labelled and exported at these unless others are named, and drawn from
+            in every stage that does not say what it shows.
+        attention, liger: kernels by name; what does not apply here is an error.
+        report_to: trackers by the names that transformers has for them, beside metrics.jsonl.
+        workers: processes that decode pictures for each training process; 0 decodes in its own.
+    """
 
     rows: Path = Path("rows")
+    stream: bool = False
     seed: int = 0
     precision: Literal["bf16", "float32"] = "bf16"
+    attention: AttentionConfig = AttentionConfig()
+    liger: bool = False
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    workers: int = Field(0, ge=0)
     scales: tuple[int, ...]
     model: ModelConfig
     stages: tuple[StageConfig, ...]
@@ -71,8 +65,9 @@ class TrainConfig(_Strict):
         if not self.scales or not self.stages:
             raise ValueError("a run needs at least one scale, and at least one of stages")
         allowed = self.model.allowed_scales()
+        shown = set(self.scales).union(*(possible_scales(stage.show or ()) for stage in self.stages))
         try:
-            require_scales(self.scales, self.scales if allowed is None else allowed)
+            require_scales(sorted(shown), sorted(shown) if allowed is None else allowed)
         except MvlmError as error:
             raise ValueError(str(error)) from None
         names = [stage.name for stage in self.stages]
@@ -147,7 +142,7 @@ def _put(tree: dict[str, Any], override: str) -> None:
 
 
 def _fault(fault: dict[str, Any]) -> str:
-    where = ".".join(map(str, fault["loc"])) or "the configuration"
+    where = ".".join(str(key) for key in fault["loc"] if not _is_kind(key)) or "the configuration"
     if fault["type"] != "extra_forbidden":
         return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
     known = _known_keys(fault["loc"][:-1])
@@ -155,15 +150,23 @@ def _fault(fault: dict[str, Any]) -> str:
     return f"{where}: no such key" + (f"; did you mean {nearest[0]}?" if nearest else f"; known: {', '.join(known)}")
 
 
+def _is_kind(key: Any) -> bool:
+    """Where a union was told apart, pydantic puts the kind of the entry among the keys."""
+    return key in policies.KINDS
+
+
 def _known_keys(path: tuple[Any, ...]) -> list[str]:
     model: Any = TrainConfig
     for key in path:
-        if isinstance(key, str):
+        if _is_kind(key):
+            model = policies.KINDS[key]
+        elif isinstance(key, str):
             model = _model_in(model.model_fields[key].annotation)
     return list(model.model_fields)
 
 
 def _model_in(annotation: Any) -> Any:
-    if get_origin(annotation) in (tuple, types.UnionType):
-        return next(inner for inner in map(_model_in, get_args(annotation)) if inner is not None)
+    """The configuration class that an annotation holds, in a tuple or beside None; None where it holds none."""
+    if get_origin(annotation) in (tuple, types.UnionType, Annotated):
+        return next((inner for inner in map(_model_in, get_args(annotation)) if inner is not None), None)
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

@@ -59,6 +59,10 @@ class PoolConnector(nn.Module):
         cells = values.unflatten(1, (side, step, side, step))  # (B, √m, G/√m, √m, G/√m, D)
         return cells.mean(dim=(2, 4)).flatten(1, 2)  # (B, m, D)
 
+    def ladder(self, values: Tensor, scales: Sequence[int]) -> dict[int, Tensor]:
+        """The tokens at several scales: (B, P, D) -> for each m (B, m, D)."""
+        return {scale: self.tokens(values, scale) for scale in scales}
+
     def words(self, values: Tensor) -> Tensor:
         """Each patch on its own: (B, P, D) -> (B, P, D)."""
         return values
@@ -120,6 +124,11 @@ class QueryConnector(nn.Module):
         heads = values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, P, d)
         gathered = (attention @ heads).transpose(1, 2).flatten(2)  # (B, m, D_vision)
         return self.words(gathered)
+
+    def ladder(self, values: Tensor, scales: Sequence[int]) -> dict[int, Tensor]:
+        """The tokens at several scales: (B, P, D_vision) -> for each m (B, m, D). Coarse ones begin the finest."""
+        finest = self.tokens(values, max(scales))  # (B, m, D)
+        return {scale: finest[:, :scale] for scale in scales}
 
     def words(self, values: Tensor) -> Tensor:
         """Each patch on its own: (B, P, D_vision) -> (B, P, D)."""

@@ -36,9 +36,10 @@ from export.runtime.features import (
 from export.runtime.prompt import Prompt
 
 from .answering import answer_greedily
-from .dataset import Picture, group_pictures
+from .dataset import Group, group_rows
 from .model import MvlmForConditionalGeneration
 from .processing import MvlmProcessor, prompt_of
+from .row import single_questions
 from .rows import read_rows, rows_sha256
 from .runs import load_run, model_sha256
 from .scales import require_scales
@@ -86,7 +87,7 @@ def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, 
     rows = [row for row in read_rows(sweep.rows) if row.split in sweep.splits]
     if not rows:
         raise MvlmError(f"{sweep.rows} has no rows of the splits {', '.join(sweep.splits)}: name others with --splits")
-    pictures = group_pictures(rows)
+    pictures = group_rows(single_questions(rows))
 
     folder = _parts_folder(out, sweep.key())
     starts = range(0, len(pictures), sweep.pictures_per_part)
@@ -102,7 +103,7 @@ def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, 
 
 
 def _sweep_pictures(
-    model: MvlmForConditionalGeneration, processor: MvlmProcessor, pictures: Sequence[Picture], sweep: Sweep
+    model: MvlmForConditionalGeneration, processor: MvlmProcessor, pictures: Sequence[Group], sweep: Sweep
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     prompt, image_id = prompt_of(processor), processor.image_token_id
     whole = [[prompt.ids(row.question, 1, image_id) for row in picture.rows] for picture in pictures]
@@ -110,7 +111,7 @@ def _sweep_pictures(
     ids_before, ids_after = whole[0][0][:cut], [[ids[cut + 1 :] for ids in questions] for questions in whole]
 
     with torch.inference_mode():
-        pixels = processor.image_processor([picture.source.read() for picture in pictures])["pixel_values"]
+        pixels = processor.image_processor([picture.pictures[0].read() for picture in pictures])["pixel_values"]
         values = model.encode_images(pixels.to(model.device))  # (B, P, ·)
         words = model.connector.words(values).float().cpu().numpy()  # (B, P, D)
     table = model.embedding_table.detach().float().cpu().numpy()

@@ -1,7 +1,7 @@
 """The nested-token model in transformers' own terms; importing this module registers the Auto classes.
 
-Letters: B rows, S positions of a row, P patches, m visual tokens (the scale), D_vision and D the widths of the
-vision tower and of the language model.
+Letters: B rows, S positions of a row, P patches, R runs of placeholders (a picture at a scale), m visual tokens (the
+scale), D_vision and D the widths of the vision tower and of the language model.
 """
 
 from __future__ import annotations
@@ -32,11 +32,10 @@ from transformers.utils.generic import can_return_tuple
 from export.runtime.errors import MvlmError
 
 from .connectors import Connector, PatchPositions, PoolConnector, QueryConnector, start_pyramid, start_random
+from .losses import IGNORED_LABEL, TagGroup, answer_loss, word_loss
 from .processing import MvlmImageProcessor, MvlmProcessor
 from .scales import require_scales
 from .towers import leading_tokens, patch_features, vision_width
-
-IGNORED_LABEL = -100
 
 
 @strict
@@ -103,7 +102,7 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     base_model_prefix = ""
     main_input_name = "input_ids"
     input_modalities: Any = ("image", "text")
-    accepts_loss_kwargs = False
+    accepts_loss_kwargs = True
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -152,11 +151,10 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         leading = leading_tokens(self.config.vision_config)
         return self.connector.values(patch_features(features, self.config.grid_side, leading))
 
-    def visual_tokens(self, values: Tensor, scales: Sequence[int]) -> Tensor:
-        """The tokens of each picture at its own scale, one after another: (B, P, ·), B scales -> (sum of m, D)."""
-        if len(set(scales)) == 1:
-            return self.connector.tokens(values, scales[0]).flatten(0, 1)
-        return torch.cat([self.connector.tokens(values[i : i + 1], m)[0] for i, m in enumerate(scales)])
+    def visual_tokens(self, values: Tensor, picture_of_run: Sequence[int], scales: Sequence[int]) -> Tensor:
+        """The tokens of each run of placeholders, one after another: (B, P, ·), R and R -> (sum of m, D)."""
+        ladder = self.connector.ladder(values, sorted(set(scales)))
+        return torch.cat([ladder[m][picture] for picture, m in zip(picture_of_run, scales, strict=True)])
 
     @can_return_tuple
     def forward(
@@ -171,45 +169,84 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        picture_of_run: Sequence[int] | None = None,
+        word_tags: Sequence[TagGroup] | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_logits: bool = True,
     ) -> MvlmOutput:
         """Read rows whose pictures stand as m placeholders of `config.image_token_id` each.
 
-        `num_visual_tokens` is one int, or one for each picture; left out, it is the configuration's, and failing that
-        an error. `attention_mask` may be (B, S), or (B, 1, S, S) for packed rows. Raises `MvlmError` for a scale that
-        the connector does not allow and for placeholders that do not fit the scales.
-        """
-        if inputs_embeds is None:
-            inputs_embeds = self._look_up(input_ids)  # (B, S, D)
-        values = None
-        if pixel_values is not None:
-            values = self.encode_images(pixel_values)  # (pictures, P, ·)
-            visual = self.visual_tokens(values, self._scales(num_visual_tokens, len(values)))  # (sum of m, D)
-            inputs_embeds = self._splice(inputs_embeds, visual, input_ids)  # (B, S, D)
-        outputs = self.language_model(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
-            past_key_values=past_key_values, use_cache=use_cache, logits_to_keep=logits_to_keep,
-        )  # fmt: skip
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(outputs.logits, labels, vocab_size=self.config.text_config.vocab_size)
-        return MvlmOutput(loss, outputs.logits, outputs.past_key_values, image_values=values)
+        `num_visual_tokens` is one int, or one for each run of placeholders; left out, it is the configuration's, and
+        failing that an error. The runs show the pictures in their order, or those that `picture_of_run` numbers: a
+        picture is encoded once, however often it is shown. `attention_mask` may be (B, S), or (B, 1, S, S) or a
+        BlockMask for packed rows. Without `input_ids` the pictures are encoded, and no more.
 
-    def _scales(self, asked: int | Sequence[int] | Tensor | None, pictures: int) -> list[int]:
+        The loss is the answers' where there are `labels` (B, S), the words' of the patches where there are `word_tags`
+        (`losses`), or their sum; `num_items_in_batch` is what transformers' Trainer counts. Raises `MvlmError` for a
+        scale that the connector does not allow and for placeholders that do not fit the scales.
+        """
+        values = None if pixel_values is None else self.encode_images(pixel_values)  # (pictures, P, ·)
+        loss = self._word_loss(values, word_tags, labels, num_items_in_batch) if word_tags else None
+        if inputs_embeds is None:
+            if input_ids is None:
+                return self._pictures_alone(values, loss)
+            inputs_embeds = self._look_up(input_ids)  # (B, S, D)
+        if values is not None:
+            runs = range(len(values)) if picture_of_run is None else picture_of_run
+            inputs_embeds = self._show(inputs_embeds, values, runs, num_visual_tokens, input_ids)  # (B, S, D)
+        outputs = self.language_model.base_model(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
+            past_key_values=past_key_values, use_cache=use_cache,
+        )  # fmt: skip
+        hidden, head = outputs.last_hidden_state, self.get_output_embeddings()  # (B, S, D)
+        if labels is not None:
+            answers = answer_loss(hidden, labels, head, num_items_in_batch)
+            loss = answers if loss is None else answers + loss
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = head(hidden[:, kept]) if return_logits else None
+        return MvlmOutput(loss, logits, outputs.past_key_values, image_values=values)
+
+    def _pictures_alone(self, values: Tensor | None, loss: Tensor | None) -> MvlmOutput:
+        if values is None:
+            raise MvlmError("there is nothing to read: give input_ids, inputs_embeds or pixel_values")
+        return MvlmOutput(loss, image_values=values)
+
+    def _word_loss(
+        self, values: Tensor | None, tags: Sequence[TagGroup], labels: Tensor | None, num_items: Tensor | int | None
+    ) -> Tensor:
+        """A pass that holds a part of the step's supervised tokens counts for as much of the patch loss."""
+        if values is None:
+            raise MvlmError("word_tags say what patches show: give the pixel_values too")
+        loss = word_loss(self.connector.words(values), self.embedding_table, tags)
+        if labels is None or num_items is None:
+            return loss
+        return loss * (labels[:, 1:] != IGNORED_LABEL).sum() / num_items
+
+    def _show(
+        self, inputs_embeds: Tensor, values: Tensor, picture_of_run: Sequence[int],
+        num_visual_tokens: int | Sequence[int] | Tensor | None, input_ids: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """Put the visual tokens in the places of the placeholders: (B, S, D) and (pictures, P, ·) -> (B, S, D)."""
+        if not len(picture_of_run):  # a picture that nobody sees: its weights stay in the graph, for other processes
+            return inputs_embeds + 0 * self.connector.tokens(values, self.connector.scales[0]).sum()
+        scales = self._scales(num_visual_tokens, len(picture_of_run))
+        visual = self.visual_tokens(values, picture_of_run, scales)  # (sum of m, D)
+        return self._splice(inputs_embeds, visual, input_ids)
+
+    def _scales(self, asked: int | Sequence[int] | Tensor | None, runs: int) -> list[int]:
         asked = self.config.num_visual_tokens if asked is None else asked
         if asked is None:
             raise MvlmError("no scale was named: give num_visual_tokens, one int or one for each picture")
         if isinstance(asked, Tensor):
             asked = asked.tolist()
-        scales = [asked] * pictures if isinstance(asked, int) else [int(scale) for scale in asked]
-        if len(scales) != pictures:
-            raise MvlmError(f"{len(scales)} scales were given for {pictures} pictures: give one int, or one for each")
+        scales = [asked] * runs if isinstance(asked, int) else [int(scale) for scale in asked]
+        if len(scales) != runs:
+            raise MvlmError(f"{len(scales)} scales were given for {runs} pictures: give one int, or one for each")
         require_scales(sorted(set(scales)), self.connector.scales)
         return scales
 
-    def _look_up(self, input_ids: Tensor | None) -> Tensor:
+    def _look_up(self, input_ids: Tensor) -> Tensor:
         """The rows of the words (B, S, D); placeholders take any row, as the picture overwrites it."""
-        if input_ids is None:
-            raise MvlmError("there is nothing to read: give input_ids or inputs_embeds")
         return self.get_input_embeddings()(input_ids.masked_fill(input_ids == self.config.image_token_id, 0))
 
     def _splice(self, inputs_embeds: Tensor, visual: Tensor, input_ids: Tensor | None) -> Tensor:

@@ -1,12 +1,15 @@
-"""Muon for the hidden matrices, AdamW for the rest, as one optimizer that the Trainer can hold."""
+"""AdamW, or Muon for the hidden matrices beside it, as one optimizer that the Trainer can hold."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
+
+from .stages import Part, StageConfig
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -16,12 +19,12 @@ class MuonWithAdamW(torch.optim.Optimizer):
     (reference/feasibility.md, part 2); it is not meant for embeddings, norms and convolutions.
     """
 
-    def __init__(self, muon_groups: list[dict[str, Any]], adamw_groups: list[dict[str, Any]]) -> None:
-        parts: list[torch.optim.Optimizer] = []
-        if muon_groups:
-            parts.append(torch.optim.Muon(muon_groups, weight_decay=0.0))
+    def __init__(
+        self, muon_groups: list[dict[str, Any]], adamw_groups: list[dict[str, Any]], *, betas: tuple[float, float]
+    ) -> None:
+        parts: list[torch.optim.Optimizer] = [torch.optim.Muon(muon_groups, weight_decay=0.0)]
         if adamw_groups:
-            parts.append(torch.optim.AdamW(adamw_groups, weight_decay=0.0, betas=(0.9, 0.98), fused=True))
+            parts.append(torch.optim.AdamW(adamw_groups, betas=betas, fused=True))
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._parts = parts
         self._share_groups()
@@ -46,22 +49,31 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
 
-def build_optimizer(
-    model: nn.Module, *, matrix_lr: float, lr: float, tower_lr: float | None, embeddings: nn.Module, tower: nn.Module
-) -> MuonWithAdamW:
-    """Muon for every 2-D weight of a linear layer outside the tower, AdamW for the rest, the tower at its own rate."""
-    in_tower = {id(parameter) for parameter in tower.parameters()}
+def build_optimizer(model: nn.Module, stage: StageConfig, embeddings: nn.Module) -> torch.optim.Optimizer:
+    """AdamW at each part's own rate; with `matrix_lr`, Muon for every 2-D weight of a linear layer outside the tower.
+
+    What is no matrix (norms, biases, positions) does not decay, and under Muon nothing does.
+    """
     tables = {id(parameter) for parameter in embeddings.parameters()}
-    matrices = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(module, nn.Linear) and id(module.weight) not in tables
-    } - in_tower
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rest = [p for p in trained if id(p) not in matrices | in_tower]
-    adamw = [
-        {"params": rest, "lr": lr},
-        {"params": [p for p in trained if id(p) in in_tower], "lr": lr if tower_lr is None else tower_lr},
-    ]
-    muon = [{"params": [p for p in trained if id(p) in matrices], "lr": matrix_lr}]
-    return MuonWithAdamW([g for g in muon if g["params"]], [g for g in adamw if g["params"]])
+    linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) not in tables}
+    muon: list[nn.Parameter] = []
+    adamw: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        part = part_of(name)
+        if not parameter.requires_grad:
+            continue
+        if stage.matrix_lr and part != "vision_tower" and id(parameter) in linear:
+            muon.append(parameter)
+        else:
+            rate = getattr(stage.lr_of, part)
+            decay = stage.weight_decay if parameter.ndim > 1 else 0.0
+            adamw[stage.lr if rate is None else rate, decay].append(parameter)
+    groups = [{"params": members, "lr": lr, "weight_decay": decay} for (lr, decay), members in adamw.items()]
+    if not muon:
+        return torch.optim.AdamW(groups, betas=stage.betas, fused=True)
+    return MuonWithAdamW([{"params": muon, "lr": stage.matrix_lr}], groups, betas=stage.betas)
+
+
+def part_of(name: str) -> str:
+    """Which part of the model a weight belongs to, whatever wraps the model."""
+    return next(part for part in name.split(".") if part in get_args(Part))

@@ -2,49 +2,130 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from torch import nn
 from transformers.utils import logging
 
 from export.runtime.artefact import refuse_if_filled
 from export.runtime.errors import MvlmError
 
 from .build import build_model, build_processor
-from .config import StageConfig, TrainConfig, read_config, write_config
-from .dataset import Batch, Packer, PatchTags, Plan, group_pictures
-from .losses import answer_loss, patch_loss
+from .config import TrainConfig, read_config, write_config
+from .dataset import Group, Plan, Stream, group_rows
+from .kernels import use_kernels
+from .metrics import MetricsFile, StageProgress
 from .model import MvlmForConditionalGeneration
-from .optim import build_optimizer
-from .rows import read_rows
+from .packing import Packer, PicturesOnly
+from .processing import MvlmProcessor
+from .resume import last_whole_checkpoint
+from .row import Row
+from .rows import read_rows, stream_rows
 from .runs import WEIGHTS
+from .stages import StageConfig
+from .tags import PatchTags
+from .trainer import StageTrainer, process_state, training_arguments
 
-# What a bar is told: the stage's name and how many steps it has; it answers with a function to call after each.
-StageProgress = Callable[[str, int], Callable[[], None]]
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+Say = Callable[[str], None]
 
 
-def start_run(out: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder of a run, or find the unfinished one that is to go on.
+def train(config: TrainConfig, out: Path, *, resume: bool, overwrite: bool, progress: StageProgress, say: Say) -> None:
+    """Train a run: a transformers model folder, train.yaml, metrics.jsonl and checkpoints.
 
-    A run is finished when its weights are there, which are written last. Raises `MvlmError` when `out` is filled, and
-    on `resume` when it holds no unfinished run or one of another configuration.
+    With `resume` an unfinished run goes on at its last whole checkpoint, and ends where an uninterrupted one would have
+    ended. Raises `MvlmError` before anything is written or replaced for whatever is wrong with `out` or the rows.
+    """
+    state = process_state()
+    check_start(out, config, resume=resume, overwrite=overwrite)
+    _refuse_sharded_stages(state, config)
+    data = read_data(config)
+    processor = build_processor(config, data.train)
+    model = build_model(config, processor)
+    use_kernels(model, config)
+    with state.main_process_first():
+        if state.is_main_process and not resume:
+            start_run(out, config)
+
+    for number, stage in enumerate(config.stages):
+        folder, seed = out / "checkpoints" / f"{number}-{stage.name}", config.seed + number
+        plan = data.plan(config, stage, seed=seed)
+        checkpoint = last_whole_checkpoint(folder, say) if resume else None
+        freeze(model, stage.frozen)
+        adapted = adapt(model, stage, folder, seed)
+        trainer = StageTrainer(
+            adapted or model, stage, plan,
+            args=training_arguments(config, stage, folder, steps=len(plan.schedule.scales)),
+            eval_dataset=data.evaluations(config, stage),
+            data_collator=_collator(config, stage, processor),
+            callbacks=[MetricsFile(out / "metrics.jsonl", stage, plan.schedule, progress, checkpoint)],
+        )  # fmt: skip
+        trainer.run(checkpoint)
+        if adapted:
+            model = fold_in(adapted, stage, folder, out)
+
+    save_run(trainer, model.eval(), processor, out)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run learns from, and what it is evaluated on; one of the two is empty for a stream of rows."""
+
+    train: list[Row]
+    groups: list[Group]
+    val_groups: list[Group]
+    rows: Path
+
+    def plan(self, config: TrainConfig, stage: StageConfig, *, seed: int) -> Plan | Stream:
+        if config.stream:
+            return Stream(lambda: _of_split(stream_rows(self.rows), "train"), config.scales, stage, seed=seed)
+        return Plan(self.groups, config.scales, stage, seed=seed)
+
+    def evaluations(self, config: TrainConfig, stage: StageConfig) -> dict[str, Plan] | None:
+        """For each scale of the run, the same pictures of the split val with all their questions."""
+        if stage.evaluate_every is None:
+            return None
+        groups = self.val_groups[: stage.evaluate_pictures]
+        if not groups:
+            raise MvlmError(f"stage {stage.name}: evaluate_every needs rows of the split val, and {self.rows} has none")
+        once = {"steps": 1, "epochs": None, "pictures": len(groups), "questions": None, "running_share": 0.0}
+        return {
+            str(scale): Plan(groups, (), stage.model_copy(update={**once, "show": (scale,)}), seed=0)
+            for scale in config.scales
+        }
+
+
+def read_data(config: TrainConfig) -> Data:
+    """Read the rows. Raises `MvlmError` when none is of the split train."""
+    rows = [] if config.stream else read_rows(config.rows)
+    train_rows = list(_of_split(rows, "train"))
+    if not config.stream and not train_rows:
+        raise MvlmError(f"{config.rows} has no rows of the split train")
+    return Data(train_rows, group_rows(train_rows), group_rows(_of_split(rows, "val")), config.rows)
+
+
+def _of_split(rows: Iterator[Row] | Sequence[Row], split: str) -> Iterator[Row]:
+    return (row for row in rows if row.split == split)
+
+
+def check_start(out: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
+    """Whether a run may start in `out`, or go on there. A run is finished when its weights are there: they come last.
+
+    Raises `MvlmError` when `out` is filled, and on `resume` when it holds no unfinished run or one of another
+    configuration.
     """
     if not resume:
         refuse_if_filled(out, overwrite=overwrite)
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        write_config(out / "train.yaml", config)
-        (out / "metrics.jsonl").write_text("")
         return
     if (out / WEIGHTS).is_file():
         raise MvlmError(f"{out} is a finished run: there is nothing to resume")
@@ -54,45 +135,12 @@ def start_run(out: Path, config: TrainConfig, *, resume: bool, overwrite: bool) 
         raise MvlmError(f"{out} was started with another configuration: resume with {out / 'train.yaml'}")
 
 
-def train(config: TrainConfig, out: Path, *, resume: bool, progress: StageProgress) -> None:
-    """Train into the folder that `start_run` made: a transformers model folder, metrics.jsonl and checkpoints.
-
-    With `resume` it goes on at the last checkpoint, and ends where an uninterrupted run would have ended.
-    """
-    rows = [row for row in read_rows(config.rows) if row.split == "train"]
-    if not rows:
-        raise MvlmError(f"{config.rows} has no rows of the split train")
-    pictures = group_pictures(rows)
-    processor = build_processor(config, rows)
-    model = build_model(config, processor)
-
-    for number, stage in enumerate(config.stages):
-        tags = PatchTags(config.rows, processor, stage.tag_weights) if _reads_tags(stage) else None
-        plan = Plan(pictures, config.scales, stage, seed=config.seed + number)
-        freeze(model, stage.frozen)
-        folder = out / "checkpoints" / f"{number}-{stage.name}"
-        checkpoint = _last_checkpoint(folder) if resume else None
-        metrics = MetricsFile(out / "metrics.jsonl", stage, plan, progress, start=_step_of(checkpoint))
-        trainer = StageTrainer(
-            model=model,
-            args=_arguments(config, stage, folder),
-            train_dataset=plan,
-            data_collator=Packer(pictures, processor, tags),
-            optimizers=(_optimizer(model, stage), None),
-            callbacks=[metrics],
-        )
-        trainer.stage = stage
-        trainer.remove_callback(PrinterCallback)  # metrics.jsonl and the bar say it
-        trainer.train(resume_from_checkpoint=checkpoint)
-
-    model.eval()
-    finished = out / "checkpoints" / "finished"
-    processor.save_pretrained(finished)
-    model.save_pretrained(finished)
-    # A run with weights is a whole one, so they come last, and by one rename.
-    for file in sorted(finished.iterdir(), key=lambda file: file.name == WEIGHTS):
-        file.replace(out / file.name)
-    finished.rmdir()
+def start_run(out: Path, config: TrainConfig) -> None:
+    """Make the folder of a run, in place of what is there."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    write_config(out / "train.yaml", config)
+    (out / "metrics.jsonl").write_text("")
 
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:
@@ -102,102 +150,52 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> None:
         model.get_submodule(part).requires_grad_(False)
 
 
-class StageTrainer(Trainer):
-    """transformers' Trainer with a stage's own loss."""
+def adapt(model: MvlmForConditionalGeneration, stage: StageConfig, folder: Path, seed: int) -> PeftModel | None:
+    """The model with adapters, for a stage that trains those. peft is imported only then: it takes seconds."""
+    if not stage.lora:
+        return None
+    from .lora import add_lora
 
-    stage: StageConfig
-
-    def compute_loss(  # type: ignore[override]
-        self, model: MvlmForConditionalGeneration, inputs: dict[str, Any], return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:  # fmt: skip
-        batch = Batch(**inputs)
-        for part in self.stage.frozen:  # the Trainer puts the whole model in training mode; running statistics stay too
-            model.get_submodule(part).eval()
-        with self.accelerator.autocast():
-            if self.stage.loss == "patches":
-                return patch_loss(model, batch)
-            return answer_loss(model, batch, patch_loss_weight=self.stage.patch_loss_weight)
+    return add_lora(model, stage.lora, frozen=stage.frozen, base=folder / "base", seed=seed)
 
 
-@dataclass
-class MetricsFile(TrainerCallback):
-    """One line of JSON a step, the scale that was drawn among it; drives the progress bar as well."""
+def fold_in(adapted: PeftModel, stage: StageConfig, folder: Path, out: Path) -> MvlmForConditionalGeneration:
+    """The model behind a stage that trained adapters, which are kept beside it."""
+    from .lora import merge_lora
 
-    path: Path
-    stage: StageConfig
-    plan: Plan
-    progress: StageProgress
-    start: int
-
-    def __post_init__(self) -> None:
-        # Steps after the checkpoint were run before the stop and are run again: their old lines go.
-        lines = [line for line in self.path.read_text().splitlines() if not self._again(json.loads(line))]
-        self.path.write_text("".join(f"{line}\n" for line in lines))
-
-    def _again(self, line: dict[str, Any]) -> bool:
-        return line["stage"] == self.stage.name and line["step"] > self.start
-
-    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        self.advance = self.progress(self.stage.name, self.stage.steps - self.start)
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        self.advance()
-
-    def on_log(  # type: ignore[override]
-        self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any], **_: Any
-    ) -> None:
-        if "loss" not in logs:
-            return
-        scale = self.plan.scale_of_step[state.global_step - 1] if self.stage.loss == "answers" else None
-        line = {
-            "stage": self.stage.name, "step": state.global_step, "num_visual_tokens": scale,
-            "loss": logs["loss"], "grad_norm": logs.get("grad_norm"), "lr": logs["learning_rate"],
-        }  # fmt: skip
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+    assert stage.lora
+    return merge_lora(adapted, stage.lora, base=folder / "base", adapter=out / "adapter")
 
 
-def _reads_tags(stage: StageConfig) -> bool:
-    return stage.loss == "patches" or stage.patch_loss_weight > 0
+def _collator(config: TrainConfig, stage: StageConfig, processor: MvlmProcessor) -> Packer | PicturesOnly:
+    weight = 1.0 if stage.loss == "patches" else stage.patch_loss_weight
+    tags = PatchTags(config.rows, processor, stage.tag_weights, total=weight) if weight else None
+    if stage.loss == "patches":
+        assert tags is not None
+        return PicturesOnly(processor, tags)
+    return Packer(processor, tags, max_tokens=stage.max_tokens)
 
 
-def _optimizer(model: MvlmForConditionalGeneration, stage: StageConfig) -> torch.optim.Optimizer:
-    return build_optimizer(
-        model, matrix_lr=stage.matrix_lr, lr=stage.lr, tower_lr=stage.tower_lr,
-        embeddings=model.get_input_embeddings(), tower=model.vision_tower,
-    )  # fmt: skip
+def _refuse_sharded_stages(state: PartialState, config: TrainConfig) -> None:
+    if state.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED) and len(config.stages) > 1:
+        raise MvlmError(
+            f"{state.distributed_type.value} shards the model for one stage, and {len(config.stages)} are configured:"
+            " run each as a configuration of its own, the later ones with model.start"
+        )
 
 
-def _arguments(config: TrainConfig, stage: StageConfig, folder: Path) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=stage.steps,
-        per_device_train_batch_size=stage.pictures,
-        learning_rate=stage.lr,
-        lr_scheduler_type="cosine",
-        warmup_steps=stage.warmup_steps,
-        max_grad_norm=stage.max_grad_norm,
-        bf16=config.precision == "bf16",
-        use_cpu=not torch.cuda.is_available(),
-        seed=config.seed,
-        train_sampling_strategy="sequential",  # the plan is already in order
-        remove_unused_columns=False,
-        logging_steps=1,
-        save_strategy="steps",
-        save_steps=stage.save_every or stage.steps,
-        save_total_limit=2,
-        disable_tqdm=True,
-        report_to="none",
-    )
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
-
-
-def _step_of(checkpoint: str | None) -> int:
-    return int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+def save_run(trainer: StageTrainer, model: MvlmForConditionalGeneration, processor: MvlmProcessor, out: Path) -> None:
+    """Write the model folder: a run with weights is a whole one, so they come last, and by one rename."""
+    finished = out / "checkpoints" / "finished"
+    trainer.save_whole(model, finished)
+    if not process_state().is_main_process:
+        return
+    processor.save_pretrained(finished)
+    weights = [file for file in finished.iterdir() if file.suffix == ".safetensors"]
+    others = [file for file in finished.iterdir() if file.suffix != ".safetensors"]
+    for file in chain(others, sorted(weights, key=lambda file: file.name == WEIGHTS)):
+        file.replace(out / file.name)
+    finished.rmdir()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from mvlm_core import train as recipe
 from mvlm_core.build import build_model, build_processor
 from mvlm_core.config import read_config
 from mvlm_core.optim import MuonWithAdamW, build_optimizer
+from mvlm_core.stages import LearningRates, StageConfig
 
 SMALL = (
     "model.vision.embedding_size=8", "model.vision.hidden_sizes=[8, 16]", "model.vision.depths=[1, 1]",
@@ -22,8 +23,13 @@ SMALL = (
 )  # fmt: skip
 
 
+COSTS = ("seconds", "memory_mib", "pictures_per_s", "tokens_per_s")
+
+
 def metrics(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    """What every step learned; what it cost is another matter, and differs from run to run."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in COSTS} for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +55,8 @@ def test_a_run_is_a_model_folder_with_its_history(trained):
         *(("patches", i) for i in range(1, 5)),
         *(("answers", i) for i in range(1, 7)),
     ]
-    assert {line["num_visual_tokens"] for line in lines[:4]} == {None}
-    assert {line["num_visual_tokens"] for line in lines[4:]} <= {1, 4, 9, 36, 144}
+    assert [line["num_visual_tokens"] for line in lines[:4]] == [[]] * 4
+    assert {m for line in lines[4:] for m in line["num_visual_tokens"]} <= {1, 4, 9, 36, 144}
     assert all(line["loss"] > 0 for line in lines)
 
 
@@ -132,13 +138,16 @@ def test_the_optimizer_is_the_two_of_torch():
     def net() -> torch.nn.Module:
         torch.manual_seed(0)
         return torch.nn.ModuleDict(
-            {"tower": torch.nn.Conv2d(3, 4, 3), "table": torch.nn.Embedding(5, 4), "linear": torch.nn.Linear(4, 4)}
+            {
+                "vision_tower": torch.nn.Conv2d(3, 4, 3),
+                "language_model": torch.nn.ModuleDict({"table": torch.nn.Embedding(5, 4)}),
+                "connector": torch.nn.Linear(4, 4),
+            }
         )
 
     def build(model) -> MuonWithAdamW:
-        return build_optimizer(
-            model, matrix_lr=0.1, lr=0.01, tower_lr=0.0, embeddings=model["table"], tower=model["tower"]
-        )
+        stage = StageConfig(name="a", steps=1, matrix_lr=0.1, lr=0.01, lr_of=LearningRates(vision_tower=0.0))
+        return build_optimizer(model, stage, model["language_model"]["table"])
 
     def step(model, optimizer) -> None:
         for p in model.parameters():
@@ -147,15 +156,17 @@ def test_the_optimizer_is_the_two_of_torch():
 
     one, two = net(), net()
     ours = build(one)
-    muon = torch.optim.Muon([two["linear"].weight], lr=0.1, weight_decay=0.0)
-    adamw = torch.optim.AdamW([two["table"].weight, two["linear"].bias], lr=0.01, weight_decay=0.0, betas=(0.9, 0.98))
-    before = one["tower"].weight.clone()
+    muon = torch.optim.Muon([two["connector"].weight], lr=0.1, weight_decay=0.0)
+    adamw = torch.optim.AdamW(
+        [two["language_model"]["table"].weight, two["connector"].bias], lr=0.01, weight_decay=0.0, betas=(0.9, 0.98)
+    )
+    before = one["vision_tower"].weight.clone()
     for _ in range(3):
         step(one, ours)
         step(two, muon)
         adamw.step()
     torch.testing.assert_close(one.state_dict(), two.state_dict())
-    assert torch.equal(one["tower"].weight, before)  # a rate of 0 moves nothing
+    assert torch.equal(one["vision_tower"].weight, before)  # a rate of 0 moves nothing
 
     three = net()
     three.load_state_dict(one.state_dict())

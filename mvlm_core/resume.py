@@ -1,0 +1,83 @@
+"""Which checkpoint a stopped stage goes on from: the last that is whole, and that fills the model."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments
+
+from export.runtime.errors import CheckFailed, MvlmError
+
+# Written when everything else of a checkpoint is there: the size of each of its files.
+_WHOLE = "whole.json"
+_STEP = re.compile(r"checkpoint-(\d+)")
+
+
+class WholeCheckpoints(TrainerCallback):
+    """Marks each checkpoint when the Trainer has written all of it."""
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            beside = folder / f"{_WHOLE}.partial"
+            beside.write_text(json.dumps(_sizes(folder)))
+            beside.replace(folder / _WHOLE)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(_WHOLE))
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+
+
+def step_of(checkpoint: Path | None) -> int:
+    match = _STEP.fullmatch(checkpoint.name) if checkpoint else None
+    return int(match.group(1)) if match else 0
+
+
+def last_whole_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The last checkpoint of a stage that was written to its end; those after it are removed, and `say` told."""
+    checkpoints = [path for path in folder.glob("checkpoint-*") if _STEP.fullmatch(path.name)]
+    for checkpoint in sorted(checkpoints, key=step_of, reverse=True):
+        if _is_whole(checkpoint):
+            return checkpoint
+        say(f"{checkpoint} was cut short: it is left out, and the one before it taken")
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    mark = checkpoint / _WHOLE
+    return mark.is_file() and json.loads(mark.read_text()) == _sizes(checkpoint)
+
+
+def require_fitting_weights(checkpoint: Path, model: nn.Module) -> None:
+    """Raise `CheckFailed` unless the weights of a checkpoint are the model's, name for name and shape for shape.
+
+    The Trainer loads what fits and logs the rest (reference/ecosystem.md, T3), so a renamed weight would start anew.
+    Adapters and sharded checkpoints are checked by those who load them.
+    """
+    file = checkpoint / "model.safetensors"
+    if not file.is_file():
+        return
+    try:
+        with safe_open(file, framework="pt") as stored:
+            shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise MvlmError(f"{file} cannot be read ({error}): remove {checkpoint} and resume again") from None
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    tied = set(getattr(model, "all_tied_weights_keys", ()))
+    wrong = {name for name, shape in shapes.items() if wanted.get(name) != shape}
+    missing = {name for name in wanted if name not in shapes and name not in tied}
+    if wrong or missing:
+        names = ", ".join(sorted(wrong | missing)[:5])
+        raise CheckFailed(
+            f"{file} does not hold this model's weights: {len(wrong | missing)} tensors differ ({names}). Remove"
+            f" {checkpoint} and resume again"
+        )
