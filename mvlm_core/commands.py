@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,6 +13,10 @@ from export.runtime.artefact import output_folder, refuse_if_filled
 from export.runtime.errors import CheckFailed, MvlmError
 
 from .bars import Bars
+
+if TYPE_CHECKING:
+    from .config import TrainConfig
+    from .row import Row
 
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
 _FLAT_LADDER = 0.05
@@ -78,25 +83,58 @@ def scenes(out: Path, train: int, val: int, test: int, family: str, seed: int, o
 
 
 @data.command()
-@click.argument("rows", type=click.Path(path_type=Path), default="rows")
-def check(rows: Path) -> None:
-    """Find every fault of a data set before a run is spent on it.
+@click.argument("rows", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Whose tokens are counted; left out, train.yaml if there is one."
+)
+@click.option("--show", default=3, show_default=True, help="Rows to print with what is supervised in colour.")
+def check(rows: Path | None, config: Path | None, show: int) -> None:
+    """Find every fault of a data set before a run is spent on it, and say how long its rows are at each scale.
 
     \b
     Example:
-      mvlm data check rows
+      mvlm data check rows --config train.yaml
     """
+    from .config import read_config
     from .data_check import check_pictures
+    from .data_show import counts
     from .rows import read_rows
 
+    if config is None and Path("train.yaml").is_file():
+        config = Path("train.yaml")
+    told = read_config(config) if config else None
+    rows = rows or (told.rows if told else Path("rows"))
     read = read_rows(rows)
     pictures = len({picture for row in read for picture in row.pictures})
     with Bars() as bars:
         faults = check_pictures(read, bars.start("opening pictures", pictures))
+        lines, more = _tokens(read, told, show, bars) if told else ([], [])
+    faults += more
+    for line in [*counts(read), *lines]:
+        click.echo(line)
+    if told is None:
+        click.echo("  how many tokens a row has follows from a configuration: name one with --config")
     if faults:
         raise CheckFailed(f"{rows} has {len(faults)} faults; mend these rows:\n" + "\n".join(f"  {f}" for f in faults))
-    click.echo(f"{len(read)} rows about {pictures} pictures, and no fault")
-    say_next("mvlm train")
+    click.echo("no fault")
+    words = ["mvlm", "train", *([] if config in (None, Path("train.yaml")) else [str(config)])]
+    if told is not None and rows.absolute() != told.rows.absolute():
+        words.append(f"rows={rows.absolute()}")
+    say_next(shlex.join(words))
+
+
+def _tokens(rows: list[Row], config: TrainConfig, show: int, bars: Bars) -> tuple[list[str], list[str]]:
+    """What there is to say of the rows as tokens, and their faults."""
+    from .build import build_processor
+    from .data_check import check_tokens, unlike_rows
+    from .data_show import coloured, lengths
+
+    processor = build_processor(config, [row for row in rows if row.split == "train"] or rows)
+    bounds = [told for stage in config.stages if (told := stage.model_dump().get("max_tokens")) is not None]
+    most = min(bounds, default=None)
+    report = check_tokens(rows, processor, config.scales, most, bars.start("counting tokens", len(rows)))
+    shown = [coloured(row, processor.encode(row.messages()), processor) for row in unlike_rows(rows, show)]
+    return [*lengths(report, most), *shown], report.faults
 
 
 @click.command()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -107,13 +108,19 @@ class MvlmProcessor(ProcessorMixin):
         return super().apply_chat_template(spell(conversation, self.tokenizer), chat_template, **options)
 
     def encode(self, messages: list[dict[str, Any]]) -> Encoded:
-        """Ids with one placeholder a picture, and which of them training supervises (the generation marks)."""
+        """Ids with one placeholder a picture, and which of them training supervises (the generation marks).
+
+        Raises `MvlmError` when the chat template refuses the conversation.
+        """
         rendered: Any
         spans: Any
-        rendered, spans = render_jinja_template(  # type: ignore[str-unpack]
-            [spell(messages, self.tokenizer)], chat_template=str(self.chat_template), return_assistant_tokens_mask=True,
-            **self.tokenizer.special_tokens_map,
-        )  # fmt: skip
+        try:
+            rendered, spans = render_jinja_template(  # type: ignore[str-unpack]
+                [spell(messages, self.tokenizer)], chat_template=str(self.chat_template),
+                return_assistant_tokens_mask=True, **self.tokenizer.special_tokens_map,
+            )  # fmt: skip
+        except TemplateError as error:
+            raise MvlmError(f"the chat template refuses this conversation: {error}") from None
         ids, offsets = encode_text(rendered[0], self.tokenizer)
         return Encoded(ids, supervised(offsets, spans[0]))
 

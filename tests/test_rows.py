@@ -96,17 +96,3 @@ def test_files_that_hold_no_rows(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(MvlmError, match="not a JSON list"):
         read_rows(tmp_path / "a.json")
-
-
-def test_data_check_opens_every_picture(folder, mvlm):
-    good = mvlm("data", "check", folder)
-    assert good.exit_code == 0, good.output
-    assert "4 rows about 4 pictures, and no fault" in good.output
-    (folder / "0.png").write_bytes(b"")
-    (folder / "3.png").write_bytes((folder / "1.png").read_bytes())
-    bad = mvlm("data", "check", folder)
-    assert bad.exit_code == 1
-    assert "id r0" in bad.output
-    assert "cannot be read as a picture" in bad.output
-    assert "the same picture in several splits" in bad.output
-    assert "Traceback" not in bad.output
