@@ -55,7 +55,7 @@ def _refitted(name: str, estimator: ScaleEstimator, fit: Table, test: Table) -> 
     x = features(fit)
     margins = out_of_fold(estimator, x, fit)
     calibration = PlattScaling().fit(margins, fit.scores)
-    whole = clone(estimator).fit(x, fit.scores)
+    whole = clone(estimator).fit(x, fit.scores, fit.tasks)
     return Baseline(name, calibration.probability(margins), calibration.probability(whole.margins(features(test))))
 
 

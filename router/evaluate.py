@@ -179,7 +179,7 @@ STEPS = 3 + COUNT
 def _estimator(facts: dict[str, Any], table: Table) -> ScaleEstimator:
     """The estimator that was chosen; where the constant router ships, the baselines still need one that can learn."""
     known = candidates(table.scales, facts["seed"])
-    return known.get(facts["estimator"], known["trees-small"])
+    return list(known.values())[-1] if facts["constant"] else known[facts["estimator"]]
 
 
 def _policy(contender: Baseline, fit: Table, test: Table, budgets: list[float], resamples: Resamples) -> Policy:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from sklearn.model_selection import GroupKFold
 from export.runtime.artefact import describe, sha256_file, write_json
 from export.runtime.errors import CheckFailed
 
-from .estimators import Constant, PlattScaling, ScaleEstimator, candidates
+from .estimators import Blend, Constant, OnBasis, PlattScaling, ScaleEstimator, candidates
 from .familiar import Familiarity
 from .graph import router_graph
 from .metrics import Interval, Resamples, gain_samples, interval, regrets
@@ -35,6 +37,7 @@ DEFAULT_LOSS = 0.01
 # The share of ordinary questions that may be taken for unfamiliar, and be given the finest scale.
 LEAST_FAMILIARITY = 0.01
 _VALIDATION_ROWS = 400
+_ROWS_AT_ONCE = 1000
 
 Floats = NDArray[np.floating]
 
@@ -88,7 +91,7 @@ def features(table: Table) -> Floats:
 def fit_table(table: Table, *, seed: int, progress: Callable[[int], None]) -> Fitted:
     """Fit on every row of `table`; `progress` is told of every fit (see `fit_count`)."""
     x, y = features(table), table.scores
-    judged = [_judge(name, estimator, x, table, progress) for name, estimator in candidates(table.scales, seed).items()]
+    judged = _judge_all(candidates(table.scales, seed), x, table, progress)
     chosen = _simplest_that_keeps_up(judged)
     calibration = PlattScaling().fit(chosen.margins, y)
     gain = _gain_out_of_fold(calibration.probability(chosen.margins), table)
@@ -99,7 +102,7 @@ def fit_table(table: Table, *, seed: int, progress: Callable[[int], None]) -> Fi
         why = f"no candidate beats mixing fixed scales ({gain.points()} points out of fold): the router is constant"
     else:
         why = f"{name}: {gain.points()} points over mixing fixed scales, out of fold and averaged over budgets"
-    estimator = clone(estimator).fit(x, y)
+    estimator = clone(estimator).fit(x, y, table.tasks)
     progress(1)
     probability = calibration.probability(chosen.margins if name != "constant" else estimator.margins(x))
     prices = price_table(probability, y, table.cost)
@@ -129,23 +132,50 @@ def _simplest_that_keeps_up(judged: list[Candidate]) -> Candidate:
 
 
 def fit_count() -> int:
-    """How many fits `fit_table` makes."""
-    return FOLDS * len(candidates((1,), 0)) + 1
+    """Of how many steps `fit_table` tells."""
+    return len(candidates((1,), 0)) + 1
 
 
-def out_of_fold(
-    estimator: ScaleEstimator, x: Floats, table: Table, progress: Callable[[int], None] = lambda fits: None
-) -> Floats:
+def workers() -> int:
+    """How many fits run at once: the cores, or what OMP_NUM_THREADS allows. Each uses one thread."""
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+
+
+def _judge_all(
+    estimators: dict[str, ScaleEstimator], x: Floats, table: Table, progress: Callable[[int], None]
+) -> list[Candidate]:
+    """Every candidate out of fold. A blend is the mean of its parts, which were fitted on the same folds already."""
+    judged: dict[str, Candidate] = {}
+    alone = {name: estimator for name, estimator in estimators.items() if not _parts(estimator)}
+    with ThreadPoolExecutor(workers()) as pool:
+        margins = pool.map(lambda estimator: out_of_fold(estimator, x, table), alone.values())
+        for name, found in zip(alone, margins, strict=True):
+            judged[name] = _judge(name, estimators[name], found, table)
+            progress(1)
+    for name, estimator in estimators.items():
+        if name not in judged:
+            mean = np.mean([judged[part].margins for part in _parts(estimator)], axis=0)
+            judged[name] = _judge(name, estimator, mean, table)
+            progress(1)
+    return [judged[name] for name in estimators]
+
+
+def _parts(estimator: ScaleEstimator) -> list[str]:
+    """The names of the candidates that a blend is made of."""
+    head = estimator.head if isinstance(estimator, OnBasis) else estimator
+    return list(head.parts) if isinstance(head, Blend) else []
+
+
+def out_of_fold(estimator: ScaleEstimator, x: Floats, table: Table) -> Floats:
     """Margins (n, K) of each row from a fit that saw no row of its group."""
     margins = np.zeros(table.scores.shape)
     for seen, held_out in GroupKFold(FOLDS).split(x, groups=table.groups):
-        margins[held_out] = clone(estimator).fit(x[seen], table.scores[seen]).margins(x[held_out])
-        progress(1)
+        fitted = clone(estimator).fit(x[seen], table.scores[seen], table.tasks[seen])
+        margins[held_out] = fitted.margins(x[held_out])
     return margins
 
 
-def _judge(name: str, estimator: ScaleEstimator, x: Floats, table: Table, progress: Callable[[int], None]) -> Candidate:
-    margins = out_of_fold(estimator, x, table, progress)
+def _judge(name: str, estimator: ScaleEstimator, margins: Floats, table: Table) -> Candidate:
     probability = PlattScaling().fit(margins, table.scores).probability(margins)
     lost = [regrets(choose(probability, table.cost, p), table.scores, table.cost, p) for p in _REGRET_PRICES]
     clipped = probability.clip(1e-7, 1 - 1e-7)
@@ -258,9 +288,10 @@ def ask_graph(file: Path, table: Table, price: float) -> tuple[Floats, NDArray[n
     options.intra_op_num_threads = 1
     options.log_severity_level = 3  # inputs with a default are meant
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    feeds = {
-        "image": table.image, "question": table.question,
-        "price": np.asarray(price, np.float32), "cost": table.cost.astype(np.float32),
-    }  # fmt: skip
-    probability, choice = session.run(["probability", "choice"], feeds)
+    given = {"price": np.asarray(price, np.float32), "cost": table.cost.astype(np.float32)}
+    parts = [
+        session.run(["probability", "choice"], {"image": table.image[some], "question": table.question[some], **given})
+        for some in (slice(start, start + _ROWS_AT_ONCE) for start in range(0, len(table), _ROWS_AT_ONCE))
+    ]
+    probability, choice = (np.concatenate(column) for column in zip(*parts, strict=True))
     return probability.astype(np.float64), choice

@@ -19,7 +19,21 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.runtime.router import METADATA_KEY, ROUTER_FORMAT
 
-from .estimators import Constant, PlattScaling, PooledTrees, ScaleEstimator, ScaleLogistic
+from .basis import LIMIT
+from .estimators import (
+    LEAST_PROBABILITY,
+    NEIGHBOUR_FLOOR,
+    Blend,
+    Constant,
+    Neighbours,
+    OnBasis,
+    PlattScaling,
+    PooledTrees,
+    ScaleEstimator,
+    ScaleLogistic,
+    ScaleNetwork,
+    TaskLookup,
+)
 from .familiar import Familiarity
 
 Floats = NDArray[np.floating]
@@ -48,13 +62,8 @@ def router_graph(
     scales = np.asarray(known["scales"], np.float32)
     graph = _Graph(len(scales))
     graph.add("Concat", ["image", "question"], "features", axis=1)  # (n, d)
-    for kind, write in _MARGINS.items():
-        if isinstance(estimator, kind):
-            write(graph, estimator)
-            break
-    else:
-        raise TypeError(f"no graph is written for {type(estimator).__name__}")
-    graph.add("Mul", ["margins", graph.constant("slope", np.float32(calibration.slope_))], "scaled")
+    margins = _margins(graph, estimator, "features")
+    graph.add("Mul", [margins, graph.constant("slope", np.float32(calibration.slope_))], "scaled")
     graph.add("Add", ["scaled", graph.constant("intercept", np.float32(calibration.intercept_))], "calibrated")
     _any_scale(graph, scales)
     _familiarity(graph, familiarity)
@@ -142,6 +151,10 @@ class _Graph:
         self.constants.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
+    def single(self, name: str, value: Floats) -> str:
+        """A constant in single precision."""
+        return self.constant(name, np.asarray(value).astype(np.float32))
+
     def default(self, name: str, value: NDArray[Any] | np.generic) -> None:
         """An input that need not be given. A vector stands for any number of scales."""
         self.constant(name, value)
@@ -166,27 +179,117 @@ class _Graph:
         return model
 
 
-def _logistic_margins(graph: _Graph, estimator: ScaleLogistic) -> None:
-    weights = estimator.weights_ / estimator.std_[:, None]  # (d, K)
-    intercepts = estimator.intercepts_ - estimator.mean_ @ weights  # (K,)
-    graph.add("MatMul", ["features", graph.constant("weights", weights.astype(np.float32))], "product")  # (n, K)
-    graph.add("Add", ["product", graph.constant("intercepts", intercepts.astype(np.float32))], "margins")
+def _margins(graph: _Graph, estimator: ScaleEstimator, x: str) -> str:
+    """The margins (n, K) of what stands under the name `x`."""
+    for kind, write in _MARGINS.items():
+        if isinstance(estimator, kind):
+            return write(graph, estimator, x)
+    raise TypeError(f"no graph is written for {type(estimator).__name__}")
 
 
-def _constant_margins(graph: _Graph, estimator: Constant) -> None:
+def _on_basis(graph: _Graph, estimator: OnBasis, x: str) -> str:
+    """Columns, standardised and cut, beside the products of pairs: (n, p + q)."""
+    basis = estimator.basis_
+    graph.add("Gather", [x, graph.constant("columns", basis.columns_)], "raw_columns", axis=1)  # (n, p)
+    graph.add("Sub", ["raw_columns", graph.constant("column_mean", basis.mean_)], "centred")
+    graph.add("Mul", ["centred", graph.constant("per_std", basis.per_std_)], "standardised")
+    limits = (graph.constant(name, np.float32(value)) for name, value in (("low", -LIMIT), ("high", LIMIT)))
+    graph.add("Clip", ["standardised", *limits], "z")
+    if not len(basis.pairs_):
+        return _margins(graph, estimator.head_, "z")
+    for name, side in (("one", basis.pairs_[:, 0]), ("other", basis.pairs_[:, 1])):
+        graph.add("Gather", ["z", graph.constant(f"{name}_of_pair", side)], f"pair_{name}", axis=1)  # (n, q)
+    graph.add("Mul", ["pair_one", "pair_other"], "product")
+    graph.add("Sub", ["product", graph.constant("pair_mean", basis.pair_mean_)], "centred_product")
+    graph.add("Mul", ["centred_product", graph.constant("pair_per_std", basis.pair_per_std_)], "pairs")
+    graph.add("Concat", ["z", "pairs"], "basis", axis=1)
+    return _margins(graph, estimator.head_, "basis")
+
+
+def _linear(graph: _Graph, x: str, weights: Floats, intercepts: Floats, output: str) -> str:
+    """x @ weights + intercepts."""
+    product = graph.add("MatMul", [x, graph.single(f"{output}_weights", weights)], f"{output}_product")
+    return graph.add("Add", [product, graph.single(f"{output}_intercepts", intercepts)], output)
+
+
+def _logistic(graph: _Graph, estimator: ScaleLogistic, x: str) -> str:
+    return _linear(graph, x, *estimator.on_features(), "logistic")
+
+
+def _constant(graph: _Graph, estimator: Constant, x: str) -> str:
     """The features are read and weighed at nothing, so that every router has the same inputs."""
-    nothing = np.zeros((estimator.n_features_in_, graph.num_scales), np.float32)
-    graph.add("MatMul", ["features", graph.constant("weights", nothing)], "product")  # (n, K)
-    graph.add("Add", ["product", graph.constant("intercepts", estimator.margins_.astype(np.float32))], "margins")
+    nothing = np.zeros((estimator.n_features_in_, graph.num_scales))
+    return _linear(graph, x, nothing, estimator.margins_, "constant")
 
 
-def _tree_margins(graph: _Graph, estimator: PooledTrees) -> None:
+def _network(graph: _Graph, estimator: ScaleNetwork, x: str) -> str:
+    _linear(graph, x, estimator.hidden_, estimator.bias_, "hidden")  # (n, h)
+    graph.add("Tanh", ["hidden"], "active")
+    graph.add("MatMul", ["active", graph.single("out_weights", estimator.out_)], "bent")
+    _linear(graph, x, estimator.skip_, estimator.intercepts_, "straight")
+    return graph.add("Add", ["straight", "bent"], "network")
+
+
+def _lookup(graph: _Graph, estimator: TaskLookup, x: str) -> str:
+    _linear(graph, x, estimator.kind_weights_, estimator.kind_intercepts_, "kind")  # (n, T)
+    graph.add("Softmax", ["kind"], "kind_probability", axis=1)
+    graph.add("MatMul", ["kind_probability", graph.single("means_of_kind", estimator.table_)], "looked_up")
+    return _log_odds(graph, "looked_up")
+
+
+def _neighbours(graph: _Graph, estimator: Neighbours, x: str) -> str:
+    points = estimator.points_  # (N, p)
+    graph.add("MatMul", [x, graph.single("stretch", estimator.stretch_)], "at")  # (n, p)
+    graph.add("Mul", ["at", "at"], "at_squared")
+    graph.add("ReduceSum", ["at_squared", graph.constant("columns_axis", np.array([1]))], "length", keepdims=1)
+    graph.add("MatMul", ["at", graph.single("points", -2 * points.T)], "towards")  # (n, N)
+    graph.add("Add", ["towards", graph.single("point_length", np.square(points).sum(axis=1))], "towards_point")
+    graph.add("Add", ["towards_point", "length"], "squared")
+    count = graph.constant("neighbours", np.array([estimator.reach + 1]))
+    graph.nodes.append(
+        helper.make_node("TopK", ["squared", count], ["nearest", "nearest_index"], name="nearest", axis=1, largest=0)
+    )
+    graph.add("Gather", ["nearest", graph.constant("farthest", np.array([estimator.reach]))], "reach", axis=1)
+    graph.add("Add", ["reach", graph.constant("floor", np.float32(NEIGHBOUR_FLOOR))], "reach_above_zero")
+    graph.add("Div", ["squared", "reach_above_zero"], "part_of_reach")
+    one = graph.constant("one_weight", np.float32(1))
+    graph.add("Sub", [one, "part_of_reach"], "nearness")
+    graph.add("Max", ["nearness", graph.constant("no_weight", np.float32(0))], "weight")  # (n, N)
+    # One more column counts the weights; the prior is one row of weight 1.
+    scores = np.column_stack([estimator.scores_, np.ones(len(points))])
+    graph.add("MatMul", ["weight", graph.single("neighbour_scores", scores)], "weighted")  # (n, K + 1)
+    graph.add("Add", ["weighted", graph.single("prior", np.append(estimator.prior_, 1))], "sums")
+    several = graph.constant("score_columns", np.arange(graph.num_scales))
+    graph.add("Gather", ["sums", several], "score_sums", axis=1)
+    graph.add("Gather", ["sums", graph.constant("count_column", np.array([graph.num_scales]))], "weight_sum", axis=1)
+    graph.add("Div", ["score_sums", "weight_sum"], "mean_of_near")
+    return _log_odds(graph, "mean_of_near")
+
+
+def _log_odds(graph: _Graph, probability: str) -> str:
+    least = graph.constant("least", np.float32(LEAST_PROBABILITY))
+    most = graph.constant("most", np.float32(1 - LEAST_PROBABILITY))
+    graph.add("Clip", [probability, least, most], "kept_finite")
+    graph.add("Sub", [graph.constant("whole", np.float32(1)), "kept_finite"], "wrong")
+    graph.add("Div", ["kept_finite", "wrong"], "odds")
+    return graph.add("Log", ["odds"], "log_of_odds")
+
+
+def _blend(graph: _Graph, estimator: Blend, x: str) -> str:
+    parts = [_margins(graph, part, x) for part in estimator.parts_.values()]
+    total = parts[0]
+    for part in parts[1:]:
+        total = graph.add("Add", [total, part], f"{total}_and_{part}")
+    return graph.add("Mul", [total, graph.constant("per_part", np.float32(1 / len(parts)))], "blend")
+
+
+def _trees(graph: _Graph, estimator: PooledTrees, x: str) -> str:
     """Each row once a scale with log2 m as the last feature, one tree ensemble, and back to (n, K)."""
     scales = estimator.scales_log2_.astype(np.float32)
-    graph.add("Unsqueeze", ["features", graph.constant("axis", np.array([1]))], "one_each")  # (n, 1, d)
-    graph.add("Shape", ["features"], "shape")
-    graph.add("Gather", ["shape", graph.constant("first", np.array([0]))], "n")
-    graph.add("Gather", ["shape", graph.constant("second", np.array([1]))], "d")
+    graph.add("Unsqueeze", [x, graph.constant("axis", np.array([1]))], "one_each")  # (n, 1, d)
+    graph.add("Shape", [x], "shape")
+    graph.add("Gather", ["shape", graph.constant("first", np.array([0]))], "n", axis=0)
+    graph.add("Gather", ["shape", graph.constant("second", np.array([1]))], "d", axis=0)
     k, one = graph.constant("K", np.array([len(scales)])), graph.constant("one", np.array([1]))
     graph.add("Concat", ["n", k, "d"], "spread", axis=0)
     graph.add("Expand", ["one_each", "spread"], "repeated")  # (n, K, d)
@@ -196,7 +299,19 @@ def _tree_margins(graph: _Graph, estimator: PooledTrees) -> None:
     width = graph.constant("width", np.array([-1, estimator.n_features_in_ + 1]))
     graph.add("Reshape", ["with_scale", width], "pooled")  # (nK, d + 1)
     graph.add("TreeEnsembleRegressor", ["pooled"], "raw", domain="ai.onnx.ml", **tree_attributes(estimator))  # (nK, 1)
-    graph.add("Reshape", ["raw", graph.constant("back", np.array([-1, len(scales)]))], "margins")  # (n, K)
+    return graph.add("Reshape", ["raw", graph.constant("back", np.array([-1, len(scales)]))], "tree_margins")  # (n, K)
+
+
+_MARGINS: dict[type[ScaleEstimator], Callable[[_Graph, Any, str], str]] = {
+    OnBasis: _on_basis,
+    Blend: _blend,
+    PooledTrees: _trees,
+    ScaleLogistic: _logistic,
+    ScaleNetwork: _network,
+    Neighbours: _neighbours,
+    TaskLookup: _lookup,
+    Constant: _constant,
+}
 
 
 def tree_attributes(estimator: PooledTrees) -> dict[str, Any]:
@@ -251,10 +366,3 @@ def floor_to_float32(threshold: float) -> np.float32:
     """The largest float32 that is not above a float64: for float32 values, x <= both mean the same."""
     rounded = np.float32(threshold)
     return rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf))
-
-
-_MARGINS: dict[type[ScaleEstimator], Callable[[_Graph, Any], None]] = {
-    PooledTrees: _tree_margins,
-    ScaleLogistic: _logistic_margins,
-    Constant: _constant_margins,
-}

@@ -9,7 +9,19 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 
-from router.estimators import Constant, PlattScaling, PooledTrees, ScaleEstimator, ScaleLogistic, candidates
+from router.estimators import (
+    Blend,
+    Constant,
+    Neighbours,
+    OnBasis,
+    PlattScaling,
+    PooledTrees,
+    ScaleEstimator,
+    ScaleLogistic,
+    ScaleNetwork,
+    TaskLookup,
+    candidates,
+)
 
 SCALES = (1, 4, 36)
 
@@ -26,7 +38,11 @@ def drawn():
 
 
 def every_kind():
-    return [ScaleLogistic(3.0), PooledTrees(SCALES, num_trees=150, num_leaves=7), Constant()]
+    network = ScaleNetwork(hidden=6)
+    return [
+        ScaleLogistic(3.0), PooledTrees(SCALES, num_trees=150, num_leaves=7, rate=0.06), Constant(), network,
+        Neighbours(), TaskLookup(), OnBasis(network), Blend({"line": ScaleLogistic(3.0), "network": network}),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("estimator", every_kind(), ids=lambda e: type(e).__name__)
@@ -42,7 +58,10 @@ def test_the_contract_of_scikit_learn(estimator, drawn):
     np.testing.assert_array_equal(fitted.margins(x[:7]), clone(estimator).fit(x, y).margins(x)[:7])
 
 
-@pytest.mark.parametrize(("kind", "error"), [(0, 0.03), (1, 0.06)], ids=["logistic", "trees"])
+@pytest.mark.parametrize(
+    ("kind", "error"), [(0, 0.03), (1, 0.06), (3, 0.03), (4, 0.08), (6, 0.04), (7, 0.03)],
+    ids=["logistic", "trees", "network", "neighbours", "on a basis", "blend"],
+)  # fmt: skip
 def test_known_probabilities_are_recovered(kind, error, drawn):
     x, probability, y = drawn
     said = expit(every_kind()[kind].fit(x[:3000], y[:3000]).margins(x[3000:]))
@@ -109,12 +128,63 @@ def test_what_a_candidate_must_have():
 
 def test_candidates_stand_from_the_simplest_up():
     found = candidates(SCALES, 3)
-    assert next(iter(found)) == "logistic"
-    assert found["trees-small"].num_trees * found["trees-small"].num_leaves < (
-        found["trees-large"].num_trees * found["trees-large"].num_leaves
+    assert list(found) == [
+        "constant", "lookup by task", "logistic", "network", "neighbours", "trees, monotone", "trees", "blend",
+    ]  # fmt: skip
+    heads = [estimator.head for name, estimator in found.items() if name != "constant"]
+    assert {head.seed for head in heads if hasattr(head, "seed")} == {3}
+    assert all(head.scales == SCALES for head in heads if isinstance(head, PooledTrees))
+    assert [head.monotone for head in heads if isinstance(head, PooledTrees)] == [True, False]
+    # What the blend is made of is what stands before it.
+    for name, part in found["blend"].head.parts.items():
+        assert part is found[name].head
+
+
+def test_monotone_trees_never_fall(drawn):
+    x, _, _ = drawn
+    falling = np.tile(np.float32([0.9, 0.5, 0.2]), (len(x), 1))
+    y = (np.random.default_rng(0).random(falling.shape) < falling).astype(np.float32)
+    free, monotone = (
+        PooledTrees(SCALES, num_trees=20, monotone=monotone).fit(x, y).margins(x) for monotone in (False, True)
     )
-    assert {e.seed for e in found.values() if isinstance(e, PooledTrees)} == {3}
-    assert all(e.scales == SCALES for e in found.values() if isinstance(e, PooledTrees))
+    assert (np.diff(monotone, axis=1) >= 0).all()
+    assert (np.diff(free, axis=1) < 0).all()
+
+
+def test_the_lookup_tells_the_kind_from_the_features():
+    random = np.random.default_rng(0)
+    kind = random.integers(3, size=900)
+    x = (np.eye(3)[kind] + 0.1 * random.standard_normal((900, 3))).astype(np.float32)
+    means = np.array([[0.1, 0.5, 0.9], [0.8, 0.8, 0.8], [0.3, 0.3, 0.6]])
+    tasks = np.array(["colour", "count", "where"])[kind]
+    said = expit(TaskLookup(0.0).fit(x, means[kind], tasks).margins(x))
+    assert np.abs(said - means[kind]).mean() < 0.03
+    two = kind < 2
+    said = expit(TaskLookup(0.0).fit(x[two], means[kind[two]], tasks[two]).margins(x[two]))
+    assert np.abs(said - means[kind[two]]).mean() < 0.03
+    # Without kinds it is the mean of all.
+    np.testing.assert_allclose(expit(TaskLookup().fit(x, means[kind]).margins(x[:1]))[0], means[kind].mean(axis=0))
+
+
+def test_neighbours_against_a_slow_search(drawn):
+    x, _, y = drawn
+    fitted = Neighbours(neighbours=20, most_points=300).fit(x, y)
+    points, scores = fitted.points_, fitted.scores_
+    for row in x[:10]:
+        squared = np.array([((row @ fitted.stretch_ - point) ** 2).sum() for point in points])
+        order = np.argsort(squared)
+        weight = 1 - squared[order[:20]] / (squared[order[20]] + 0.05)
+        mean = (weight @ scores[order[:20]] + y.mean(axis=0)) / (weight.sum() + 1)
+        np.testing.assert_allclose(expit(fitted.margins(row[None]))[0], mean, atol=1e-6)
+
+
+def test_a_network_bends_where_a_line_cannot(drawn):
+    x, _, _ = drawn
+    wanted = np.where(np.abs(x[:, :1]) > 0.8, 0.9, 0.1) * np.ones((1, 3))
+    line, network = (
+        np.abs(expit(e.fit(x, wanted).margins(x)) - wanted).mean() for e in (ScaleLogistic(), ScaleNetwork())
+    )
+    assert network < 0.5 * line
 
 
 def test_platt_scaling_undoes_margins_that_are_too_bold():

@@ -279,7 +279,7 @@ class Seen(ScaleLogistic):
 
     fitted: list[np.ndarray] = []  # noqa: RUF012
 
-    def fit(self, x, y):
+    def fit(self, x, y, tasks=None):
         self.fitted.append(x)
         return super().fit(x, y)
 
@@ -325,9 +325,9 @@ def test_the_lookup_shrinks_rare_kinds_and_knows_no_others():
 
 def test_the_baselines_have_the_estimator_and_the_seed_of_the_fit(made):
     _, table, _ = made("noise")
-    assert isinstance(_estimator({"estimator": "logistic", "seed": 7}, table), ScaleLogistic)
+    assert isinstance(_estimator({"estimator": "logistic", "seed": 7, "constant": False}, table), ScaleLogistic)
     # Where the constant router ships, its rivals are not constant as well.
-    learner = _estimator({"estimator": "constant", "seed": 7}, table)
+    learner = _estimator({"estimator": "constant", "seed": 7, "constant": True}, table)
     assert isinstance(learner, PooledTrees)
     assert learner.seed == 7
 

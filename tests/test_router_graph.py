@@ -9,7 +9,18 @@ import pytest
 from scipy.special import expit
 
 from router import graph as graph_module
-from router.estimators import Constant, PlattScaling, PooledTrees, ScaleEstimator, ScaleLogistic
+from router.estimators import (
+    Blend,
+    Constant,
+    Neighbours,
+    OnBasis,
+    PlattScaling,
+    PooledTrees,
+    ScaleEstimator,
+    ScaleLogistic,
+    ScaleNetwork,
+    TaskLookup,
+)
 from router.familiar import Familiarity
 from router.graph import OPSETS, floor_to_float32, router_graph, split_value, tree_attributes
 from router.policy import choose
@@ -37,11 +48,24 @@ def fitted(name, rows) -> ScaleEstimator:
         "constant": Constant(),
         "trees": PooledTrees(SCALES, num_trees=60, num_leaves=15),
         "one tree": PooledTrees(SCALES, num_trees=1, num_leaves=2),
+        "monotone": PooledTrees(SCALES, num_trees=20, monotone=True),
+        "network": ScaleNetwork(hidden=5),
+        "neighbours": Neighbours(neighbours=20),
+        "lookup": TaskLookup(),
+        "on a basis": OnBasis(ScaleLogistic(1.0)),
+        "on a basis without pairs": OnBasis(ScaleLogistic(1.0), most_pairs=0),
+        "blend": OnBasis(
+            Blend({"network": ScaleNetwork(hidden=5), "trees": PooledTrees(SCALES, num_trees=60, num_leaves=15)})
+        ),
     }
-    return kinds[name].fit(*rows)
+    x, y = rows
+    return kinds[name].fit(x, y, np.where(x[:, 6] > 0, "one", "other"))
 
 
-KINDS = ("logistic", "constant", "trees", "one tree")
+KINDS = (
+    "logistic", "constant", "trees", "one tree", "monotone", "network", "neighbours", "lookup", "on a basis",
+    "on a basis without pairs", "blend",
+)  # fmt: skip
 
 
 def calibration(slope=1.3, intercept=-0.2):
@@ -129,6 +153,23 @@ def test_values_on_a_threshold_and_one_float_beside_it(rows):
     estimator = fitted("trees", rows)
     x = rows_at_thresholds(estimator, rows[0])
     assert len(x) > 1000
+    probability, _ = ask(session(estimator), x)
+    assert np.abs(probability - calibration().probability(estimator.margins(x))).max() < PARITY
+
+
+def test_one_float_beside_a_threshold_behind_a_basis(rows):
+    """Standardised columns and products are the same to the last bit, so that no tree goes another way."""
+    estimator = fitted("blend", rows)
+    trees, basis = estimator.head_.parts_["trees"], estimator.basis_
+    made = []
+    for feature, threshold in tree_thresholds(trees):
+        if feature < len(basis.columns_):
+            near = np.float32(threshold) / basis.per_std_[feature] + basis.mean_[feature]
+            for step in range(-6, 7):  # some of these floats fall on either side
+                made.append(rows[0][len(made) % 1000].copy())
+                made[-1][basis.columns_[feature]] = near + step * np.spacing(near)
+    assert len(made) > 1000
+    x = np.array(made, np.float32)
     probability, _ = ask(session(estimator), x)
     assert np.abs(probability - calibration().probability(estimator.margins(x))).max() < PARITY
 
@@ -244,3 +285,54 @@ def test_an_estimator_without_a_graph(rows):
 
     with pytest.raises(TypeError, match="no graph is written for Guess"):
         model_of(Guess())
+
+
+def test_any_number_of_scales_between_those_of_the_fit(rows):
+    """Linear in the log odds over log m, the fitted scales themselves unchanged, and never beyond the ends."""
+    opened = session(fitted("logistic", rows))
+    known, _ = ask(opened, rows[0])
+    wanted = np.float32([1, 2, 4, 6, 9, 20, 36])
+    feeds = {
+        "image": rows[0][:, :D_IMAGE], "question": rows[0][:, D_IMAGE:], "price": np.asarray(0, np.float32),
+        "cost": wanted, "num_visual_tokens": wanted,
+    }  # fmt: skip
+    probability, choice = opened.run(["probability", "choice"], feeds)
+    slow = [
+        expit(np.interp(np.log(wanted), np.log(SCALES), np.log(row / (1 - row)))) for row in known.astype(np.float64)
+    ]
+    np.testing.assert_allclose(probability, slow, atol=PARITY)
+    np.testing.assert_allclose(probability[:, [0, 2, 4, 6]], known, atol=1e-6)
+    assert choice.max() <= 6
+    feeds |= {"num_visual_tokens": np.float32([0.5, 1000]), "cost": np.float32([1, 2])}
+    np.testing.assert_allclose(opened.run(["probability"], feeds)[0], known[:, [0, -1]], atol=1e-6)
+
+
+def decide(probability, familiarity, price, cap, least_probability, least_familiarity):
+    """The decision in plain Python, for one row."""
+    allowed = [k for k in range(4) if COST[k] <= cap]
+    if familiarity < least_familiarity:
+        return allowed[-1]
+    good = [k for k in allowed if probability[k] >= least_probability]
+    if not good:
+        return max(allowed, key=lambda k: probability[k])
+    return max(good, key=lambda k: probability[k] - np.float32(price) * (COST[k] / COST[-1]))
+
+
+@pytest.mark.parametrize("price", [0.0, 0.2, 1e3])
+@pytest.mark.parametrize("cap", [1.0, 9.0, np.inf])
+@pytest.mark.parametrize("least_probability", [0.0, 0.6, 0.999])
+@pytest.mark.parametrize("least_familiarity", [0.0, 0.2])
+def test_the_decision_against_plain_python(rows, price, cap, least_probability, least_familiarity):
+    terms = {
+        "price": price, "cap": cap, "least_probability": least_probability, "least_familiarity": least_familiarity,
+    }  # fmt: skip
+    feeds = {"image": rows[0][:, :D_IMAGE], "question": rows[0][:, D_IMAGE:], "cost": COST}
+    feeds |= {name: np.asarray(value, np.float32) for name, value in terms.items()}
+    probability, choice, familiarity = session(fitted("logistic", rows)).run(None, feeds)
+    slow = [decide(p, f, **terms) for p, f in zip(probability, familiarity, strict=True)]
+    assert choice.tolist() == slow
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_small_enough_for_a_device(kind, rows):
+    assert len(model_of(fitted(kind, rows)).SerializeToString()) <= 2**20
