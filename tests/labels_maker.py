@@ -170,7 +170,7 @@ def quick_candidates(scales: tuple[int, ...], seed: int) -> dict[str, ScaleEstim
     """The candidates of `router.estimators`, smaller."""
     return {
         "logistic": ScaleLogistic(l2=3.0),
-        "trees-small": PooledTrees(scales, num_trees=20, num_leaves=7, seed=seed),
+        "trees-small": PooledTrees(scales, num_trees=20, num_leaves=7, rate=0.06, seed=seed),
     }
 
 
