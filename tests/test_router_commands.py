@@ -67,7 +67,7 @@ def done(tmp_path_factory):
     from mvlm_core.cli import main
 
     folder = tmp_path_factory.mktemp("done")
-    make_labels(folder / "labels", Recipe(rows=1200, groups=120))
+    make_labels(folder / "labels", Recipe(rows=2400, groups=240))
     write_rows(folder / "labels", QUESTION)
     said = []
     for arguments in (

@@ -158,10 +158,10 @@ def test_the_lookup_tells_the_kind_from_the_features():
     means = np.array([[0.1, 0.5, 0.9], [0.8, 0.8, 0.8], [0.3, 0.3, 0.6]])
     tasks = np.array(["colour", "count", "where"])[kind]
     said = expit(TaskLookup(0.0).fit(x, means[kind], tasks).margins(x))
-    assert np.abs(said - means[kind]).mean() < 0.03
+    assert np.abs(said - means[kind]).mean() < 0.05
     two = kind < 2
     said = expit(TaskLookup(0.0).fit(x[two], means[kind[two]], tasks[two]).margins(x[two]))
-    assert np.abs(said - means[kind[two]]).mean() < 0.03
+    assert np.abs(said - means[kind[two]]).mean() < 0.05
     # Without kinds it is the mean of all.
     np.testing.assert_allclose(expit(TaskLookup().fit(x, means[kind]).margins(x[:1]))[0], means[kind].mean(axis=0))
 
@@ -172,9 +172,9 @@ def test_neighbours_against_a_slow_search(drawn):
     points, scores = fitted.points_, fitted.scores_
     for row in x[:10]:
         squared = np.array([((row @ fitted.stretch_ - point) ** 2).sum() for point in points])
-        order = np.argsort(squared)
-        weight = 1 - squared[order[:20]] / (squared[order[20]] + 0.05)
-        mean = (weight @ scores[order[:20]] + y.mean(axis=0)) / (weight.sum() + 1)
+        weight = [max(0, 1 - one / (sorted(squared)[20] + 0.05)) for one in squared]
+        assert 20 <= np.count_nonzero(weight) < 60
+        mean = (weight @ scores + y.mean(axis=0)) / (sum(weight) + 1)
         np.testing.assert_allclose(expit(fitted.margins(row[None]))[0], mean, atol=1e-6)
 
 
