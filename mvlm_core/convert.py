@@ -31,6 +31,7 @@ from .checkpoint_files import Stored, faults_of, read_json, read_tensors
 from .checkpoint_layouts import CLIP_TEXT_HALF, CONNECTOR, HEAD, TOWER, WORD_TABLE, Layout, recognise, tower_prefix
 from .checkpoint_processor import read_images, read_words
 from .model import MvlmConfig, MvlmForConditionalGeneration
+from .run_code import carry_code
 
 # Opens a progress bar with a label and a length, and returns what advances it.
 Bar = Callable[[str, int], Callable[[int], None]]
@@ -84,6 +85,7 @@ def import_checkpoint(checkpoint: Path, out: Path, *, vision_tower: Path | None,
 
     (words.processor if words else images).save_pretrained(out)
     write_model(state, config, out)
+    carry_code(out)
     files = [file for part in parts for file in part.stored.files]
     advance, hashes = bar("hashing what was read", len(files)), {}
     for file in files:

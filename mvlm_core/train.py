@@ -29,6 +29,7 @@ from .processing import MvlmProcessor
 from .resume import last_whole_checkpoint
 from .row import Row
 from .rows import read_rows, stream_rows
+from .run_code import carry_code
 from .runs import WEIGHTS
 from .stages import StageConfig
 from .tags import PatchTags
@@ -191,6 +192,7 @@ def save_run(trainer: StageTrainer, model: MvlmForConditionalGeneration, process
     if not process_state().is_main_process:
         return
     processor.save_pretrained(finished)
+    carry_code(finished)
     weights = [file for file in finished.iterdir() if file.suffix == ".safetensors"]
     others = [file for file in finished.iterdir() if file.suffix != ".safetensors"]
     for file in chain(others, sorted(weights, key=lambda file: file.name == WEIGHTS)):
