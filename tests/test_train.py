@@ -47,7 +47,7 @@ def trained(scenes, tmp_path_factory) -> Path:
 
 
 def test_a_run_is_a_model_folder_with_its_history(trained):
-    assert {"config.json", "model.safetensors", "tokenizer.json", "train.yaml", "metrics.jsonl"} <= {
+    assert {"config.json", "model.safetensors", "tokenizer.json", "train.yaml", "metrics.jsonl", "modeling_mvlm.py"} <= {
         path.name for path in trained.iterdir()
     }
     lines = metrics(trained)
