@@ -95,14 +95,13 @@ def check(rows: Path | None, config: Path | None, show: int) -> None:
     Example:
       mvlm data check rows --config train.yaml
     """
-    from .config import read_config
     from .data_check import check_pictures
     from .data_show import counts
     from .rows import read_rows
 
     if config is None and Path("train.yaml").is_file():
         config = Path("train.yaml")
-    told = read_config(config) if config else None
+    told = _resolved(config) if config else None
     rows = rows or (told.rows if told else Path("rows"))
     read = read_rows(rows)
     pictures = len({picture for row in read for picture in row.pictures})
@@ -121,6 +120,15 @@ def check(rows: Path | None, config: Path | None, show: int) -> None:
     if told is not None and rows.absolute() != told.rows.absolute():
         words.append(f"rows={rows.absolute()}")
     say_next(shlex.join(words))
+
+
+def _resolved(config: Path) -> TrainConfig:
+    from .build import resolve_config
+    from .config import read_config
+    from .train import quiet
+
+    with quiet():
+        return resolve_config(read_config(config))
 
 
 def _tokens(rows: list[Row], config: TrainConfig, show: int, bars: Bars) -> tuple[list[str], list[str]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from export.runtime.errors import MvlmError
-from export.runtime.image import open_picture
+from export.runtime.image import open_picture, require_shape
 
 from .pictures import PictureSource
 from .row import Row
@@ -32,9 +32,10 @@ def check_pictures(rows: list[Row], progress: Callable[[int], None]) -> list[str
     for picture, row in first_row.items():
         try:
             pixels = open_picture(picture.read())
+            require_shape(pixels)
             splits_of[hashlib.sha256(pixels.tobytes()).hexdigest()].setdefault(row.split, picture)
         except MvlmError as error:
-            faults.append(f"id {row.id}: {error}")
+            faults.append(f"id {row.id}, {picture}: {str(error).removeprefix(f'{picture} ')}")
         progress(1)
     for same in splits_of.values():
         if len(same) > 1:

@@ -88,9 +88,20 @@ def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise MvlmError(f"{name} has {width} x {height} pixels: at most {MAX_PIXELS} are read", code="bad-picture")
+    if picture.mode in ("I", "F"):
+        raise MvlmError(f"{name} has 32 bits a pixel: save it with 8 or 16", code="bad-picture")
+    picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16"):  # PIL clips 16-bit grey instead of scaling it
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    return ImageOps.exif_transpose(picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def require_shape(image: Image.Image) -> None:
+    """Raise `MvlmError` for a picture that is a line rather than a picture."""
+    if max(image.size) > _LARGEST_SHRINK * max(min(image.size), 1):
+        raise MvlmError(
+            f"the picture is {image.size[0]} x {image.size[1]}: too narrow to make sense of", code="bad-picture"
+        )
 
 
 def preprocess(picture: Picture, spec: ImageSpec, order: Order = "rgb") -> NDArray[np.float32]:
@@ -104,11 +115,8 @@ def preprocess(picture: Picture, spec: ImageSpec, order: Order = "rgb") -> NDArr
 
 
 def _squared(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    require_shape(image)
     side = min(image.size)
-    if max(image.size) > _LARGEST_SHRINK * max(side, 1):
-        raise MvlmError(
-            f"the picture is {image.size[0]} x {image.size[1]}: too narrow to make sense of", code="bad-picture"
-        )
     if spec.fit == "stretch" or image.size[0] == image.size[1]:
         return image
     if spec.fit == "crop":
