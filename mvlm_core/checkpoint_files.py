@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from export.runtime.errors import MvlmError
 
@@ -84,12 +84,39 @@ def faults_of(
     return faults
 
 
+def faults_of_loading(part: nn.Module, loading: Mapping[str, Any], besides: tuple[str, ...] = ()) -> list[str]:
+    """What is not in order with a model that transformers has loaded, a line each; nothing starts anew in silence.
+
+    `loading` is its `output_loading_info`; tensors whose names begin as one of `besides` may be left over.
+    """
+    broken = [name for name, tensor in part.state_dict().items() if not _is_finite(tensor)]
+    return [
+        *(f"{name} is missing" for name in sorted(loading["missing_keys"])),
+        *(f"{name} is left over" for name in sorted(loading["unexpected_keys"]) if not name.startswith(besides)),
+        *(
+            f"{name} has shape {tuple(stored)} instead of {tuple(shape)}"
+            for name, stored, shape in sorted(loading["mismatched_keys"])
+        ),
+        *(f"{name} holds NaN or infinite values" for name in broken),
+    ]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
+
+
+def listed(faults: Sequence[str], most: int = 12) -> str:
+    """The first of many faults, a line each."""
+    more = [f"and {len(faults) - most} more"] if len(faults) > most else []
+    return "".join(f"\n  {fault}" for fault in [*faults[:most], *more])
+
+
 def _faults_of_weight(name: str, tensor: Tensor, shape: torch.Size) -> list[str]:
     if tensor.shape != shape:
         return [f"{name} has shape {tuple(tensor.shape)} instead of {tuple(shape)}"]
     if not tensor.is_floating_point():
         return [f"{name} holds {str(tensor.dtype).removeprefix('torch.')} instead of floating-point numbers"]
-    return [] if tensor.isfinite().all() else [f"{name} holds NaN or infinite values"]
+    return [] if _is_finite(tensor) else [f"{name} holds NaN or infinite values"]
 
 
 def read_places(index: Path) -> dict[str, str]:

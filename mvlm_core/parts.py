@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -23,6 +22,7 @@ from transformers.utils import cached_file, logging
 
 from export.runtime.errors import MvlmError
 
+from .checkpoint_files import faults_of_loading, listed
 from .checkpoint_processor import tower_settings
 from .towers import require_tower
 
@@ -32,7 +32,6 @@ _BESIDES_A_TOWER = (
     "text_model.", "text_projection.", "visual_projection.", "logit_scale", "logit_bias", "classifier.", "head.",
     "vision_model.head.",
 )  # fmt: skip
-_NAMED_AT_MOST = 12
 Told = Mapping[str, Any]
 
 
@@ -106,25 +105,11 @@ def _place(told: Told) -> dict[str, Any]:
 def _load(kind: Any, told: Told, config: PreTrainedConfig, besides: tuple[str, ...]) -> PreTrainedModel:
     with _telling(told):
         part, loading = kind.from_pretrained(
-            **_place(told), config=config, dtype=torch.float32, output_loading_info=True
+            **_place(told), config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )  # fmt: skip
-    left_over = sorted(name for name in loading["unexpected_keys"] if not name.startswith(besides))
-    wrong = [
-        *(f"{name} is missing" for name in sorted(loading["missing_keys"])),
-        *(f"{name} is left over" for name in left_over),
-        *(f"{name} is not finite" for name in _not_finite(part)),
-    ]
-    if wrong:
-        more = [] if len(wrong) <= _NAMED_AT_MOST else [f"and {len(wrong) - _NAMED_AT_MOST} more"]
-        lines = "\n".join(f"  {line}" for line in [*wrong[:_NAMED_AT_MOST], *more])
-        raise MvlmError(f"tensors of {told['name']} that are not in order: {len(wrong)}\n{lines}")
+    if faults := faults_of_loading(part, loading, besides):
+        raise MvlmError(f"tensors of {told['name']} that are not in order: {len(faults)}{listed(faults)}")
     return part
-
-
-def _not_finite(part: nn.Module) -> list[str]:
-    return [
-        name for name, tensor in part.state_dict().items() if tensor.is_floating_point() and not tensor.isfinite().all()
-    ]
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from safetensors import SafetensorError
 
 from export.runtime.artefact import sha256_file, sha256_json
 from export.runtime.errors import MvlmError
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, _TOKENIZER = "model.safetensors", "tokenizer.json"
 INDEX = f"{WEIGHTS}.index.json"
+Precision = Literal["float32", "bfloat16"]
 
 
 def weight_files(run: Path) -> list[Path]:
@@ -58,37 +61,52 @@ def run_config(run: Path) -> MvlmConfig:
     return config
 
 
-def load_run(run: Path) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:
-    """The model of a run (float32, ready to answer) and its processor. Nothing is fetched.
+def load_run(
+    run: Path, *, device: str = "cpu", dtype: Precision = "float32"
+) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:
+    """The model of a run, ready to answer, and its processor. Nothing is fetched, and no code of the run is used.
 
-    Raises `MvlmError` when `run` is no run, holds a model of another kind, weights that do not fill the model, or no
-    tokenizer (as after the import of a checkpoint without one).
+    Raises `MvlmError` when `run` is no run, holds a model of another kind, weights that are not the model's name for
+    name and shape for shape or are not finite, or no tokenizer (as after the import of a checkpoint without one); and
+    for a device that is not there.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
+    from .checkpoint_files import faults_of_loading, listed
+
     config = run_config(run)
+    _require_device(device)
     if not (run / _TOKENIZER).is_file():
         raise MvlmError(
             f"{run} holds no {_TOKENIZER}, so words cannot be put to it: give its checkpoint one, import again"
         )
-    show = logging.is_progress_bar_enabled()
+    show, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what it would print as a table is said below
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            run, config=config, dtype="float32", local_files_only=True, output_loading_info=True
-        )
+            run, config=config, dtype=dtype, local_files_only=True, output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )  # fmt: skip
         processor = AutoProcessor.from_pretrained(run, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise MvlmError(f"{run} cannot be loaded ({_reason(error)}): train it again") from None
     finally:
+        logging.set_verbosity(verbosity)
         if show:
             logging.enable_progress_bar()
     model, loading = loaded
-    absent = sorted(loading["missing_keys"])
-    if absent:
-        raise MvlmError(f"the weights of {run} lack {len(absent)} tensors, {absent[0]} among them: train it again")
-    return model.eval(), processor
+    if faults := faults_of_loading(model, loading):
+        raise MvlmError(f"tensors of {run} that are not in order: {len(faults)}; train it again{listed(faults)}")
+    return model.to(device).eval(), processor
+
+
+def _require_device(device: str) -> None:
+    import torch
+
+    if device != "cpu" and not torch.cuda.is_available():
+        raise MvlmError(f"the device {device} is not there, as torch finds no CUDA: use cpu")
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,9 @@ from transformers.utils import logging
 
 from export.runtime import MvlmError
 from export.runtime.artefact import sha256_file
-from mvlm_core.runs import load_run, model_sha256
+from mvlm_core.runs import load_run, model_sha256, weight_files
+
+CONNECTOR = "connector.mlp.0.weight"
 
 
 @pytest.fixture
@@ -55,9 +57,54 @@ def test_a_broken_configuration(run):
         load_run(run)
 
 
-def test_weights_that_do_not_fill_the_model(run):
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda w: w.pop(CONNECTOR), f"in order: 1; train it again\n  {CONNECTOR} is missing"),
+        (
+            lambda w: w.update(spare=w.pop(CONNECTOR)),
+            f"in order: 2; .*\n  {CONNECTOR} is missing\n  spare is left over",
+        ),
+        (lambda w: w.update({CONNECTOR: torch.zeros(2, 3)}), rf"{CONNECTOR} has shape \(2, 3\) instead of"),
+        (lambda w: w[CONNECTOR].view(-1)[3].fill_(float("nan")), f"{CONNECTOR} holds NaN or infinite values"),
+    ],
+)
+def test_weights_that_are_not_the_models(run, harm, message):
     weights = load_file(run / "model.safetensors")
-    weights.pop(next(name for name in weights if name.startswith("connector")))
+    harm(weights)
     save_file(weights, run / "model.safetensors", {"format": "pt"})
-    with pytest.raises(MvlmError, match="lack 1 tensors, connector"):
+    with pytest.raises(MvlmError, match=message):
         load_run(run)
+
+
+def test_weights_cut_short(run):
+    (run / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(MvlmError, match="cannot be loaded"):
+        load_run(run)
+
+
+def test_a_run_in_shards(run, tmp_path):
+    whole, _ = load_run(run)
+    shards = shutil.copytree(run, tmp_path / "shards", ignore=shutil.ignore_patterns("model.safetensors"))
+    whole.save_pretrained(shards, max_shard_size="40KB")
+    files = weight_files(shards)
+    assert len(files) > 2
+    model, _ = load_run(shards)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True))
+    before = model_sha256(shards)
+    assert before == model_sha256(shards)
+    changed = load_file(files[1])
+    changed[next(iter(changed))].view(-1)[0] += 1
+    save_file(changed, files[1], {"format": "pt"})
+    assert model_sha256(shards) != before
+    files[1].unlink()
+    with pytest.raises(MvlmError, match=rf"lacks 1 of {len(files) - 1} shards: get {files[1].name}"):
+        load_run(shards)
+
+
+def test_precision_and_device_by_name(run, monkeypatch):
+    model, _ = load_run(run, dtype="bfloat16")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MvlmError, match="the device cuda is not there"):
+        load_run(run, device="cuda")
