@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -63,7 +64,21 @@ class _Verbs(click.Group):
             if package not in _EXTRA_OF:
                 raise
             _fail(f'{package} is not installed: pip install "mvlm[{_EXTRA_OF[package]}]"', 2)
+        except Exception as error:
+            if not _says_full_disk(error):
+                raise
+            reason = str(error).split("\n")[0][:120]
+            _fail(f"the disk takes no more ({reason}): make room, and run it again (train: with --resume)", 2)
         sys.exit(0)
+
+
+def _says_full_disk(error: BaseException) -> bool:
+    """Whether a file could not be written to its end. Python says so by a number, safetensors and torch in words."""
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    words = (*(f"(os error {number})" for number in numbers), "PytorchStreamWriter failed", "unexpected pos")
+    if isinstance(error, OSError) and error.errno in numbers:
+        return True
+    return any(said in str(error) for said in words)
 
 
 def _fail(message: str, status: int) -> NoReturn:
