@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from export.runtime.errors import MvlmError
+from export.runtime.prompt import reader_of_pieces
 
 # A noncharacter, which no text that is exchanged may hold; one that does comes back as it was all the same.
 _MARK = "\ufdd0"
@@ -76,9 +78,9 @@ def encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int
     between special tokens cannot be encoded by itself then.
     """
     if _MARK not in text:
-        return _encode(text, tokenizer, as_text=False)
+        return _encode(text, tokenizer)
     plain = text.replace(_MARK, " ")
-    if _between_special(plain, tokenizer)[0] != _encode(plain, tokenizer, as_text=False)[0]:
+    if _between_special(plain, tokenizer)[0] != _encode(plain, tokenizer)[0]:
         spelled = ", ".join(token for token in _special_tokens(tokenizer) if _marked(token) in text)
         raise MvlmError(
             f"this tokenizer cannot keep {spelled} as text, since its pieces depend on what stands before them: take"
@@ -97,22 +99,38 @@ def _between_special(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[lis
     ids: list[int] = []
     offsets: list[tuple[int, int]] = []
     place = 0
-    for piece in re.split(f"({_special(tokenizer).pattern})", text):
+    for piece in filter(None, re.split(f"({_special(tokenizer).pattern})", text)):
         # Of two marks the second stays, and one alone goes: `kept` says where in the text the rest stands.
         kept = [found.end() - 1 for found in re.finditer(f"{_MARK}{_MARK}|[^{_MARK}]", piece)]
-        is_text = _special(tokenizer).fullmatch(piece) is None
-        found, at = _encode("".join(piece[i] for i in kept), tokenizer, as_text=is_text)
+        words = "".join(piece[i] for i in kept)
+        is_special = _special(tokenizer).fullmatch(piece) is not None
+        if is_special or place == 0:
+            found, at = _encode(words, tokenizer, as_text=not is_special)
+        else:
+            read = _reader(tokenizer, len(tokenizer)).encode(words, add_special_tokens=False)
+            found, at = read.ids, read.offsets
         ids += found
-        offsets += [(place + kept[start], place + kept[end - 1] + 1) for start, end in at]
+        bounds = [*kept, len(piece)]  # a token need not have a character of its own
+        offsets += [
+            (place + bounds[start], place + (bounds[end - 1] + 1 if end > start else bounds[start]))
+            for start, end in at
+        ]
         place += len(piece)
     return ids, offsets
 
 
-def _encode(text: str, tokenizer: PreTrainedTokenizerBase, *, as_text: bool) -> tuple[list[int], list[tuple[int, int]]]:
-    encoded = tokenizer(
-        text, add_special_tokens=False, split_special_tokens=as_text, return_offsets_mapping=True
-    )  # fmt: skip
+def _encode(
+    text: str, tokenizer: PreTrainedTokenizerBase, *, as_text: bool = False
+) -> tuple[list[int], list[tuple[int, int]]]:
+    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=as_text, return_offsets_mapping=True)
     return list(encoded["input_ids"]), [tuple(offset) for offset in encoded["offset_mapping"]]
+
+
+@lru_cache(maxsize=4)
+def _reader(tokenizer: PreTrainedTokenizerBase, tokens: int) -> Tokenizer:
+    """As on the device. `tokens` is how many the tokenizer has: one that grew is another."""
+    backend: Any = tokenizer
+    return reader_of_pieces(backend.backend_tokenizer)
 
 
 def _marked(token: str) -> str:

@@ -15,7 +15,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from export.runtime.errors import MvlmError
 from export.runtime.image import ImageSpec, Picture, preprocess
-from export.runtime.prompt import FixedIds, ImagePlace, Part, Prompt, QuestionText
+from export.runtime.prompt import FixedIds, ImagePlace, Part, Prompt, QuestionText, reader_of_pieces
 
 from .encoding import Encoded, encode_text, spell, supervised
 from .templates import IMAGE_TOKEN, TEMPLATES
@@ -168,7 +168,8 @@ def prompt_of(processor: MvlmProcessor) -> Prompt:
         elif _ANY_QUESTION in piece:
             parts.append(QuestionText(*piece.split(_ANY_QUESTION, 1)))
         else:
-            parts.append(FixedIds(tuple(tokenizer.encode(piece, add_special_tokens=False).ids)))
+            reader = reader_of_pieces(tokenizer) if parts else tokenizer
+            parts.append(FixedIds(tuple(reader.encode(piece, add_special_tokens=False).ids)))
     prompt = Prompt(parts, tokenizer)
     for question in _PROBES:
         wanted = processor.tokenizer(processor.ask(question), add_special_tokens=False)["input_ids"]

@@ -4,13 +4,14 @@ import random
 
 import pytest
 import torch
-from tiny import drawn_picture, tiny_processor
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tiny import SIZE_PX, drawn_picture, tiny_processor
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from export.runtime.errors import MvlmError
 from mvlm_core.encoding import Encoded, encode_text, spell, truncate
-from mvlm_core.processing import prompt_of, turn
+from mvlm_core.processing import MvlmImageProcessor, MvlmProcessor, prompt_of, turn
+from mvlm_core.templates import TEMPLATES
 
 SPELLED = [
     "what is <image> here?", "<image>", "<image><image>", "<end>", "a <assistant> red<end> b", "<user", "image>",
@@ -104,10 +105,32 @@ def test_spelling_is_for_texts_and_nothing_else(processor):
     assert "<end>" not in told[0]["content"][1]["text"]
 
 
+def llama_processor() -> MvlmProcessor:
+    """A tokenizer of Llama's kind, which puts a space before the first piece of a text and before no other."""
+    words = ["<unk>", "<s>", "</s>", "\u2581", *"abcdefghijklmnopqrstuvwxyz<>/\n:?.ASTURE0123456789 \ufdd0", "\u2581a"]
+    tokenizer = LlamaTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[("\u2581", "a")])
+    tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)], special_tokens=True)
+    tokenizer.pad_token = tokenizer.unk_token
+    return MvlmProcessor(MvlmImageProcessor(size_px=SIZE_PX), tokenizer, TEMPLATES["vicuna"].text)
+
+
+@pytest.mark.parametrize("question", ["a star?", " a", "a <image> a?", "<image>", "</s> a", "what is <s>?"])
+def test_llama_s_space_in_front_stands_where_it_does_in_training_and_on_the_device(question):
+    processor = llama_processor()
+    prompt = prompt_of(processor)
+    device = prompt.ids(question, 1, processor.image_token_id)
+    assert device.count(processor.image_token_id) == 1
+    trained = processor.encode(turn(question, "a <image> b"))
+    assert trained.ids[: trained.supervised.index(True)] == device
+    batch = processor(images=drawn_picture(), text=processor.ask(question), num_visual_tokens=1)
+    assert batch["input_ids"][0].tolist() == device
+    if "<" not in question:
+        assert processor.tokenizer(processor.ask(question), add_special_tokens=False)["input_ids"] == device
+
+
 def test_a_tokenizer_whose_pieces_depend_on_what_stands_before_them():
-    """As with sentencepiece's space in front of the first piece only."""
-    bare = Tokenizer(models.WordLevel({"?": 0, "▁a": 1, "a": 2, "<e>": 3}, unk_token="?"))
-    bare.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    bare = Tokenizer(models.WordLevel({"?": 0, "\u2581a": 1, "a": 2, "<e>": 3}, unk_token="?"))
+    bare.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme="first")])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, eos_token="<e>", unk_token="?")
     assert encode_text("a<e>a", tokenizer)[0] == [1, 3, 2]
     with pytest.raises(MvlmError, match="cannot keep <e> as text"):

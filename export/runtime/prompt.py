@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import Metaspace
 
 from .errors import MvlmError
 
@@ -38,6 +39,18 @@ class QuestionText:
 Part = FixedIds | ImagePlace | QuestionText
 
 
+def reader_of_pieces(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that encodes a piece of text as it is encoded behind a special token; special tokens in it stay text."""
+    reader = Tokenizer.from_str(tokenizer.to_str())
+    # Llama's tokenizers put a space in front of the first piece of a text, and of no other.
+    if isinstance(reader.pre_tokenizer, Metaspace) and reader.pre_tokenizer.prepend_scheme == "first":
+        reader.pre_tokenizer.prepend_scheme = "never"
+    reader.encode_special_tokens = True
+    reader.no_padding()
+    reader.no_truncation()
+    return reader
+
+
 class Prompt:
     """One question about one picture as ids. A special token written out in a question, `<image>` say, stays text."""
 
@@ -52,10 +65,7 @@ class Prompt:
         self.parts = tuple(parts)
         self._question = next(part for part in parts if isinstance(part, QuestionText))
         self._place = kinds.index(ImagePlace)
-        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self._tokenizer.encode_special_tokens = True
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = reader_of_pieces(tokenizer)
 
     @classmethod
     def from_json(cls, value: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> Prompt:
