@@ -23,6 +23,7 @@ VERBS = {
     "export-checkpoint": "mvlm_core.checkpoint_commands:export_checkpoint",
     "bench": "export.device_commands:bench",
     "run": "export.runtime_commands:run",
+    "serve": "export.runtime_commands:serve",
     "demo": "mvlm_core.commands:demo",
 }
 # Which extra brings a package that a verb may miss.
@@ -31,6 +32,7 @@ _EXTRA_OF = {
     **dict.fromkeys(["sklearn", "lightgbm", "matplotlib", "pyarrow"], "router"),
     **dict.fromkeys(["onnx", "onnxscript"], "export"),
     "onnxruntime": "cpu",
+    **dict.fromkeys(["starlette", "uvicorn"], "serve"),
 }
 
 

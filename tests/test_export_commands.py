@@ -114,49 +114,11 @@ def test_a_router_for_other_scales_names_both(made, tmp_path, mvlm):
     assert "fitted for 1, 4" in refused.output
 
 
-def test_run_prints_the_answer_first_and_then_why(made, mvlm):
-    asked = mvlm("run", made.picture(0), QUESTIONS[0], "--bundle", made.bundle, "--price", "0.2")
-    assert asked.exit_code == 0, asked.output
-    answer = Runtime.load(made.bundle).ask(made.picture(0), QUESTIONS[0], price=0.2)
-    assert asked.stdout == f"{answer.text}\n"
-    assert answer.reason in asked.stderr
-    assert "P(right) by scale" in asked.stderr
-    assert "prefill" in asked.stderr
-
-
-def test_run_as_json(made, mvlm):
-    asked = mvlm("run", made.picture(0), QUESTIONS[0], "--bundle", made.bundle, "--scale", "36", "--json")
-    value = json.loads(asked.stdout)
-    assert value["num_visual_tokens"] == 36
-    assert value["probability"] is None
-    assert set(value) == {
-        "text", "num_visual_tokens", "reason", "probability", "probabilities", "token_ids", "timings",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("more", "says"),
-    [
-        (["--scale", "much"], "neither auto nor a number"),
-        (["--scale", "25"], "no scale 25"),
-        (["--price", "nan"], "the price is nan"),
-        (["--price", "-1"], "the price is -1"),
-        (["--bundle", "absent"], "absent holds no bundle.json"),
-        (["--max-new-tokens", "9999"], "the decoder has 512"),
-    ],
-)
-def test_what_run_refuses(made, mvlm, more, says):
-    refused = mvlm("run", made.picture(0), QUESTIONS[0], "--bundle", made.bundle, *more)
-    assert refused.exit_code == 2
-    assert says in refused.output
-    assert len(refused.output.strip().splitlines()) == 1
-
-
 def test_the_example_answers(made, capsys, monkeypatch):
     questions = QUESTIONS[:2]
     main = runpy.run_path(str(ROOT / "examples" / "embed_in_app.py"))["main"]
     main(str(made.bundle), str(made.picture(0)), *questions)
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.split("\n")[:-1]
     runtime = Runtime.load(made.bundle)
     for question, said, why in zip(questions, lines[::2], lines[1::2], strict=True):
         answer = runtime.ask(made.picture(0), question)

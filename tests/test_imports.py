@@ -47,11 +47,14 @@ def test_what_must_stay_light(statement):
 
 def test_the_runtime_imports_nothing_else_of_the_project():
     allowed = {"numpy", "onnxruntime", "tokenizers", "PIL"} | sys.stdlib_module_names
+    extras = {"server.py": {"starlette", "uvicorn"}, "frames.py": {"cv2"}}
     files = list((ROOT / "export" / "runtime").rglob("*.py"))
     assert len(files) > 5
     for file in files:
         for name in imports(file):
-            assert name.startswith("export.runtime") or name.split(".")[0] in allowed, f"{file}: {name}"
+            assert name.startswith("export.runtime") or name.split(".")[0] in allowed | extras.get(file.name, set()), (
+                f"{file}: {name}"
+            )
 
 
 def test_the_router_knows_no_torch_and_no_model():

@@ -17,7 +17,7 @@ from .choices import score_choices
 from .conversation import Conversation, Reader
 from .costs import CostTable, read_costs
 from .errors import MvlmError
-from .features import question_features
+from .features import image_feature_names, question_feature_names, question_features
 from .generate import EmbeddingTable, first_margin, log_softmax
 from .image import Order, Picture
 from .machine import device_name
@@ -114,13 +114,23 @@ class Runtime:
                 code="too-long",
             )
 
+    def features(self, view: View, request: Request) -> dict[str, float]:
+        """What the router sees of a question and a picture, by name, less the question's hashed words."""
+        assert view.image_features is not None  # there is a router
+        named = zip(image_feature_names(), view.image_features.tolist(), strict=True)
+        asked = zip(question_feature_names(), self._of_question(view, request.question).tolist(), strict=True)
+        return {name: value for name, value in (*named, *asked) if not name.startswith("hash")}
+
+    def _of_question(self, view: View, question: str) -> Array:
+        tokens = self.table.rows(self.prompt.question_ids(question))  # (T, D)
+        return question_features(question, tokens, view.words)  # (d_question,)
+
     def choose(self, view: View, request: Request, clock: Clock) -> Choice:
         """The router's choice for a question about a view."""
         assert self.router is not None  # `require_answerable` saw to it
         assert view.image_features is not None
         with clock.stage("features"):
-            tokens = self.table.rows(self.prompt.question_ids(request.question))  # (T, D)
-            features = question_features(request.question, tokens, view.words)  # (d_question,)
+            features = self._of_question(view, request.question)  # (d_question,)
         with clock.stage("router"):
             return self.router.choose(view.image_features, features, self._terms(request, clock.left_ms))
 

@@ -1,0 +1,136 @@
+"""Pictures from wherever they come: a file, a folder, a video, a camera. Videos and cameras are read by OpenCV."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import MvlmError
+from .image import Order, Picture
+
+PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture, what to call it, and when it was taken (`time.monotonic`; files are taken when they are read)."""
+
+    name: str
+    picture: Picture
+    order: Order
+    taken_s: float
+
+    @property
+    def age_ms(self) -> float:
+        return 1000 * (time.monotonic() - self.taken_s)
+
+
+def frames(source: str, every_s: float = 1.0) -> Iterator[Frame]:
+    """A camera's number, or the path of a picture, a folder of pictures, or a video (a frame every `every_s` seconds).
+
+    A camera never ends, and gives its latest frame whenever one is asked for. Raises `MvlmError` for a source that is
+    none of these.
+    """
+    path = Path(source)
+    if source.isdecimal():
+        with LatestFrame(int(source)) as camera:
+            while True:
+                yield camera.next()
+    elif path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
+        if not found:
+            raise MvlmError(f"{path} holds no pictures ({', '.join(sorted(PICTURES))})", code="no-picture")
+        for file in found:
+            yield Frame(file.name, file, "rgb", time.monotonic())
+    elif path.suffix.lower() in VIDEOS:
+        yield from _video(path, every_s)
+    else:
+        yield Frame(path.name, path, "rgb", time.monotonic())
+
+
+def _video(path: Path, every_s: float) -> Iterator[Frame]:
+    if not path.is_file():
+        raise MvlmError(f"there is no video {path}: check the path", code="no-picture")
+    capture = _open(str(path))
+    try:
+        step = max(1, round(every_s * (capture.get(_cv2().CAP_PROP_FPS) or 1)))
+        number = 0
+        while capture.grab():
+            if number % step == 0:
+                read, array = capture.retrieve()
+                if read:
+                    yield Frame(f"{path.name} frame {number}", array, "bgr", time.monotonic())
+            number += 1
+    finally:
+        capture.release()
+
+
+class LatestFrame:
+    """A camera whose latest frame wins: one slot that a thread keeps filling, so that nobody waits for an old frame."""
+
+    def __init__(self, camera: int | str, oldest_ms: float = 1000.0) -> None:
+        """`oldest_ms`: an older frame is not given out; the camera has then stopped. Raises `MvlmError`: no camera."""
+        self._capture = _open(camera)
+        self._oldest_ms = oldest_ms
+        self._slot: Frame | None = None
+        self._changed = threading.Condition()
+        self._ended = False
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._fill, daemon=True)
+        self._thread.start()
+
+    def next(self, wait_s: float = 5.0) -> Frame:
+        """The latest frame that was not given out yet. Raises `MvlmError` when none comes within `wait_s`."""
+        with self._changed:
+            fresh = self._changed.wait_for(lambda: self._ended or self._slot is not None, wait_s)
+            frame, self._slot = self._slot, None
+        if not fresh or frame is None or frame.age_ms > self._oldest_ms:
+            raise MvlmError("the camera gives no frames any more: check that it is plugged in", code="no-picture")
+        return frame
+
+    def close(self) -> None:
+        with self._changed:
+            self._ended = True
+        self._thread.join()
+        self._capture.release()
+
+    def __enter__(self) -> LatestFrame:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _fill(self) -> None:
+        number = 0
+        while not self._ended:
+            read, array = self._capture.read()
+            with self._changed:
+                if not read:
+                    self._ended = True
+                else:
+                    self.dropped += self._slot is not None
+                    self._slot = Frame(f"frame {number}", array, "bgr", time.monotonic())
+                self._changed.notify_all()
+            number += 1
+
+
+def _open(source: int | str) -> Any:
+    capture = _cv2().VideoCapture(source)
+    if not capture.isOpened():
+        what = f"camera {source}" if isinstance(source, int) else source
+        raise MvlmError(f"{what} cannot be opened: check that it is there, and that nobody else reads it",
+                        code="no-picture")  # fmt: skip
+    return capture
+
+
+def _cv2() -> Any:
+    try:
+        import cv2
+    except ModuleNotFoundError:
+        raise MvlmError('a camera or a video needs OpenCV: pip install "mvlm[camera]"', code="no-opencv") from None
+    return cv2
