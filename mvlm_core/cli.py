@@ -32,7 +32,7 @@ _EXTRA_OF = {
     **dict.fromkeys(["sklearn", "lightgbm", "matplotlib", "pyarrow"], "router"),
     **dict.fromkeys(["onnx", "onnxscript"], "export"),
     "onnxruntime": "cpu",
-    **dict.fromkeys(["starlette", "uvicorn"], "serve"),
+    **dict.fromkeys(["starlette", "uvicorn", "prometheus_client"], "serve"),
 }
 
 

@@ -48,7 +48,8 @@ def test_run_as_json(made, mvlm):
     assert value["num_visual_tokens"] == 36
     assert value["probability"] is None
     assert set(value) == {
-        "picture", "text", "num_visual_tokens", "reason", "probability", "probabilities", "confidence", "escalated",
+        "picture", "text", "num_visual_tokens", "reason", "probability", "probabilities", "confidence", "unfamiliar",
+        "escalated",
         "finish", "choices", "token_ids", "timings",
     }  # fmt: skip
 

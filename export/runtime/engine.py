@@ -174,6 +174,7 @@ class Runtime:
             probability=choice.probabilities[m] if choice else None,
             probabilities=choice.probabilities if choice else {},
             confidence=written.confidence,
+            unfamiliar=choice.unfamiliar if choice else False,
             escalated=escalated,
             finish=written.finish,
             choices=written.choices,

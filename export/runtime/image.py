@@ -47,10 +47,13 @@ class ImageSpec:
         return asdict(self)
 
 
-def open_picture(picture: Picture, *, name: str = "the picture", order: Order = "rgb") -> Image.Image:
+def open_picture(
+    picture: Picture, *, name: str = "the picture", order: Order = "rgb", most_pixels: int | None = None
+) -> Image.Image:
     """Read a PIL picture, an array (H, W, 3) uint8 with its channels in `order`, encoded bytes or a file: upright, RGB.
 
-    Raises `MvlmError` when there is no such file, when it is no picture, or when it has more than `MAX_PIXELS`.
+    Raises `MvlmError` when there is no such file, when it is no picture, or when it has more than
+    `most_pixels` (`MAX_PIXELS` unless named).
     """
     if isinstance(picture, np.ndarray):
         return _from_array(picture, name, order)
@@ -64,9 +67,9 @@ def open_picture(picture: Picture, *, name: str = "the picture", order: Order = 
         )
     try:
         if isinstance(picture, Image.Image):
-            return _upright_rgb(picture, name)
+            return _upright_rgb(picture, name, most_pixels or MAX_PIXELS)
         with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=_FORMATS) as opened:
-            return _upright_rgb(opened, name)
+            return _upright_rgb(opened, name, most_pixels or MAX_PIXELS)
     except MvlmError:
         raise
     except Exception as error:  # decoders of broken files raise whatever they stumble over
@@ -84,10 +87,10 @@ def _from_array(picture: NDArray[np.uint8], name: str, order: Order) -> Image.Im
     return Image.fromarray(picture if order == "rgb" else np.ascontiguousarray(picture[:, :, ::-1]))
 
 
-def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
+def _upright_rgb(picture: Image.Image, name: str, most_pixels: int) -> Image.Image:
     width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise MvlmError(f"{name} has {width} x {height} pixels: at most {MAX_PIXELS} are read", code="bad-picture")
+    if width * height > most_pixels:
+        raise MvlmError(f"{name} has {width} x {height} pixels: at most {most_pixels} are read", code="bad-picture")
     if picture.mode in ("I", "F"):
         raise MvlmError(f"{name} has 32 bits a pixel: save it with 8 or 16", code="bad-picture")
     picture = ImageOps.exif_transpose(picture)
