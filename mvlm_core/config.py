@@ -75,6 +75,17 @@ class TrainConfig(_Strict):
             raise ValueError("two stages have the same name")
         return self
 
+    @model_validator(mode="after")
+    def _streams(self) -> TrainConfig:
+        if self.stream and self.model.start is None and "name" not in (self.model.text or {}):
+            raise ValueError(
+                "stream: a language model that starts from nothing needs a tokenizer made of all rows; name one, or"
+                " read the rows at once"
+            )
+        if self.stream and any(stage.evaluate_every for stage in self.stages):
+            raise ValueError("stream: rows of the split val are not kept, so leave evaluate_every out")
+        return self
+
 
 def read_config(file: Path, overrides: tuple[str, ...] = ()) -> TrainConfig:
     """Read a YAML configuration and put `key=value` overrides on top; keys go into the tree by dots (stages.0.steps=9).

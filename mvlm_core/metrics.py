@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from .dataset import Schedule
 from .resume import step_of
 from .stages import StageConfig
 
+_EVALUATION = re.compile(r"eval_(\d+)_loss")
 # What a bar is told: the stage's name and how many steps it has; it answers with a function to call after each.
 StageProgress = Callable[[str, int], Callable[[], None]]
 
@@ -30,6 +32,7 @@ class MetricsFile(TrainerCallback):
         self.start = step_of(checkpoint)
         self.advance: Callable[[], None] = lambda: None
         self.began = 0.0
+        self.evaluation: dict[str, float] = {}  # the loss at each scale, as transformers tells one after another
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
@@ -42,7 +45,19 @@ class MetricsFile(TrainerCallback):
         return line["stage"] == self.stage.name and line["step"] > self.start
 
     def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        self._write_evaluation(state)
         self.began = time.perf_counter()
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        self._write_evaluation(state)  # a run that goes on from here will not evaluate this step again
+
+    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        self._write_evaluation(state)
+
+    def _write_evaluation(self, state: Any) -> None:
+        if self.evaluation:
+            self._write({"stage": self.stage.name, "step": state.global_step, "evaluation": self.evaluation})
+            self.evaluation = {}
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         self.advance()
@@ -52,17 +67,16 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero:
             return
-        line: dict[str, Any] = {"stage": self.stage.name, "step": state.global_step}
-        losses = {key.removeprefix("eval_").removesuffix("_loss"): value for key, value in logs.items()
-                  if key.startswith("eval_") and key.endswith("_loss")}  # fmt: skip
-        if losses:
-            self._write(line | {"evaluation": losses})
+        for key, value in logs.items():
+            if match := _EVALUATION.fullmatch(key):
+                self.evaluation[match.group(1)] = value
         if "loss" not in logs:
             return
         seconds = time.perf_counter() - self.began
         scales = list(self.schedule.scales[state.global_step - 1]) if self.stage.loss == "answers" else []
         self._write(
-            line | {
+            {
+                "stage": self.stage.name, "step": state.global_step,
                 "num_visual_tokens": scales, "loss": logs["loss"], "grad_norm": logs.get("grad_norm"),
                 "lr": logs["learning_rate"], "seconds": round(seconds, 4), "memory_mib": round(peak_memory_mib()),
                 "pictures_per_s": round(self.stage.pictures / seconds, 2),

@@ -127,6 +127,7 @@ def training_arguments(config: TrainConfig, stage: StageConfig, folder: Path, *,
         train_sampling_strategy="sequential",  # the plan is already in order
         remove_unused_columns=False,
         dataloader_num_workers=config.workers,
+        accelerator_config={"dispatch_batches": False},  # a packed batch cannot be cut apart again
         logging_steps=1,
         save_strategy="steps",
         save_steps=stage.save_every or steps,

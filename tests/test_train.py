@@ -3,11 +3,16 @@
 import copy
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import rewrite_rows
 from safetensors.torch import load_file
+from tiny import SMALL_MODEL, metrics
 
 from mvlm_core import train as recipe
 from mvlm_core.build import build_model, build_processor
@@ -15,21 +20,7 @@ from mvlm_core.config import read_config
 from mvlm_core.optim import MuonWithAdamW, build_optimizer
 from mvlm_core.stages import LearningRates, StageConfig
 
-SMALL = (
-    "model.vision.embedding_size=8", "model.vision.hidden_sizes=[8, 16]", "model.vision.depths=[1, 1]",
-    "model.text.hidden_size=32", "model.text.intermediate_size=32", "model.text.head_dim=8",
-    "model.text.num_hidden_layers=1", "precision=float32", "stages.0.pictures=4", "stages.1.pictures=4",
-    "stages.0.steps=4", "stages.1.steps=6", "stages.1.save_every=2", "stages.1.running_share=0.5",
-)  # fmt: skip
-
-
-COSTS = ("seconds", "memory_mib", "pictures_per_s", "tokens_per_s")
-
-
-def metrics(run: Path) -> list[dict]:
-    """What every step learned; what it cost is another matter, and differs from run to run."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in COSTS} for line in lines]
+SMALL = (*SMALL_MODEL, "stages.0.steps=4", "stages.1.steps=6", "stages.1.save_every=2", "stages.1.running_share=0.5")
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +63,108 @@ def test_resumed_equals_uninterrupted(trained, scenes, tmp_path, mvlm):
     assert metrics(cut) == metrics(trained)
     again, whole = load_file(cut / "model.safetensors"), load_file(trained / "model.safetensors")
     assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_killed_at_any_step_and_started_again_is_the_uninterrupted_run(trained, scenes, tmp_path, mvlm):
+    """SIGKILL, in the middle of whatever it was doing, a checkpoint perhaps."""
+    out = tmp_path / "run"
+    arguments = ["train", str(scenes.parent / "train.yaml"), *SMALL, "--out", str(out)]
+    process = subprocess.Popen([sys.executable, "-m", "mvlm_core.cli", *arguments], stdout=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and (not (out / "metrics.jsonl").is_file() or len(metrics(out)) < 7):
+            time.sleep(0.01)
+        assert process.poll() is None, "it ended before it could be killed"
+    finally:
+        process.kill()
+        process.wait()
+    assert not (out / "model.safetensors").exists()
+    result = mvlm(*arguments, "--resume")
+    assert result.exit_code == 0, result.output
+    assert metrics(out) == metrics(trained)
+    again, whole = load_file(out / "model.safetensors"), load_file(trained / "model.safetensors")
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_a_checkpoint_cut_short_is_said_and_the_one_before_taken(trained, scenes, tmp_path, mvlm):
+    cut = tmp_path / "run"
+    shutil.copytree(trained, cut)
+    (cut / "model.safetensors").unlink()
+    last = cut / "checkpoints" / "1-answers" / "checkpoint-6" / "optimizer.pt"
+    last.write_bytes(last.read_bytes()[:-1])
+    result = mvlm("train", scenes.parent / "train.yaml", *SMALL, "--out", cut, "--resume")
+    assert result.exit_code == 0, result.output
+    assert "checkpoint-6 was cut short" in result.output
+    assert metrics(cut) == metrics(trained)
+
+
+def test_nothing_is_replaced_before_the_rows_are_read(trained, scenes, tmp_path, mvlm):
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    result = mvlm("train", scenes.parent / "train.yaml", *SMALL, "rows=nowhere", "--out", out, "--overwrite")
+    assert result.exit_code == 2
+    assert (out / "model.safetensors").is_file()
+
+
+def test_the_loss_at_each_scale_is_evaluated_on_the_way(scenes, tmp_path, mvlm):
+    evaluated = [f"stages.1.{told}" for told in ("steps=4", "evaluate_every=2", "evaluate_pictures=5", "show=[1,36]")]
+    result = mvlm("train", scenes.parent / "train.yaml", *SMALL, *evaluated, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    lines = metrics(tmp_path / "run")
+    found = {line["step"]: line["evaluation"] for line in lines if "evaluation" in line}
+    assert set(found) == {2, 4}
+    assert set(found[2]) == {"1", "4", "9", "36", "144"}
+    assert all(0 < loss < 20 for losses in found.values() for loss in losses.values())
+    assert [line["num_visual_tokens"] for line in lines if line["stage"] == "answers" and "loss" in line] == [
+        [1, 36]
+    ] * 4
+
+
+def test_evaluation_needs_rows_to_evaluate_on(scenes, tmp_path, mvlm):
+    rows = tmp_path / "rows"
+    shutil.copytree(scenes, rows)
+    rewrite_rows(rows, lambda told: [row for row in told if row["split"] == "train"])
+    result = mvlm(
+        "train",
+        scenes.parent / "train.yaml",
+        *SMALL,
+        f"rows={rows}",
+        "stages.0.evaluate_every=1",
+        "--out",
+        tmp_path / "a",
+    )
+    assert result.exit_code == 2
+    assert "evaluate_every needs rows of the split val" in result.output
+
+
+def test_activation_checkpointing_and_accumulation_change_no_number(scenes, tmp_path, mvlm):
+    """In eval mode of the tower's batch norms: their statistics are those of a pass, and a half pass has others."""
+    common = ("stages.0.steps=1", "stages.1.frozen=[vision_tower]", "stages.1.steps=3", "stages.1.show=[1,9,144]")
+    losses = []
+    for n, extra in enumerate(([], ["stages.1.accumulate=2", "stages.1.activation_checkpointing=true"])):
+        out = tmp_path / str(n)
+        result = mvlm("train", scenes.parent / "train.yaml", *SMALL, *common, *extra, "--out", out)
+        assert result.exit_code == 0, result.output
+        losses.append([line["loss"] for line in metrics(out) if line["stage"] == "answers"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_streamed_rows_train_as_others_do(trained, scenes, tmp_path, mvlm):
+    """A language model that starts from nothing needs all words first, so a stream wants one that has its own."""
+    config = scenes.parent / "train.yaml"
+    streamed = ("stream=true", f"model={{start: {trained}}}")
+    out = tmp_path / "run"
+    result = mvlm("train", config, *SMALL, *streamed, "stages.0.steps=1", "stages.1.steps=2", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert f"vision tower and language model: from {trained}" in result.output
+    assert len(metrics(out)) == 3
+    for overrides, message in (
+        (["stream=true"], "needs a tokenizer made of all rows"),
+        ([*streamed, "stages.1.evaluate_every=1"], "leave evaluate_every out"),
+        ([*streamed, "stages.1.steps=null", "stages.1.epochs=1"], "say steps, not epochs"),
+    ):
+        result = mvlm("train", config, *SMALL, *overrides, "--out", tmp_path / "other")
+        assert result.exit_code == 2
+        assert message in result.output
 
 
 def test_same_seed_same_weights(trained, scenes, tmp_path, mvlm):

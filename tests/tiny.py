@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,20 @@ SIZE_PX = 96
 SCALES = (1, 4, 9, 36, 144)
 QUESTIONS = ("what colour is the star?", "how many dots are there?", "is it day or night?", "what number is printed?")
 ANSWERS = ("red", "blue", "day", "47", "3")
+
+# Overrides that make the drawn benchmark's recipe one of a few seconds.
+SMALL_MODEL = (
+    "model.vision.embedding_size=8", "model.vision.hidden_sizes=[8, 16]", "model.vision.depths=[1, 1]",
+    "model.text.hidden_size=32", "model.text.intermediate_size=32", "model.text.head_dim=8",
+    "model.text.num_hidden_layers=1", "precision=float32", "stages.0.pictures=4", "stages.1.pictures=4",
+)  # fmt: skip
+_COSTS = ("seconds", "memory_mib", "pictures_per_s", "tokens_per_s")
+
+
+def metrics(run: Path) -> list[dict]:
+    """What every step of a run learned; what it cost is another matter, and differs from run to run."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in _COSTS} for line in lines]
 
 
 def tiny_processor() -> MvlmProcessor:
