@@ -103,6 +103,7 @@ def check(rows: Path | None, config: Path | None, show: int) -> None:
         config = Path("train.yaml")
     told = _resolved(config) if config else None
     rows = rows or (told.rows if told else Path("rows"))
+    click.echo(f"reading {rows}")
     read = read_rows(rows)
     pictures = len({picture for row in read for picture in row.pictures})
     with Bars() as bars:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -91,7 +92,13 @@ def encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int
 
 def supervised(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:
     """Which ids have a character between the generation marks."""
-    return [any(start < to and max(end, start + 1) > since for since, to in spans) for start, end in offsets]
+    starts, ends = np.asarray(offsets, int).reshape(-1, 2).T
+    ends = np.maximum(ends, starts + 1)
+    inside = np.zeros(max([*ends.tolist(), *(to for _, to in spans), 0]) + 1, int)  # of each character and those before
+    for since, to in spans:
+        inside[since + 1 : to + 1] = 1
+    inside = inside.cumsum()
+    return (inside[ends] > inside[starts]).tolist()
 
 
 def _between_special(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[tuple[int, int]]]:

@@ -1,5 +1,6 @@
 """Special tokens that a person spelled out stay text, in training and in the processor as on the device."""
 
+import itertools
 import random
 
 import pytest
@@ -9,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from export.runtime.errors import MvlmError
-from mvlm_core.encoding import Encoded, encode_text, spell, truncate
+from mvlm_core.encoding import Encoded, encode_text, spell, supervised, truncate
 from mvlm_core.processing import MvlmImageProcessor, MvlmProcessor, prompt_of, turn
 from mvlm_core.templates import TEMPLATES
 
@@ -158,3 +159,18 @@ def test_truncation_shortens_text():
 def test_truncation_leaves_out_neither_pictures_nor_every_answer(most, says):
     with pytest.raises(MvlmError, match=says):
         truncate(LONG, most, 4, PICTURE)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_an_id_is_supervised_when_a_character_of_it_is(seed):
+    generator = random.Random(seed)
+    borders = sorted(generator.choices(range(40), k=20))
+    offsets = list(itertools.pairwise(borders))  # some without a character
+    ends = sorted(generator.sample(range(45), 6))
+    spans = list(zip(ends[::2], ends[1::2], strict=True))
+    slow = [
+        any(a <= place < b for a, b in spans for place in range(start, max(end, start + 1))) for start, end in offsets
+    ]
+    assert supervised(offsets, spans) == slow
+    assert supervised(offsets, []) == [False] * len(offsets)
+    assert supervised([], spans) == []
