@@ -119,7 +119,7 @@ def draw(case: Case, rows: int, random: np.random.Generator) -> tuple[Table, Flo
     empty = np.full(rows, "", object)
     return Table(
         ids.astype(str), (ids // QUESTIONS_PER_PICTURE).astype(str), tasks, np.full(rows, "val"),
-        (luck < probability).astype(np.float32), x[:, :half], x[:, half:],
+        (luck < probability).astype(np.float32)[:, None], x[:, :half], x[:, half:],
         np.full((rows, len(SCALES)), "", object), empty, SCALES, COST, facts,
     ), probability  # fmt: skip
 

@@ -18,10 +18,14 @@ from .packing import PADDING, PREFIX, block_mask
 
 @dataclass
 class Answered:
-    """One greedy answer: its ids without the stop token, and the probability that the model gave to all of it."""
+    """One greedy answer: its ids without the stop token, and the probability that the model gave to all of it.
+
+    `margin` is by how much the first token was likelier than the next likely one.
+    """
 
     token_ids: list[int] = field(default_factory=list)
     confidence: float = 1.0
+    margin: float | None = None
 
 
 @torch.inference_mode()
@@ -48,7 +52,8 @@ def answer_greedily(
     alive = first.asked
     for _ in range(max_new_tokens):
         states = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, Q, D)
-        probability, chosen = model.get_output_embeddings()(states).float().softmax(dim=-1).max(dim=-1)  # (B, Q)
+        probability, tokens = model.get_output_embeddings()(states).float().softmax(dim=-1).topk(2)  # (B, Q, 2)
+        chosen = tokens[..., 0]  # (B, Q)
         _write_down(answers, alive, chosen, probability, stop)
         alive = alive & (chosen != stop)
         if not alive.any():
@@ -114,6 +119,9 @@ def _write_down(answers: list[list[Answered]], alive: Tensor, chosen: Tensor, pr
     tokens, likely = chosen.tolist(), probability.tolist()
     for picture, question in alive.nonzero().tolist():
         answer = answers[picture][question]
-        answer.confidence *= likely[picture][question]
+        best, second = likely[picture][question]
+        answer.confidence *= best
+        if answer.margin is None:
+            answer.margin = best - second
         if tokens[picture][question] != stop:
             answer.token_ids.append(tokens[picture][question])

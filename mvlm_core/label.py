@@ -49,7 +49,7 @@ _LABELS = pa.schema(
     [
         ("id", pa.string()), ("group", pa.string()), ("task", pa.string()), ("split", pa.string()),
         ("num_visual_tokens", pa.int32()), ("score", pa.float32()), ("loss", pa.float32()),
-        ("confidence", pa.float32()), ("prediction", pa.string()), ("answer", pa.string()),
+        ("confidence", pa.float32()), ("margin", pa.float32()), ("prediction", pa.string()), ("answer", pa.string()),
     ]
 )  # fmt: skip
 _FEATURES = pa.schema([("id", pa.string()), ("image", pa.list_(pa.float32())), ("question", pa.list_(pa.float32()))])
@@ -133,7 +133,8 @@ def _sweep_pictures(
                 labels[row.id].append(
                     {"id": row.id, "group": row.group, "task": row.task, "split": row.split,
                      "num_visual_tokens": scale, "score": score(prediction, row.answers), "loss": None,
-                     "confidence": answer.confidence, "prediction": prediction, "answer": row.answers[0]}
+                     "confidence": answer.confidence, "margin": answer.margin, "prediction": prediction,
+                     "answer": row.answers[0]}
                 )  # fmt: skip
     return [line for lines in labels.values() for line in lines], features
 

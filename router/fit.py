@@ -25,6 +25,7 @@ from .familiar import Familiarity
 from .graph import router_graph
 from .metrics import Interval, Resamples, gain_samples, interval, regrets
 from .policy import Point, choose, follow, price_for_budget, price_table
+from .promise import Promise, Wanted, promise, set_apart
 from .table import Table
 
 FOLDS = 3
@@ -62,7 +63,8 @@ class Candidate:
 class Fitted:
     """A router ready to be written: fitted on all fit rows, calibrated on out-of-fold margins.
 
-    `out_of_fold` (n, K) are the probabilities of the fit rows that the prices were read from.
+    `out_of_fold` (n, K) are the probabilities of the rows that the prices were read from, each by a fit that did not
+    see the row. The rows `apart` (n,) are those that a promise was tested on, and nothing was fitted on.
     """
 
     name: str
@@ -77,6 +79,8 @@ class Fitted:
     default_price: float
     gain: Interval
     why: str
+    promises: list[Promise]
+    apart: NDArray[np.bool_]
 
     @property
     def constant(self) -> bool:
@@ -88,40 +92,58 @@ def features(table: Table) -> Floats:
     return np.column_stack([table.image, table.question]).astype(np.float32)
 
 
-def fit_table(table: Table, *, seed: int, progress: Callable[[int], None]) -> Fitted:
-    """Fit on every row of `table`; `progress` is told of every fit (see `fit_count`)."""
-    x, y = features(table), table.scores
-    judged = _judge_all(candidates(table.scales, seed), x, table, progress)
+def fit_table(
+    table: Table, *, seed: int, progress: Callable[[int], None], wanted: Wanted | None = None,
+    least_familiarity: float = LEAST_FAMILIARITY,
+) -> Fitted:  # fmt: skip
+    """Fit on the rows of `table`, without those that a wanted promise needs; `progress` is told of every step."""
+    apart = set_apart(table.groups, seed) if wanted else np.zeros(len(table), bool)
+    part = table.take(~apart)
+    x, y = features(part), part.scores
+    judged = _judge_all(candidates(table.scales, seed), x, part, progress)
     chosen = _simplest_that_keeps_up(judged)
     calibration = PlattScaling().fit(chosen.margins, y)
-    gain = _gain_out_of_fold(calibration.probability(chosen.margins), table)
+    gain = _gain_out_of_fold(calibration.probability(chosen.margins), part)
     estimator, name = chosen.estimator, chosen.name
-    if gain.low <= 0:
+    if gain.low <= 0 or isinstance(estimator, Constant):
         estimator, name = Constant(), "constant"
         calibration.slope_, calibration.intercept_ = 1.0, 0.0
         why = f"no candidate beats mixing fixed scales ({gain.points()} points out of fold): the router is constant"
     else:
         why = f"{name}: {gain.points()} points over mixing fixed scales, out of fold and averaged over budgets"
-    estimator = clone(estimator).fit(x, y, table.tasks)
+    estimator = clone(estimator).fit(x, y, part.tasks)
     progress(1)
-    probability = calibration.probability(chosen.margins if name != "constant" else estimator.margins(x))
-    prices = price_table(probability, y, table.cost)
-    default = _default_price(prices, y)
-    familiarity = Familiarity().fit(x, table.groups)
+    familiarity = Familiarity().fit(x, part.groups)
+    probability = np.empty(table.scores.shape)
+    probability[~apart] = calibration.probability(chosen.margins if name != "constant" else estimator.margins(x))
+    if apart.any():
+        probability[apart] = calibration.probability(estimator.margins(features(table.take(apart))))
+    prices = price_table(probability, table.scores, table.cost)
+    promises = _promises(probability[apart], familiarity, table.take(apart), wanted, least_familiarity)
     return Fitted(
-        name,
-        estimator,
-        seed,
-        calibration,
-        familiarity,
-        LEAST_FAMILIARITY,
-        judged,
-        probability,
-        prices,
-        default,
-        gain,
-        why,
-    )
+        name, estimator, seed, calibration, familiarity, least_familiarity, judged, probability, prices,
+        _default_price(prices, table.scores, promises), gain, why, promises, apart,
+    )  # fmt: skip
+
+
+def _promises(
+    probability: Floats, familiarity: Familiarity, apart: Table, wanted: Wanted | None, least_familiarity: float
+) -> list[Promise]:
+    """Each loss that was asked for, of all rows and, where wanted, of each task."""
+    if wanted is None:
+        return []
+    strange = familiarity.familiarity(features(apart)) < least_familiarity
+    found = []
+    for within in wanted.within:
+        tasks = [None, *np.unique(apart.tasks).tolist()] if wanted.by_task else [None]
+        for task in tasks:
+            rows = slice(None) if task is None else apart.tasks == task
+            walked = promise(
+                probability[rows], strange[rows], apart.scores[rows], apart.groups[rows], apart.cost, within, wanted,
+                task,
+            )  # fmt: skip
+            found.append(walked)
+    return found
 
 
 def _simplest_that_keeps_up(judged: list[Candidate]) -> Candidate:
@@ -199,7 +221,13 @@ def _gain_out_of_fold(probability: Floats, table: Table) -> Interval:
     return interval(np.mean(gains, axis=0))
 
 
-def _default_price(prices: list[Point], scores: Floats) -> float:
+def _default_price(prices: list[Point], scores: Floats, promises: list[Promise]) -> float:
+    """The highest price of the first promise that was asked for, kept for every task; 0, the safest, if it is not.
+
+    Without a promise, the highest price that costs at most `DEFAULT_LOSS`.
+    """
+    if promises:
+        return min(p.price or 0.0 for p in promises if p.within == promises[0].within)
     finest = float(scores.mean(axis=0)[-1])
     within = [point.price for point in prices if point.score >= finest - DEFAULT_LOSS]
     return max(within, default=0.0)
@@ -247,9 +275,18 @@ def _known_to_the_runtime(fitted: Fitted, table: Table) -> dict[str, Any]:
         "scales": list(table.scales),
         "least_familiarity": fitted.least_familiarity,
         "validation": fitted.out_of_fold[some].round(4).tolist(),
-        "promises": [],
+        "promises": [
+            {"within": within, "price": min(p.price or 0.0 for p in fitted.promises if p.within == within)}
+            for within in kept_losses(fitted.promises)
+        ],
         "escalation": None,
     }
+
+
+def kept_losses(promises: list[Promise]) -> list[float]:
+    """The losses that were promised of all rows, and of every task where tasks were asked for."""
+    asked = dict.fromkeys(p.within for p in promises)
+    return [within for within in asked if all(p.price is not None for p in promises if p.within == within)]
 
 
 def _what_was_fitted(fitted: Fitted, table: Table) -> dict[str, Any]:
@@ -263,11 +300,19 @@ def _what_was_fitted(fitted: Fitted, table: Table) -> dict[str, Any]:
         "constant": fitted.constant,
         "calibration": {"slope": fitted.calibration.slope_, "intercept": fitted.calibration.intercept_},
         "default_price": fitted.default_price,
-        "default_price_rule": f"the largest that costs at most {DEFAULT_LOSS} of the finest scale's score out of fold",
+        "default_price_rule": (
+            "that of the first promise, or 0 where it could not be given"
+            if fitted.promises
+            else f"the largest that costs at most {DEFAULT_LOSS} of the finest scale's score out of fold"
+        ),
+        "target": table.target,
+        "promises": [asdict(p) | {"words": p.words(table.facts["cost_unit"])} for p in fitted.promises],
+        "least_familiarity": fitted.least_familiarity,
         "price_table": [asdict(point) for point in fitted.prices],
         "feature_version": table.facts["feature_version"],
         "feature_names": table.facts["feature_names"],
         "model_sha256": table.facts["model_sha256"],
+        "rows_set_apart": int(fitted.apart.sum()),
         "fitted_on": {
             "rows": len(table),
             "groups": len(np.unique(table.groups)),

@@ -1,12 +1,16 @@
 """Reads and checks labels/: what was right at every scale, and what a router may see of each row.
 
-Letters: n rows, K scales.
+Scores are taken as they are: graded ones stay graded, rows that nothing answers stay, and so do rows where more tokens
+hurt. Where a row was run several times (a column `run`), its score is the mean, and the runs are kept beside it.
+
+Letters: n rows, R runs, K scales.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +36,17 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows with their scores (n, K), features (n, d_image) and (n, d_question), and where they come from."""
+    """Rows with the scores of each run (n, R, K), features (n, d_image) and (n, d_question), and where they come from.
+
+    `target` is what a score of 1 means: `score`, that the answer was right; `agreement`, that it was that of the
+    finest scale.
+    """
 
     ids: NDArray[np.str_]
     groups: NDArray[np.str_]
     tasks: NDArray[np.str_]
     splits: NDArray[np.str_]
-    scores: Floats
+    runs: Floats
     image: Floats
     question: Floats
     predictions: NDArray[np.object_]
@@ -46,16 +54,28 @@ class Table:
     scales: tuple[int, ...]
     cost: NDArray[np.float64]
     facts: dict[str, Any]
+    target: str = "score"
+
+    @cached_property
+    def scores(self) -> Floats:
+        """The mean over runs, (n, K)."""
+        return self.runs.mean(axis=1)
+
+    @property
+    def measures(self) -> str:
+        """What the scores measure, for people."""
+        return "right answers" if self.target == "score" else "answers that agree with the finest scale"
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: NDArray[Any]) -> Table:
         """Some of the rows: a mask or indices over n."""
-        names = ("ids", "groups", "tasks", "splits", "scores", "image", "question", "predictions", "answers")
+        names = ("ids", "groups", "tasks", "splits", "runs", "image", "question", "predictions", "answers")
         return Table(
-            **{name: getattr(self, name)[rows] for name in names}, scales=self.scales, cost=self.cost, facts=self.facts
-        )
+            **{name: getattr(self, name)[rows] for name in names},
+            scales=self.scales, cost=self.cost, facts=self.facts, target=self.target,
+        )  # fmt: skip
 
     @property
     def fit_rows(self) -> Table:
@@ -68,8 +88,11 @@ class Table:
         return self.take(self.splits == TEST)
 
 
-def read_table(folder: Path) -> Table:
-    """Read a labels folder. Raises `MvlmError` that names every fault: holes, bad scores, features, splits."""
+def read_table(folder: Path, target: str = "score") -> Table:
+    """Read a labels folder. Raises `MvlmError` that names every fault: holes, bad scores, features, splits.
+
+    With the target `agreement` scores need not be there: an answer counts when it is that of the finest scale.
+    """
     facts = read_artefact(folder, "labels")
     require_facts(facts, _FACTS, folder / "labels.json")
     for name in _FILES:
@@ -81,7 +104,7 @@ def read_table(folder: Path) -> Table:
             f" {FEATURE_VERSION}: label again"
         )
     labels, features = (pq.read_table(folder / name) for name in _FILES)
-    table, faults = _assemble(labels, features, facts)
+    table, faults = _assemble(labels, features, facts, target)
     if table is not None:
         faults += _faults(table)
     if faults or table is None:
@@ -96,12 +119,15 @@ def require_facts(facts: dict[str, Any], wanted: tuple[str, ...], file: Path) ->
         raise MvlmError(f"{file} says nothing of {', '.join(missing)}: make the folder again")
 
 
-def _assemble(labels: pa.Table, features: pa.Table, facts: dict[str, Any]) -> tuple[Table | None, list[str]]:
+def _assemble(
+    labels: pa.Table, features: pa.Table, facts: dict[str, Any], target: str
+) -> tuple[Table | None, list[str]]:
     scales = tuple(int(scale) for scale in facts["scales"])
     ids = np.array(features["id"].to_pylist(), str)
     row_of = _places(labels["id"], features["id"].combine_chunks())  # (labels,)
     scale_of = _places(labels["num_visual_tokens"], pa.array(scales, labels["num_visual_tokens"].type))
-    faults = _faults_of_cells(labels, row_of, scale_of, ids, scales)
+    run_of = _runs(labels)
+    faults = _faults_of_cells(labels, row_of, run_of, scale_of, ids, scales)
     matrices = []
     for kind in ("image", "question"):
         length = len(facts["feature_names"][kind])
@@ -121,21 +147,33 @@ def _assemble(labels: pa.Table, features: pa.Table, facts: dict[str, Any]) -> tu
             faults.append(
                 f"rows whose {column} differs between their scales: {_some(np.unique(ids[row_of[torn]]).tolist())}"
             )
-    scores = np.empty((len(ids), len(scales)), np.float32)
-    predictions = np.empty((len(ids), len(scales)), object)
-    scores[row_of, scale_of] = labels["score"].to_numpy()
-    predictions[row_of, scale_of] = labels["prediction"].to_numpy()
+    shape = len(ids), int(run_of.max()) + 1, len(scales)
+    runs, predictions = np.empty(shape, np.float32), np.empty(shape, object)
+    predictions[row_of, run_of, scale_of] = labels["prediction"].to_numpy()
+    if target == "agreement":
+        # A missing answer agrees with a missing answer.
+        told = np.char.lower(np.char.strip(predictions.astype(str)))
+        runs[:] = told == told[:, :, -1:]
+    else:
+        runs[row_of, run_of, scale_of] = labels["score"].to_numpy()
     return Table(
         ids, columns["group"].astype(str), columns["task"].astype(str), columns["split"].astype(str),
-        scores, matrices[0], matrices[1], predictions, columns["answer"],
-        scales, np.asarray(facts["cost"], np.float64), facts,
+        runs, matrices[0], matrices[1], predictions[:, 0], columns["answer"],
+        scales, np.asarray(facts["cost"], np.float64), facts, target,
     ), faults  # fmt: skip
 
 
+def _runs(labels: pa.Table) -> Ints:
+    """Which run each label is of, counted from 0 whatever the runs are called; without the column there is one."""
+    if "run" not in labels.column_names:
+        return np.zeros(len(labels), np.int64)
+    return np.unique(labels["run"].fill_null(0).to_numpy(), return_inverse=True)[1].astype(np.int64)
+
+
 def _faults_of_cells(
-    labels: pa.Table, row_of: Ints, scale_of: Ints, ids: NDArray[np.str_], scales: tuple[int, ...]
+    labels: pa.Table, row_of: Ints, run_of: Ints, scale_of: Ints, ids: NDArray[np.str_], scales: tuple[int, ...]
 ) -> list[str]:
-    """Labels that belong nowhere, cells (row, scale) that no label or several labels fill, and ids that come twice."""
+    """Labels that belong nowhere, cells (row, run, scale) that no label or several fill, and ids that come twice."""
     faults = []
     names, times = np.unique(ids, return_counts=True)
     if (times > 1).any():
@@ -144,11 +182,15 @@ def _faults_of_cells(
     if not known.all():
         strangers = np.unique(labels["id"].to_numpy()[~known].astype(str)).tolist()
         faults.append(f"labels of rows without features, or at other scales than labels.json says: {_some(strangers)}")
-    cells = row_of[known] * len(scales) + scale_of[known]
-    filled = np.bincount(cells, minlength=len(ids) * len(scales)).reshape(len(ids), len(scales))
+    shape = len(ids), int(run_of.max(initial=0)) + 1, len(scales)
+    cells = np.ravel_multi_index((row_of[known], run_of[known], scale_of[known]), shape)
+    filled = np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape)
     for what, wrong in (("no label", filled == 0), ("several labels", filled > 1)):
         if wrong.any():
-            named = [f"{ids[row]} at {scales[k]}" for row, k in np.argwhere(wrong)]
+            named = [
+                f"{ids[row]} at {scales[k]}" + (f" in run {run + 1}" if shape[1] > 1 else "")
+                for row, run, k in np.argwhere(wrong)
+            ]
             faults.append(f"{what} for {len(named)} of (row, scale): {_some(named)}")
     return faults
 
@@ -169,13 +211,22 @@ def _matrix(column: pa.ChunkedArray, length: int) -> tuple[Floats, Ints]:
 
 def _faults(table: Table) -> list[str]:
     faults = []
-    bad = ~((table.scores >= 0) & (table.scores <= 1)).all(axis=1)
-    if bad.any():
+    missing = np.isnan(table.runs).all()
+    bad = ~((table.runs >= 0) & (table.runs <= 1)).all(axis=(1, 2))
+    if missing:
+        faults.append("no scores at all: agreement with the finest scale can stand for them, with --target agreement")
+    elif bad.any():
         faults.append(f"scores outside 0 to 1: {_some(table.ids[bad].tolist())}")
     for kind in ("image", "question"):
         bad = ~np.isfinite(getattr(table, kind)).all(axis=1)
         if bad.any():
             faults.append(f"{kind} features that are no numbers: {_some(table.ids[bad].tolist())}")
+    if (np.ptp(table.image, axis=0) == 0).all() and (np.ptp(table.question, axis=0) == 0).all():
+        faults.append("every feature is the same in all rows: there is nothing to choose by")
+    only_test = set(table.tasks[table.splits == TEST].tolist()) - set(table.tasks[table.splits != TEST].tolist())
+    only_test -= {""}  # no kind is named
+    if only_test:
+        faults.append(f"tasks that only the test split has, and no router can learn: {_some(sorted(only_test))}")
     for name, nowhere in (("group", table.groups == ""), ("split", table.splits == "")):
         if nowhere.any():
             faults.append(f"rows without a {name}: {_some(table.ids[nowhere].tolist())}")

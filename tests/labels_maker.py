@@ -99,7 +99,7 @@ def make_labels(folder: Path, recipe: Recipe = Recipe()) -> np.ndarray:
         {
             "id": f"r{row}", "group": f"g{group[row]}", "task": names[kind[row]],
             "split": "test" if group[row] % 2 else "val", "num_visual_tokens": scale, "score": scores[row, k],
-            "loss": None, "confidence": None, "answer": ANSWERS[answer[row]],
+            "loss": None, "confidence": None, "margin": None, "answer": ANSWERS[answer[row]],
             "prediction": ANSWERS[answer[row] if scores[row, k] else wrong[row, k]],
         }
         for row in range(recipe.rows)
@@ -141,8 +141,9 @@ def alter(
 
 def _write(folder: Path, labels: Rows, features: Rows, facts: dict[str, Any]) -> None:
     text = dict.fromkeys(("id", "group", "task", "split", "prediction", "answer"), pa.string())
-    number = dict.fromkeys(("score", "loss", "confidence"), pa.float32())
-    columns = pa.schema(list({**text, **number, "num_visual_tokens": pa.int32()}.items()))
+    number = dict.fromkeys(("score", "loss", "confidence", "margin"), pa.float32())
+    run = {"run": pa.int32()} if labels and "run" in labels[0] else {}
+    columns = pa.schema(list({**text, **number, "num_visual_tokens": pa.int32(), **run}.items()))
     vectors = pa.schema([("id", pa.string()), *((kind, pa.list_(pa.float32())) for kind in ("image", "question"))])
     pq.write_table(pa.Table.from_pylist(labels, columns), folder / "labels.parquet")
     pq.write_table(pa.Table.from_pylist(features, vectors), folder / "features.parquet")

@@ -224,6 +224,32 @@ def test_only_pictures_are_inlined(pair, mvlm):
     assert base64.b64encode(b"not a picture").decode()[:12] not in (pair / "report" / "index.html").read_text()
 
 
+def test_a_promise_is_printed_kept_or_not(pair, mvlm):
+    arguments = ("fit-router", pair / "labels", "--within", "30%", "--within", "0.1%", "--confidence", "80%")
+    result = mvlm(*arguments, "--out", pair / "promised")
+    assert result.exit_code == 0, result.output
+    assert re.search(
+        r"promise: within 30 points of the finest at 80 % confidence, at a mean of [\d.]+ tokens", result.output
+    )
+    assert "promise: NOT within 0.1 points of the finest at 80 % confidence" in result.output
+    facts = json.loads((pair / "promised" / "router.json").read_text())
+    assert [p["price"] is None for p in facts["promises"]] == [False, True]
+    assert facts["default_price"] == facts["promises"][0]["price"]
+
+
+def test_agreement_is_fitted_where_there_are_no_scores_and_named(pair, mvlm):
+    alter(pair / "labels", labels=lambda rows: [row | {"score": None} for row in rows])
+    result = mvlm("fit-router", pair / "labels", "--out", pair / "agreeing")
+    assert result.exit_code == 2
+    assert "with --target agreement" in result.output
+    result = mvlm("fit-router", pair / "labels", "--out", pair / "agreeing", "--target", "agreement")
+    assert result.exit_code == 0, result.output
+    assert (
+        "scores are answers that agree with the finest scale: they do not say that an answer is right" in result.output
+    )
+    assert json.loads((pair / "agreeing" / "router.json").read_text())["target"] == "agreement"
+
+
 @pytest.mark.parametrize(("recipe", "loud"), [(NOISE, "mixing two fixed scales"), (FLAT, "THE LADDER IS FLAT")])
 def test_what_is_not_worth_a_router_is_said_loudly(tmp_path, mvlm, recipe, loud):
     make_labels(tmp_path / "labels", recipe)
@@ -261,7 +287,11 @@ def test_labels_with_faults_end_with_2_and_leave_nothing(pair, mvlm):
     ("arguments", "says"),
     [
         (("fit-router", "absent"), "absent holds no labels.json: name the folder that the earlier verb wrote"),
-        (("evaluate", "absent"), "labels holds no labels.json"),
+        (("evaluate", "absent"), "absent holds no router.json: name the folder that the earlier verb wrote"),
+        (("fit-router", "labels", "--within", "1 percent"), "'1 percent' is no share: write 1% or 0.01"),
+        (("fit-router", "labels", "--within", "0%"), "--within 0 is no loss: give one above 0 and below 100 %"),
+        (("fit-router", "labels", "--within", "1%", "--confidence", "100%"), "--confidence 1 promises nothing"),
+        (("fit-router", "labels", "--unfamiliar", "-1%"), "--unfamiliar -0.01 is no share of the questions"),
         (("fit-router", "labels", "--seed", "seven"), "'seven' is not a valid integer"),
         (("evaluate", "labels", "--labels", "labels"), "labels holds no router.json"),
     ],

@@ -124,6 +124,25 @@ FAULTS = {
     "a score above 1": ({"labels": changed(at("r8", 4), score=1.5)}, "scores outside 0 to 1: r8"),
     "a score below 0": ({"labels": changed(at("r8", 4), score=-0.1)}, "scores outside 0 to 1: r8"),
     "no score": ({"labels": changed(at("r8", 4), score=None)}, "scores outside 0 to 1: r8"),
+    "no scores anywhere": (
+        {"labels": changed(lambda row: True, score=None)},
+        "no scores at all: agreement with the finest scale can stand for them, with --target agreement",
+    ),
+    "features that never change": (
+        {"features": changed(lambda row: True, image=[1.0, 2.0, 3.0], question=[0.5] * len(QUESTION_FEATURES))},
+        "every feature is the same in all rows: there is nothing to choose by",
+    ),
+    "a task seen only in test": (
+        {"labels": changed(lambda row: row["group"] in ("g1", "g3"), task="counting")},
+        "tasks that only the test split has, and no router can learn: counting",
+    ),
+    "a run that is not whole": (
+        {"labels": lambda rows: [
+            row | {"run": run} for row in rows for run in (1, 2)
+            if (run, row["id"], row["num_visual_tokens"]) != (2, "r7", 9)
+        ]},
+        "no label for 1 of (row, scale): r7 at 9 in run 2",
+    ),
     "a group in two splits": (
         {"labels": changed(named("r0"), split="test")},
         "groups in several splits: g0",
@@ -226,3 +245,30 @@ def test_a_description_that_says_too_little(folder):
 def test_no_labels_at_all(tmp_path):
     with pytest.raises(MvlmError, match=r"holds no labels\.json"):
         read_table(tmp_path)
+
+
+def test_repeated_runs_are_averaged_and_kept(folder):
+    """Graded scores stay graded: a row that is right in one run of two has a score of a half."""
+
+    def twice(rows):
+        again = [row | {"run": 7, "score": 1 - row["score"], "prediction": "another"} for row in rows]
+        return [row | {"run": 3} for row in rows] + again
+
+    first = read_table(folder).runs
+    table = read_table(alter(folder, labels=twice))
+    assert table.runs.shape == (96, 2, 4)
+    np.testing.assert_array_equal(table.runs[:, :1], first)
+    assert (table.scores == 0.5).all()
+    assert "another" not in table.predictions
+    assert table.take(np.arange(5)).runs.shape == (5, 2, 4)
+
+
+def test_agreement_with_the_finest_stands_for_scores_that_are_missing(folder):
+    def unscored(rows):
+        said = {1: " Red", 4: "blue", 9: "red", 36: "RED "}
+        return [row | {"score": None, "prediction": said[row["num_visual_tokens"]]} for row in rows]
+
+    table = read_table(alter(folder, labels=unscored), "agreement")
+    np.testing.assert_array_equal(table.scores, np.tile(np.float32([1, 0, 1, 1]), (96, 1)))
+    assert table.target == table.fit_rows.target == "agreement"
+    assert table.measures == "answers that agree with the finest scale"
