@@ -139,7 +139,7 @@ def _tokens(rows: list[Row], config: TrainConfig, show: int, bars: Bars) -> tupl
     from .data_show import coloured, lengths
 
     processor = build_processor(config, [row for row in rows if row.split == "train"] or rows)
-    bounds = [told for stage in config.stages if (told := stage.model_dump().get("max_tokens")) is not None]
+    bounds = [stage.max_tokens for stage in config.stages if stage.max_tokens is not None]
     most = min(bounds, default=None)
     report = check_tokens(rows, processor, config.scales, most, bars.start("counting tokens", len(rows)))
     shown = [coloured(row, processor.encode(row.messages()), processor) for row in unlike_rows(rows, show)]

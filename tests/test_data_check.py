@@ -185,3 +185,14 @@ def test_faults_of_rows_come_all_at_once(folder, mvlm):
     assert result.exit_code == 2
     for says in ("3 faults", "id r1: 2 rows have it", "no picture", "line 4, id r3: no answers"):
         assert says in result.output
+
+
+def test_data_check_bounds_rows_as_the_tightest_stage_does(folder, config, mvlm):
+    tree = yaml.safe_load(config.read_text())
+    for stage, most in zip(tree["stages"], (500, 150), strict=True):
+        stage["max_tokens"] = most
+    config.write_text(yaml.safe_dump(tree))
+    result = mvlm("data", "check")
+    assert result.exit_code == 1
+    assert "id r0: 152 tokens at scale 144 do not fit into 150" in result.output
+    assert "max_tokens, 150, and lose text" in result.output
