@@ -17,7 +17,7 @@ from .model_config import ImageConfig, ModelConfig
 from .parts import load_language_model, load_tokenizer, load_tower, picture_settings, text_config, vision_config
 from .processing import MvlmImageProcessor, MvlmProcessor
 from .rows import Row
-from .runs import load_run, run_config
+from .runs import load_processor, load_run, run_config
 from .tokenizer import train_tokenizer
 from .towers import tower_grid_side, tower_size_px
 from .words import speak
@@ -50,18 +50,20 @@ def resolve_model(config: ModelConfig) -> ModelConfig:
         begin = run_config(config.start)
         stated = {key: getattr(config, key) for key in config.model_fields_set}
         found = {key: stated.get(key, getattr(begin, key)) for key in _OF_THE_START}
-        tower, side = begin.vision_config, begin.grid_side
+        tower, settings = begin.vision_config, load_processor(config.start).image_processor.spec.to_json()
+        stated_image = config.image.model_dump(include=config.image.model_fields_set)
+        image = ImageConfig(**settings | {key: value for key, value in stated_image.items() if value is not None})
     else:
-        told = config.vision or {}
+        told, found = config.vision or {}, {}
         tower = vision_config(told)
         image = _image(config.image, picture_settings(told), tower_size_px(tower))
-        side, found = tower_grid_side(tower, image.size_px or 0), {"image": image}
+    side = tower_grid_side(tower, image.size_px or 0)
     if config.grid_side not in (None, side):
         raise MvlmError(
             f"model.grid_side is {config.grid_side}, and the vision tower ({tower.model_type}) leaves a grid of"
             f" {side} x {side}: leave grid_side out"
         )
-    return config.model_copy(update=found | {"grid_side": side})
+    return config.model_copy(update=found | {"grid_side": side, "image": image})
 
 
 def _image(stated: ImageConfig, found: dict[str, Any], made_for: int | None) -> ImageConfig:
@@ -75,14 +77,18 @@ def _image(stated: ImageConfig, found: dict[str, Any], made_for: int | None) -> 
 def build_processor(config: TrainConfig, rows: Sequence[Row]) -> MvlmProcessor:
     """The pictures' settings, and the tokenizer: the language model's own, or one trained on the words of the rows."""
     model = resolve_model(config.model)
-    if model.start:
-        return load_run(model.start)[1]
     images = MvlmImageProcessor(**model.image.model_dump())
     told = model.text or {}
-    if "name" in told:
-        return speak(load_tokenizer(told), images, name=told["name"], stated=model.chat_template).processor
-    texts = [text for row in rows for text in row.texts()]
-    return MvlmProcessor(images, train_tokenizer(texts))
+    if model.start:
+        begun = load_processor(model.start)
+        if model.chat_template is None:
+            return MvlmProcessor(images, begun.tokenizer, chat_template=str(begun.chat_template))
+        tokenizer, name = begun.tokenizer, str(model.start)
+    elif "name" in told:
+        tokenizer, name = load_tokenizer(told), told["name"]
+    else:
+        tokenizer, name = train_tokenizer([text for row in rows for text in row.texts()]), "the rows"
+    return speak(tokenizer, images, name=name, stated=model.chat_template).processor
 
 
 def build_model(config: TrainConfig, processor: MvlmProcessor) -> MvlmForConditionalGeneration:

@@ -41,8 +41,8 @@ class ModelConfig(_Strict):
     """The model to build, or to start from.
 
     Attributes:
-        start: a run, or an imported checkpoint, whose weights the model starts with. Its parts and its pictures are
-            then given; a connector that is told otherwise than the start's is a new one.
+        start: a run, or an imported checkpoint, whose weights the model starts with. Its parts are then given, its
+            pictures too but for what `image` states, and a connector that is told otherwise than the start's is new.
         vision, text: the parts. `{name: ...}` is a folder or a name on the hub (with `revision` if need be) whose
             weights are loaded; `{model_type: ..., ...}` is a configuration of transformers, and starts from nothing.
         grid_side: patches along a side. Derived from the tower; where it is stated, it must be the tower's.
@@ -80,8 +80,6 @@ class ModelConfig(_Strict):
                 )
             elif "name" in told and (more := sorted(set(told) - _NAMED_KEYS)):
                 raise ValueError(f"{part} is loaded by its name, and takes no {', '.join(more)} besides")
-        if self.start and "image" in self.model_fields_set and self.image != ImageConfig():
-            raise ValueError("image comes with start: leave one of the two out")
         return self
 
     def allowed_scales(self) -> Sequence[int] | None:

@@ -61,6 +61,21 @@ def run_config(run: Path) -> MvlmConfig:
     return config
 
 
+def load_processor(run: Path) -> MvlmProcessor:
+    """The processor of a run. Raises `MvlmError` when `run` is no run, or holds no tokenizer."""
+    from transformers import AutoProcessor
+
+    run_config(run)
+    if not (run / _TOKENIZER).is_file():
+        raise MvlmError(
+            f"{run} holds no {_TOKENIZER}, so words cannot be put to it: give its checkpoint one, import again"
+        )
+    try:
+        return AutoProcessor.from_pretrained(run, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise MvlmError(f"{run} cannot be loaded ({_reason(error)}): train it again") from None
+
+
 def load_run(
     run: Path, *, device: str = "cpu", dtype: Precision = "float32"
 ) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:
@@ -70,17 +85,14 @@ def load_run(
     name and shape for shape or are not finite, or no tokenizer (as after the import of a checkpoint without one); and
     for a device that is not there.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
 
     from .checkpoint_files import faults_of_loading, listed
 
     config = run_config(run)
     _require_device(device)
-    if not (run / _TOKENIZER).is_file():
-        raise MvlmError(
-            f"{run} holds no {_TOKENIZER}, so words cannot be put to it: give its checkpoint one, import again"
-        )
+    processor = load_processor(run)
     show, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what it would print as a table is said below
@@ -89,7 +101,6 @@ def load_run(
             run, config=config, dtype=dtype, local_files_only=True, output_loading_info=True,
             ignore_mismatched_sizes=True,
         )  # fmt: skip
-        processor = AutoProcessor.from_pretrained(run, local_files_only=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise MvlmError(f"{run} cannot be loaded ({_reason(error)}): train it again") from None
     finally:

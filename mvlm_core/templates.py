@@ -14,10 +14,11 @@ GENERATION_MARK = "{% generation %}"
 
 @dataclass(frozen=True)
 class Template:
-    """`needs`: the special tokens that it writes out."""
+    """`needs`: the special tokens that it writes out. `ends`: whether an answer ends in one, where generation stops."""
 
     text: str
     needs: tuple[str, ...]
+    ends: bool = True
 
 
 # Content is a list of typed parts, or a bare string.
@@ -85,7 +86,7 @@ TEMPLATES = {
     "chatml": Template(_CHATML, ("<|im_start|>", "<|im_end|>")),
     "llama3": Template(_LLAMA_3, ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")),
     "vicuna": Template(_VICUNA, ("<s>", "</s>")),
-    "plain": Template(_PLAIN, ()),
+    "plain": Template(_PLAIN, (), ends=False),
 }
 
 

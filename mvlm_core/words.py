@@ -34,7 +34,8 @@ def speak(
 
     `stated` is the name of a template of ours or a file; without it the tokenizer's own is taken if it shows pictures
     and marks answers, else one of ours that fits its special tokens, else `otherwise`. The token that ends an answer
-    there becomes the tokenizer's `eos_token`. Raises `MvlmError` when no template fits, saying what to give.
+    there becomes the tokenizer's `eos_token`; `plain` has none, and is for a first stage. Raises `MvlmError` when no
+    template fits, saying what to give.
     """
     notes = []
     if IMAGE_TOKEN not in tokenizer.get_vocab():
@@ -45,13 +46,15 @@ def speak(
         notes.append(f"the tokenizer pads with {tokenizer.pad_token}, as it names no token for that")
     template, from_where = _template(tokenizer, images, name, stated, otherwise)
     processor = MvlmProcessor(images, tokenizer, chat_template=template)
-    if fault := template_fault(processor):
+    ends = TEMPLATES[stated].ends if stated in TEMPLATES else True
+    if fault := template_fault(processor, ends=ends):
         raise MvlmError(f"the chat template of {stated or name} {fault}: set model.chat_template to another")
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(_last_supervised(processor))
+    if ends:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(_last_supervised(processor))
     return Words(processor, [*notes, f"the chat template is {from_where}"])
 
 
-def template_fault(processor: MvlmProcessor) -> str | None:
+def template_fault(processor: MvlmProcessor, *, ends: bool = True) -> str | None:
     """What keeps a chat template from being trained on: tried on a question about a picture, and its answer."""
     if GENERATION_MARK not in (processor.chat_template or ""):
         return f"does not mark what training supervises, with {GENERATION_MARK} and {{% endgeneration %}}"
@@ -70,7 +73,7 @@ def template_fault(processor: MvlmProcessor) -> str | None:
         return f"marks {learned.strip()!r} where the answer is {_ANSWER!r}"
     if encoded.ids[: len(asked)] != asked:
         return "asks otherwise (add_generation_prompt) than it shows what was asked"
-    if _last_supervised(processor) not in processor.tokenizer.added_tokens_decoder:
+    if ends and _last_supervised(processor) not in processor.tokenizer.added_tokens_decoder:
         return "marks no special token that ends the answer"
     return None
 

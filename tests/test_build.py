@@ -264,6 +264,25 @@ def test_a_new_connector_is_put_on_a_run(tmp_path):
         assert model(**batch).logits.isfinite().all()
 
 
+def test_pictures_and_words_of_a_run_but_for_what_is_stated(tmp_path):
+    run = saved(tmp_path / "run", "pool")
+    config = resolve_config(told(start=str(run), image={"fit": "pad"}, chat_template="plain"))
+    assert config == resolve_config(config)
+    assert (config.model.image.fit, config.model.image.size_px) == ("pad", SIZE_PX)
+    processor = build_processor(config, ())
+    assert processor.image_processor.fit == "pad"
+    assert processor.render(turn("which?", "red")) == "<image>red\n"
+    again = resolve_config(told(start=str(run)))
+    assert again.model.image.fit == "stretch"
+    assert build_processor(again, ()).chat_template == tiny_processor().chat_template
+
+
+def test_a_template_that_the_rows_tokenizer_cannot_write(hub):
+    config = told({"name": str(hub / "clip")}, FROM_NOTHING, chat_template="chatml")
+    with pytest.raises(MvlmError, match=r"chatml writes <\|im_end\|>, <\|im_start\|>, which the tokenizer of the rows"):
+        build_processor(config, rows())
+
+
 def saved(folder: Path, family) -> Path:
     processor = tiny_processor()
     tiny_model(family, tower="clip", processor=processor).save_pretrained(folder)
@@ -275,7 +294,6 @@ def saved(folder: Path, family) -> Path:
     ("model", "message"),
     [
         ({"start": "run", "text": FROM_NOTHING}, "text comes with start"),
-        ({"start": "run", "image": {"fit": "pad"}}, "image comes with start"),
         ({"vision": {"name": "x"}}, "text needs either a name"),
         ({"vision": {"name": "x", "model_type": "y"}, "text": FROM_NOTHING}, "vision needs either a name"),
         ({"vision": {"name": "x", "depth": 3}, "text": FROM_NOTHING}, "takes no depth besides"),

@@ -84,7 +84,7 @@ def test_the_device_derives_its_prompt(kind):
 
 def test_plain_is_a_picture_and_its_caption():
     """LLaVA's first stage: llava/train/train.py, `preprocess_plain`."""
-    processor = MvlmProcessor(IMAGES, spoken("vicuna").processor.tokenizer, chat_template=TEMPLATES["plain"].text)
+    processor = spoken("vicuna", stated="plain").processor
     messages = turn("describe it", "a red star")
     assert processor.render(messages) == "<s><image>a red star\n"
     assert learned(processor, messages) == "a red star\n"
@@ -134,7 +134,6 @@ def test_templates_that_cannot_be_trained_on(tmp_path, template, fault):
     [
         ("vicuna", {"own": "[INST] {{ messages }} [/INST]"}, "none of mvlm, chatml, llama3 fits its special tokens"),
         ("vicuna", {"stated": "llama3"}, r"llama3 writes <\|begin_of_text\|>, .*does not have"),
-        ("vicuna", {"stated": "plain"}, "marks no special token that ends the answer"),
         ("vicuna", {"stated": "absent"}, "chat_template absent is neither a file nor one of mvlm"),
     ],
 )
