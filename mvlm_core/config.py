@@ -107,11 +107,11 @@ def read_config(file: Path, overrides: tuple[str, ...] = ()) -> TrainConfig:
 
 def scenes_config(family: str, *, rows: Path, seed: int) -> TrainConfig:
     """The recipe for the drawn benchmark, for one of the two families."""
-    recipe = Path(__file__).parent / "recipes" / "scenes.yaml"
+    recipes = Path(__file__).parent / "recipes"
+    recipe = recipes / "scenes.yaml"
     tree = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    queries = tree.pop("query")
     if family == "query":
-        tree["model"] |= queries
+        tree["model"] |= yaml.safe_load((recipes / "scenes_query.yaml").read_text(encoding="utf-8"))
     return _validated(recipe, tree | {"seed": seed}).model_copy(update={"rows": rows.absolute()})
 
 
