@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .artefact import read_artefact
 from .errors import MvlmError
-from .manifest import RouterFacts
 
 NAME = "bench"
 
@@ -42,12 +41,6 @@ class CostTable:
     def answer_ms(self, scale: int) -> float:
         """A question about a picture that has been looked at, until the last of `answer_tokens`, nine times of ten."""
         return self.first_token_ms[scale] + (self.answer_tokens - 1) * self.token_ms[scale]
-
-    def priced(self, router: RouterFacts) -> RouterFacts:
-        """The router with these costs. A scale that was not measured is not offered here; it costs the dearest."""
-        dearest = max(self.costs.values())
-        costs = tuple(self.costs.get(scale, dearest) for scale in router.scales)
-        return replace(router, costs=costs, cost_unit="ms")
 
 
 def bench_folder(bundle: Path, device: str) -> Path:

@@ -45,8 +45,10 @@ class Runtime:
         self._connectors = {m: open_session(manifest.path(g.file), small) for m, g in manifest.connectors.items()}
         self.decoder = Decoder(manifest.path(manifest.decoder.graph.file), manifest.decoder, device)
         self.costs = costs  # None: `mvlm bench` has not run here, and the router keeps its own
-        router = costs.priced(manifest.router) if costs and manifest.router else manifest.router
+        router = manifest.router
         self.router = Router(manifest.path(router.file), router, manifest.scales, small) if router else None
+        if self.router and costs:
+            self.router = self.router.with_costs(costs.costs, "ms")
         self.reader = Reader(self.decoder, self.table, self.prompt, nested=manifest.family == "query")
 
     @classmethod
