@@ -8,7 +8,6 @@ cache of another. Stop tokens are ignored, so that every answer has the same len
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from export.power import PowerMeter
 from export.runtime import Answer, Runtime
 from export.runtime.image import Picture
+from export.runtime.machine import resident_mib
 from export.runtime.manifest import Manifest
 from export.runtime.request import Request
 from export.runtime.sessions import Device
@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 WORTH = 0.02
 # How sure the floor must be that a scale is dearer than the cheapest.
 _CONFIDENCE = 0.95
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CLEAR = Path("/proc/self/clear_refs")
 # In the order in which they happen; `features` is the picture's part and the question's.
 STAGES = ("image", "vision", "features", "router", "connector", "prefill")
 LOOK = ("image", "vision", "features")
@@ -135,14 +135,6 @@ def _with_peak(work: Callable[[], Answer]) -> tuple[Answer, float | None]:
         return work(), None
     answer = work()
     return answer, resident_mib("VmHWM")
-
-
-def resident_mib(line: str = "VmRSS") -> float | None:
-    """A line of this process's memory, in MiB; None where the system does not tell."""
-    if not _STATUS.is_file():
-        return None
-    found = re.search(rf"^{line}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-    return int(found.group(1)) / 1024 if found else None
 
 
 def percentiles(values: Sequence[float] | Floats) -> dict[str, float]:

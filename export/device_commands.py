@@ -15,6 +15,62 @@ _CAMERA_HW = (480, 640)
 
 @click.command()
 @click.argument("bundle", type=_FOLDER, default=Path("bundle"))
+@click.option("--gpu", help="Build ahead of time for an RTX GPU of this kind, as sm89; no GPU is needed for it.")
+@click.option("--question-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Longest question.")
+@click.option(
+    "--layout",
+    type=click.Choice(["auto", "own", "shared"]),
+    default="auto",
+    show_default=True,
+    help="Kernels of its own for decoding, or shared with prompts; auto builds both and keeps what memory allows.",
+)
+@click.option("--workspace-mib", type=click.IntRange(min=1), help="Scratch memory that TensorRT may take.")
+@click.option("--unchecked-memory", is_flag=True, help="Build although the forecast says that memory will not do.")
+@click.option("--again", is_flag=True, help="Build although nothing has changed.")
+@click.option("--print-trtexec", is_flag=True, help="Print the build as commands for trtexec, and build nothing.")
+def build(
+    bundle: Path, gpu: str | None, question_tokens: int, layout: str, workspace_mib: int | None,
+    unchecked_memory: bool, again: bool, print_trtexec: bool,
+) -> None:  # fmt: skip
+    """Make TensorRT engines of a bundle: on the device that will run them, or for an RTX machine anywhere.
+
+    \b
+    Example:
+      mvlm build bundle --question-tokens 48
+    """
+    from tokenizers import Tokenizer
+
+    from export.preflight import require_room
+    from export.profiles import merged
+    from export.runtime.engines import engines_folder
+    from export.runtime.manifest import read_manifest
+    from export.runtime.prompt import Prompt
+    from export.tensorrt import Builder, Order, said_of, up_to_date
+    from mvlm_core.bars import Bars
+
+    manifest = read_manifest(bundle)
+    prompt = Prompt.from_json(manifest.prompt, Tokenizer.from_file(str(manifest.path(manifest.tokenizer))))
+    builder = Builder.of(manifest, prompt, Order(question_tokens, layout, workspace_mib), gpu)
+    api, folder = builder.api, engines_folder(bundle, builder.fingerprint)
+    if print_trtexec:
+        click.echo("\n".join(builder.commands()))
+        return
+    if not again and up_to_date(manifest, builder.fingerprint):
+        click.echo(f"{folder}: up to date, nothing was built (--again builds all the same)")
+    else:
+        wanted = require_room(manifest, api.product, unchecked=unchecked_memory)
+        click.echo(f"about {wanted.memory / 2**20:,.0f} MiB of memory will be taken")
+        for line in merged(builder.profiles("own")):
+            click.echo(line)
+        with Bars() as bars:
+            facts = builder.build(bars.start("building engines", builder.count()))
+        click.echo(said_of(facts, folder))
+    where = "" if gpu is None else "on the machine with that GPU: "
+    click.echo(f"next: {where}mvlm bench {shlex.quote(str(bundle))} --provider {api.product}")
+
+
+@click.command()
+@click.argument("bundle", type=_FOLDER, default=Path("bundle"))
 @click.option("--provider", default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Left out: as many as there are cores, as `mvlm run` does.")
 @click.option("--picture", type=_FOLDER, help="Left out: an array of the size that a camera gives.")
@@ -32,12 +88,12 @@ def bench(
     Example:
       mvlm bench bundle --threads 2
     """
-    from export.bench import Plan, answers, measure, open_runtime, resident_mib
+    from export.bench import Plan, answers, measure, open_runtime
     from export.bench_report import conclude, table, to_json
     from export.power import PowerMeter
     from export.runtime.artefact import output_folder, write_json
     from export.runtime.costs import bench_folder
-    from export.runtime.machine import device_name
+    from export.runtime.machine import device_name, resident_mib
     from export.runtime.manifest import read_manifest
     from export.runtime.sessions import Device
     from mvlm_core.bars import Bars

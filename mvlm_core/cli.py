@@ -21,6 +21,7 @@ VERBS = {
     "evaluate": "router.commands:evaluate",
     "export": "export.commands:export",
     "export-checkpoint": "mvlm_core.checkpoint_commands:export_checkpoint",
+    "build": "export.device_commands:build",
     "bench": "export.device_commands:bench",
     "run": "export.runtime_commands:run",
     "serve": "export.runtime_commands:serve",

@@ -1,4 +1,4 @@
-"""The few calls of CUDA's runtime that a TensorRT session needs, through ctypes: every machine with TensorRT has the library.
+"""The few calls of CUDA's runtime that a TensorRT session needs, through ctypes: where TensorRT is, the library is.
 
 Prototypes are those of cuda_runtime_api.h, and are the same in CUDA 11, 12 and 13. Sizes are bytes, addresses ints.
 """
@@ -9,7 +9,6 @@ import ctypes
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_void_p
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .errors import MvlmError
@@ -123,8 +122,6 @@ class Buffer:
 
     def __del__(self) -> None:
         self._cuda.free(self.address)
-
-
 
 
 def _open(names: tuple[str, ...]) -> Any:

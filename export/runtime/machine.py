@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
 from .artefact import sha256_json
 
-_CPU_FACTS = Path("/proc/cpuinfo")
+_CPU_FACTS, _STATUS = Path("/proc/cpuinfo"), Path("/proc/self/status")
 # Jetson boards say here which they are.
 _BOARD = Path("/proc/device-tree/model")
 _DECISIVE = {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimddp", "i8mm", "bf16", "sve"}
@@ -34,3 +35,11 @@ def device_name(provider: str, threads: int | None, gpu: str | None = None) -> s
     """A provider on this machine as the name of a folder: what was measured under one name holds for no other."""
     facts = [machine(), threads, gpu]
     return f"{provider}-{sha256_json(facts)[:8]}"
+
+
+def resident_mib(line: str = "VmRSS") -> float | None:
+    """A line of this process's memory, in MiB; None where the system does not tell."""
+    if not _STATUS.is_file():
+        return None
+    found = re.search(rf"^{line}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+    return int(found.group(1)) / 1024 if found else None

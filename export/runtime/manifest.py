@@ -72,6 +72,9 @@ class Manifest:
 
     folder: Path
     family: str
+    target: str
+    provider: str  # which engine the files were made for
+    precision: dict[str, str]  # tower, connector, prefill, decode
     scales: tuple[int, ...]
     image: ImageSpec
     prompt: list[dict[str, Any]]
@@ -160,6 +163,9 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
     return Manifest(
         folder=folder,
         family=str(value["family"]),
+        target=str(value.get("target", "ort-cpu")),
+        provider=str(value.get("provider", "cpu")),
+        precision=dict(value.get("precision", {})),
         scales=scales,
         image=ImageSpec.from_json(value["image"]),
         prompt=list(value["prompt"]),

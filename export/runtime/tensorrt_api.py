@@ -24,6 +24,7 @@ PRODUCTS = {
     "tensorrt": (("tensorrt",), 'JetPack brings it; elsewhere: pip install "mvlm[tensorrt]"'),
     "tensorrt-rtx": (("tensorrt_rtx", "tensorrt_rtx_bindings"), 'pip install "mvlm[rtx]"'),
 }
+_MOST_ERRORS, _LONGEST = 3, 200
 
 
 class Tensorrt:
@@ -34,19 +35,29 @@ class Tensorrt:
         self.product = product
         self.trt = _import(product)
         self.version = str(self.trt.__version__)
-        if product == "tensorrt" and self._number < (8, 6):
+        if product == "tensorrt" and self.number < (8, 6):
             raise MvlmError(f"TensorRT {self.version} is installed, and 8.6 is the oldest that is known here: upgrade")
         self.logger = _logger(self.trt)
 
     @property
-    def _number(self) -> tuple[int, int]:
+    def number(self) -> tuple[int, int]:
         major, minor = self.version.split(".")[:2]
         return int(major), int(minor)
+
+    @property
+    def generation(self) -> tuple[int, int]:
+        """The version whose ways this one has: TensorRT for RTX 1.7 is of the eleventh generation."""
+        return self.number if self.product == "tensorrt" else (11, 0)
 
     @property
     def strongly_typed(self) -> bool:
         """Whether the types in a graph are obeyed."""
         return hasattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+    @property
+    def keeps_timings(self) -> bool:
+        """Whether a timing cache is of use: TensorRT for RTX chooses kernels where it runs, and measures none here."""
+        return self.product == "tensorrt"
 
     def network(self, builder: Any) -> Any:
         """An empty network whose batch is explicit and whose types are those of the graph, where that can be said."""
@@ -103,7 +114,7 @@ class Tensorrt:
         return engine
 
     def said(self) -> str:
-        """The first error that TensorRT logged since it was last asked, in one line."""
+        """The errors that TensorRT logged since it was last asked, in one line."""
         return self.logger.take()
 
 
@@ -121,22 +132,24 @@ def _import(product: str) -> Any:
 
 
 def _logger(trt: Any) -> Any:
-    """A logger that keeps the first error, and shows nothing."""
+    """A logger that keeps the first errors, and shows nothing."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self._first = ""
+            self._errors: list[str] = []
             self._lock = threading.Lock()
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                line = " ".join(message.split())[:_LONGEST]
                 with self._lock:
-                    self._first = self._first or " ".join(message.split())[:300]
+                    if line not in self._errors and len(self._errors) < _MOST_ERRORS:
+                        self._errors.append(line)
 
         def take(self) -> str:
             with self._lock:
-                first, self._first = self._first, ""
-            return first or "no reason given"
+                errors, self._errors = self._errors, []
+            return "; ".join(errors) or "no reason given"
 
     return Logger()
