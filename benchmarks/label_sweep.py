@@ -1,75 +1,86 @@
-"""Labelling at five scales beside labelling at the finest alone: `python benchmarks/label_sweep.py --demo demo`.
+"""Answering at five scales beside answering at the finest alone: `python benchmarks/label_sweep.py`.
 
-The sweep encodes each picture once, and every question of it reads the same visual tokens, so what remains is the
-language model's work. The limit is what that work alone would allow: the visual tokens and the questions' tokens of
-all scales, over those of the finest, with the tower and the features counted once for both.
+The sweep of `mvlm label` encodes each picture once for all scales, and all questions of a picture read one copy of its
+visual tokens, so what remains is the language model's reading. The limit is what that alone would allow: the tokens
+read at all scales over those read at the finest, with the tower counted once for both. The model and the pictures are
+those of train_step.py: random weights, so answers run on to their last token.
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
-from pathlib import Path
 from statistics import median
 
 import click
+import numpy as np
 import torch
 from machine import keep
+from train_step import SCALES, build
 
-from mvlm_core.config import run_scales
-from mvlm_core.dataset import group_rows
-from mvlm_core.label import Sweep, label
+from mvlm_core.answering import answer_greedily
 from mvlm_core.processing import prompt_of
-from mvlm_core.rows import read_rows
-from mvlm_core.runs import load_run
+
+_QUESTIONS = ("what colour is the large disc", "how many", "is the red star left the blue disc")
+
+
+class Pictures:
+    """Pictures of noise, each with the same questions."""
+
+    def __init__(self, size: str, pictures: int, new_tokens: int) -> None:
+        self.model, processor = build(size, "cuda" if torch.cuda.is_available() else "cpu")
+        self.model.eval()
+        self.model.generation_config.eos_token_id = -1  # no answer ends early
+        self.new_tokens = new_tokens
+        random = np.random.default_rng(0)
+        noise = [random.integers(0, 256, (336, 336, 3), np.uint8) for _ in range(pictures)]
+        self.pixels = processor.image_processor(noise)["pixel_values"].to(self.model.device)
+        ids = [prompt_of(processor).ids(question, 1, processor.image_token_id) for question in _QUESTIONS]
+        place = ids[0].index(processor.image_token_id)
+        self.before, self.after = ids[0][:place], [[question[place + 1 :] for question in ids]] * pictures
+
+    @torch.inference_mode()
+    def sweep(self, scales: tuple[int, ...]) -> tuple[float, float]:
+        """Seconds in all, and of the tower alone."""
+        start = time.perf_counter()
+        values = self.model.encode_images(self.pixels)  # (B, P, ·)
+        encoded = time.perf_counter() - start
+        for scale in scales:
+            visual = self.model.connector.tokens(values, scale)  # (B, m, D)
+            answer_greedily(self.model, self.before, visual, self.after, self.new_tokens)
+        return time.perf_counter() - start, encoded
+
+    def tokens(self, scales: tuple[int, ...]) -> int:
+        """What the language model reads of one picture, answers and all."""
+        asked = sum(len(question) + self.new_tokens for question in self.after[0])
+        return sum(len(self.before) + scale + asked for scale in scales)
 
 
 @click.command()
-@click.option("--demo", type=click.Path(path_type=Path), default=Path("demo"), show_default=True)
-@click.option("--rounds", default=3, show_default=True)
-@click.option("--split", default="val", show_default=True)
-def main(demo: Path, rounds: int, split: str) -> None:
-    """Label in turns at the finest scale and at all, and keep how they compare."""
-    scales = run_scales(demo / "run")
-    sweeps = {"finest": (scales[-1],), "all": scales}
-    seconds: dict[str, list[float]] = {name: [] for name in sweeps}
-    with click.progressbar(range(rounds), label="labelling in turns") as bar, tempfile.TemporaryDirectory() as folder:
-        for n in bar:
-            for name, shown in sweeps.items():
-                sweep = Sweep(demo / "run", demo / "rows", shown, (split,))
-                start = time.perf_counter()
-                label(sweep, Path(folder) / f"{name}{n}", overwrite=False, progress=lambda done, whole: None)
-                seconds[name].append(time.perf_counter() - start)
-    taken = {name: median(times) for name, times in seconds.items()}
-    ratio = taken["all"] / taken["finest"]
-    shared, tokens = once_for_all(demo, split), read_tokens(demo, split, scales)
-    limit = (shared + (taken["finest"] - shared) * tokens["all"] / tokens["finest"]) / taken["finest"]
-    click.echo(f"{len(scales)} scales take {ratio:.2f} times the finest alone; the tokens alone would take {limit:.2f}")
-    figures = {"scales": list(scales), "split": split, "rounds": rounds, "seconds": seconds, "ratio": ratio}
-    command = "python benchmarks/label_sweep.py"
-    click.echo(keep("label_sweep", command, **figures, limit=limit, shared_seconds=shared, tokens=tokens))
-
-
-def once_for_all(demo: Path, split: str) -> float:
-    """Seconds that go into opening and encoding the pictures, whatever the number of scales."""
-    model, processor = load_run(demo / "run")
-    groups = group_rows(row for row in read_rows(demo / "rows") if row.split == split)
-    start = time.perf_counter()
-    with torch.inference_mode():
-        for first in range(0, len(groups), 32):
-            pixels = processor.image_processor([group.pictures[0].read() for group in groups[first : first + 32]])
-            model.encode_images(pixels["pixel_values"])
-    return time.perf_counter() - start
-
-
-def read_tokens(demo: Path, split: str, scales: tuple[int, ...]) -> dict[str, int]:
-    """Tokens that the language model reads, answers left out: a picture once a scale, each question once a scale."""
-    _, processor = load_run(demo / "run")
-    prompt = prompt_of(processor)
-    groups = group_rows(row for row in read_rows(demo / "rows") if row.split == split)
-    asked = sum(len(prompt.ids(row.question, 1, processor.image_token_id)) for group in groups for row in group.rows)
-    finest = len(groups) * scales[-1] + asked
-    return {"finest": finest, "all": len(groups) * sum(scales) + len(scales) * asked}
+@click.option("--size", type=click.Choice(["tiny", "0.2B", "0.5B"]), default="0.2B", show_default=True)
+@click.option("--pictures", default=4, show_default=True)
+@click.option("--new-tokens", default=4, show_default=True, help="Tokens of an answer.")
+@click.option("--rounds", default=5, show_default=True)
+def main(size: str, pictures: int, new_tokens: int, rounds: int) -> None:
+    """Sweep in turns at the finest scale and at all, and keep how they compare."""
+    shown = Pictures(size, pictures, new_tokens)
+    ways = {"finest": (SCALES[-1],), "all": SCALES}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for scales in ways.values():
+        shown.sweep(scales)
+    with click.progressbar(range(rounds), label="sweeping in turns") as bar:
+        for _ in bar:
+            for name, scales in ways.items():
+                taken[name].append(shown.sweep(scales))
+    seconds = {name: median(whole for whole, _ in times) for name, times in taken.items()}
+    tower = median(encoded for times in taken.values() for _, encoded in times)
+    ratio = seconds["all"] / seconds["finest"]
+    tokens = {name: shown.tokens(scales) for name, scales in ways.items()}
+    limit = (tower + (seconds["finest"] - tower) * tokens["all"] / tokens["finest"]) / seconds["finest"]
+    click.echo(f"{len(SCALES)} scales take {ratio:.2f} times the finest alone; by their tokens, {limit:.2f}")
+    if size != "tiny":
+        command = f"python benchmarks/label_sweep.py --size {size} --pictures {pictures} --new-tokens {new_tokens}"
+        figures = {"scales": list(SCALES), "rounds": rounds, "seconds": seconds, "tower_seconds": tower}
+        click.echo(keep("label_sweep", command, **figures, ratio=ratio, limit=limit, tokens=tokens))
 
 
 if __name__ == "__main__":
