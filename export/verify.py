@@ -134,8 +134,9 @@ class _Check:
             return
         text = self.processor.ask(row.question)
         ids = self.processor(text=text, images=[row.image.read()], num_visual_tokens=m)["input_ids"]  # (1, S)
-        embeds = self.model.get_input_embeddings()(ids)  # (1, S, D)
-        embeds[ids == self.model.config.image_token_id] = tokens[0]
+        places = ids == self.model.config.image_token_id  # past the word table, where the language model has no row
+        embeds = self.model.get_input_embeddings()(ids.masked_fill(places, 0))  # (1, S, D)
+        embeds[places] = tokens[0]
         own = self._follow(report, embeds)
         ends = next((i for i, token in enumerate(own) if token in self.stop_ids), len(own))
         answer = self.view.ask(row.question, scale=m, max_new_tokens=len(own))
