@@ -120,7 +120,7 @@ def draw(case: Case, rows: int, random: np.random.Generator) -> tuple[Table, Flo
     return Table(
         ids.astype(str), (ids // QUESTIONS_PER_PICTURE).astype(str), tasks, np.full(rows, "val"),
         (luck < probability).astype(np.float32)[:, None], x[:, :half], x[:, half:],
-        np.full((rows, len(SCALES)), "", object), empty, SCALES, COST, facts,
+        np.full((rows, len(SCALES)), np.nan), np.full((rows, len(SCALES)), "", object), empty, SCALES, COST, facts,
     ), probability  # fmt: skip
 
 

@@ -93,6 +93,11 @@ def summary_of_fit(fitted: Fitted, facts: dict[str, Any], table: Table) -> list[
         lines.append("THE ROUTER IS CONSTANT: nothing that it could see helps to choose a scale on these labels.")
     unit = facts["cost_unit"]
     lines += [f"promise: {p.words(unit)}" for p in fitted.promises]
+    if fitted.escalation:
+        what = "a second look after an unsure answer brings" if fitted.escalation.pays else (
+            "a second look does not pay, and is off:"
+        )  # fmt: skip
+        lines.append(f"{what} {fitted.escalation.gain.points()} points at equal mean cost, out of fold")
     at = max((p for p in fitted.prices if p.price <= fitted.default_price), key=lambda p: p.price)
     brings = f"mean {at.mean_cost:.1f} {unit}, {100 * at.score:.1f} % {table.measures}, out of fold"
     return [*lines, f"default price {fitted.default_price:.3g} ({brings})"]
@@ -102,20 +107,28 @@ def summary_of_fit(fitted: Fitted, facts: dict[str, Any], table: Table) -> list[
 @click.argument("router", type=_FOLDER, default=Path("router"))
 @click.option("--labels", type=_FOLDER, default=Path("labels"), show_default=True)
 @click.option("--out", type=_FOLDER, default=Path("report"), show_default=True, help="Folder to write.")
+@click.option("--granularity", "only_granularity", is_flag=True,
+              help="Only print which scale the rows of --labels need, by task. Reads no router.")  # fmt: skip
 @_OVERWRITE
-def evaluate(router: Path, labels: Path, out: Path, overwrite: bool) -> None:
+def evaluate(router: Path, labels: Path, out: Path, only_granularity: bool, overwrite: bool) -> None:
     """Judge a router on the test rows, beside everything that it must beat: a page, plots and JSON.
 
     \b
     Example:
       mvlm evaluate router --labels labels --out report
+      mvlm evaluate --granularity --labels labels
     """
-    from . import summary
+    from . import granularity, summary
     from .evaluate import STEPS, read_router
     from .evaluate import evaluate as judge
     from .report import write_report
     from .table import read_table
 
+    if only_granularity:
+        table = read_table(labels)
+        click.echo("\n".join(granularity.lines(granularity.granularity(table), table.scales, table.measures)))
+        click.echo("next: mvlm fit-router" + ("" if labels == Path("labels") else f" {labels}"))
+        return
     refuse_if_filled(out, overwrite=overwrite)
     table = read_table(labels, str(read_artefact(router, "router").get("target", "score")))
     facts = read_router(router, table, labels)

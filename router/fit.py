@@ -20,6 +20,7 @@ from sklearn.model_selection import GroupKFold
 from export.runtime.artefact import describe, sha256_file, write_json
 from export.runtime.errors import CheckFailed
 
+from .escalation import Escalation, fit_escalation
 from .estimators import Blend, Constant, OnBasis, PlattScaling, ScaleEstimator, candidates
 from .familiar import Familiarity
 from .graph import router_graph
@@ -80,6 +81,7 @@ class Fitted:
     gain: Interval
     why: str
     promises: list[Promise]
+    escalation: Escalation | None
     apart: NDArray[np.bool_]
 
     @property
@@ -122,8 +124,16 @@ def fit_table(
     promises = _promises(probability[apart], familiarity, table.take(apart), wanted, least_familiarity)
     return Fitted(
         name, estimator, seed, calibration, familiarity, least_familiarity, judged, probability, prices,
-        _default_price(prices, table.scores, promises), gain, why, promises, apart,
+        _default_price(prices, table.scores, promises), gain, why, promises,
+        _escalation(name, probability, table, wanted), apart,
     )  # fmt: skip
+
+
+def _escalation(name: str, probability: Floats, table: Table, wanted: Wanted | None) -> Escalation | None:
+    """A rule for a second look; none where labels hold no margins, or where a promise was made for one look."""
+    if wanted or name == "constant" or len(table.scales) < 2 or not np.isfinite(table.margins).all():
+        return None
+    return fit_escalation(probability, table.margins, table.scores, table.cost, table.groups)
 
 
 def _promises(
@@ -270,6 +280,7 @@ def write_router(folder: Path, fitted: Fitted, table: Table, labels_sha256: str)
 def _known_to_the_runtime(fitted: Fitted, table: Table) -> dict[str, Any]:
     """What stands inside router.onnx for the runtime, beside the graph."""
     # Some rows are enough to turn a budget into a price, also where costs or scales are replaced.
+    second = fitted.escalation if fitted.escalation and fitted.escalation.pays else None
     some = np.linspace(0, len(table) - 1, min(len(table), _VALIDATION_ROWS)).astype(int)
     return {
         "scales": list(table.scales),
@@ -279,7 +290,8 @@ def _known_to_the_runtime(fitted: Fitted, table: Table) -> dict[str, Any]:
             {"within": within, "price": min(p.price or 0.0 for p in fitted.promises if p.within == within)}
             for within in kept_losses(fitted.promises)
         ],
-        "escalation": None,
+        "escalation": second.rule if second else None,
+        "validation_margin": table.margins[some].round(3).tolist() if second else None,
     }
 
 
@@ -306,6 +318,7 @@ def _what_was_fitted(fitted: Fitted, table: Table) -> dict[str, Any]:
             else f"the largest that costs at most {DEFAULT_LOSS} of the finest scale's score out of fold"
         ),
         "target": table.target,
+        "escalation": asdict(fitted.escalation) | {"on": fitted.escalation.pays} if fitted.escalation else None,
         "promises": [asdict(p) | {"words": p.words(table.facts["cost_unit"])} for p in fitted.promises],
         "least_familiarity": fitted.least_familiarity,
         "price_table": [asdict(point) for point in fitted.prices],

@@ -38,8 +38,8 @@ Ints = NDArray[np.int64]
 class Table:
     """Rows with the scores of each run (n, R, K), features (n, d_image) and (n, d_question), and where they come from.
 
-    `target` is what a score of 1 means: `score`, that the answer was right; `agreement`, that it was that of the
-    finest scale.
+    `margins` (n, K) is by how much the first token of each answer led, NaN where that was not kept. `target` is what a
+    score of 1 means: `score`, that the answer was right; `agreement`, that it was that of the finest scale.
     """
 
     ids: NDArray[np.str_]
@@ -49,6 +49,7 @@ class Table:
     runs: Floats
     image: Floats
     question: Floats
+    margins: Floats
     predictions: NDArray[np.object_]
     answers: NDArray[np.object_]
     scales: tuple[int, ...]
@@ -71,7 +72,7 @@ class Table:
 
     def take(self, rows: NDArray[Any]) -> Table:
         """Some of the rows: a mask or indices over n."""
-        names = ("ids", "groups", "tasks", "splits", "runs", "image", "question", "predictions", "answers")
+        names = ("ids", "groups", "tasks", "splits", "runs", "image", "question", "margins", "predictions", "answers")
         return Table(
             **{name: getattr(self, name)[rows] for name in names},
             scales=self.scales, cost=self.cost, facts=self.facts, target=self.target,
@@ -156,9 +157,12 @@ def _assemble(
         runs[:] = told == told[:, :, -1:]
     else:
         runs[row_of, run_of, scale_of] = labels["score"].to_numpy()
+    margins = np.full(shape, np.nan, np.float32)
+    if "margin" in labels.column_names:
+        margins[row_of, run_of, scale_of] = labels["margin"].fill_null(np.nan).to_numpy()
     return Table(
         ids, columns["group"].astype(str), columns["task"].astype(str), columns["split"].astype(str),
-        runs, matrices[0], matrices[1], predictions[:, 0], columns["answer"],
+        runs, matrices[0], matrices[1], margins[:, 0], predictions[:, 0], columns["answer"],
         scales, np.asarray(facts["cost"], np.float64), facts, target,
     ), faults  # fmt: skip
 

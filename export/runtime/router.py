@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -191,23 +191,19 @@ class Router:
             return None
         at = self.offered.index(choice.scale)
         paid = float(self.costs[at])
-        probability = np.array([choice.probabilities[m] for m in self.offered])  # (k,)
-        seen = look_again_features(margin, probability[at], probability[at + 1 :])  # (k - at - 1, ·)
-        gain = _sigmoid(seen @ np.asarray(rule["finer"])) - _sigmoid(seen @ np.asarray(rule["now"]))
-        extra = self.costs[at + 1 :] - (paid if keeps_cache else 0.0)
-        worth = gain - choice.price * extra / self._unit_cost
-        if choice.terms.cap is not None:
-            worth = np.where(paid + extra <= choice.terms.cap, worth, -np.inf)
-        best = int(worth.argmax())
-        if worth[best] <= 0:
+        probability = np.array([[choice.probabilities[m] for m in self.offered]])  # (1, k)
+        cap = None if choice.terms.cap is None else choice.terms.cap / self._unit_cost
+        best = int(
+            second_looks(
+                rule, np.array([margin]), probability, np.array([at]), self.costs / self._unit_cost, choice.price,
+                keeps_cache=keeps_cache, cap=cap,
+            )[0]
+        )  # fmt: skip
+        if best < 0:
             return None
-        scale = self.offered[at + 1 + best]
-        reason = (
-            f"{_tokens(scale)}: looked again, since the first token led by {margin:.2f} at {choice.scale} and a right"
-            f" answer is {gain[best]:.2f} likelier"
-        )
-        return Choice(scale, choice.probabilities, reason, paid + float(extra[best]), choice.price,
-                      choice.familiarity, False, choice.terms)  # fmt: skip
+        scale, cost = self.offered[best], float(self.costs[best]) + (0.0 if keeps_cache else paid)
+        reason = f"{_tokens(scale)}: looked again, since the first token led by only {margin:.2f} at {choice.scale}"
+        return replace(choice, scale=scale, reason=reason, cost=cost)
 
     def _ask(self, image: Array, question: Array, terms: Terms) -> tuple[Array, int, float]:
         """The graph's own decision: probability (k,), index of the choice, familiarity."""
@@ -236,11 +232,21 @@ class Router:
         return interpolate(known, self._known["scales"], self.offered)
 
     def _price_for(self, budget: float) -> float:
-        """The smallest price at which validation rows cost at most the budget in the mean."""
+        """The smallest price at which validation rows cost at most the budget in the mean, second looks included."""
         relative = self.costs / self._unit_cost
+        rule = self._known["escalation"]
+        if rule is not None:  # margins are known at the fitted scales; one on offer takes that of the nearest
+            near = [int(np.abs(np.log(np.asarray(self._known["scales"]) / m)).argmin()) for m in self.offered]
+            margins = np.asarray(self._known["validation_margin"])[:, near]  # (rows, k)
 
         def mean_cost(price: float) -> float:
-            return float(self.costs[(self._validation - price * relative).argmax(axis=1)].mean())
+            first = (self._validation - price * relative).argmax(axis=1)  # (rows,)
+            spent = self.costs[first]
+            if rule is not None:
+                margin = margins[np.arange(len(first)), first]
+                second = second_looks(rule, margin, self._validation, first, relative, price)
+                spent = spent + np.where(second >= 0, self.costs[second], 0)
+            return float(spent.mean())
 
         low, high = 0.0, _CHEAPEST
         if mean_cost(low) <= budget:
@@ -280,6 +286,29 @@ def look_again_features(margin: Any, now: Any, finer: Any) -> NDArray[np.float64
     finer = np.atleast_1d(finer)
     columns = [np.ones(finer.shape), logit(margin), logit(now), logit(finer)]
     return np.stack([np.broadcast_to(column, finer.shape) for column in columns], axis=-1)
+
+
+def second_looks(
+    rule: Mapping[str, Sequence[float]], margin: Any, probability: Any, at: Any, relative_cost: Any, price: float,
+    *, keeps_cache: bool = False, cap: float | None = None,
+) -> NDArray[np.int64]:  # fmt: skip
+    """Which finer scale is worth a second look, -1 for none: margin (n,), P (n, k), first choice (n,) -> (n,).
+
+    Costs and cap are in parts of the dearest scale's; a cap counts both looks.
+    """
+    n, k = probability.shape
+    rows, relative = np.arange(n), np.asarray(relative_cost, np.float64)
+    best, chosen = np.zeros(n), np.full(n, -1)
+    now, paid = probability[rows, at], relative[at]
+    for dear in range(1, k):
+        seen = look_again_features(margin, now, probability[:, dear])  # (n, 4)
+        gain = _sigmoid(seen @ np.asarray(rule["finer"])) - _sigmoid(seen @ np.asarray(rule["now"]))
+        extra = relative[dear] - (paid if keeps_cache else 0.0)
+        worth = np.where(at < dear, gain - price * extra, -np.inf)
+        if cap is not None:
+            worth = np.where(paid + extra <= cap, worth, -np.inf)
+        chosen, best = np.where(worth > best, dear, chosen), np.maximum(worth, best)
+    return chosen.astype(np.int64)
 
 
 def logit(p: Any) -> NDArray[np.float64]:
