@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter, ImageOps
 
 from export.runtime.artefact import (
     describe,
@@ -53,6 +55,12 @@ _LABELS = pa.schema(
     ]
 )  # fmt: skip
 _FEATURES = pa.schema([("id", pa.string()), ("image", pa.list_(pa.float32())), ("question", pa.list_(pa.float32()))])
+
+
+_STRANGE = pa.schema([("kind", pa.string()), ("image", pa.list_(pa.float32())), ("question", pa.list_(pa.float32()))])
+_FILES = ("labels.parquet", "features.parquet", "strangers.parquet")
+# Of so many pictures other kinds are made.
+_STRANGERS = 64
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,7 @@ def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, 
             _write(_part(folder, "features", start), features, _FEATURES)
         progress(start + len(chunk), len(pictures))
 
+    _write(folder / "strangers.parquet", _strangers(model, processor, pictures[:_STRANGERS]), _STRANGE)
     return _assemble(folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures))
 
 
@@ -139,6 +148,37 @@ def _sweep_pictures(
     return [line for lines in labels.values() for line in lines], features
 
 
+def _strangers(
+    model: MvlmForConditionalGeneration, processor: MvlmProcessor, pictures: Sequence[Group]
+) -> list[dict[str, Any]]:
+    """What the router would see of pictures that are not of this kind, asked the questions of those that are.
+
+    They show whether it notices: noise, and the same pictures as another camera or renderer might have drawn them.
+    """
+    prompt, table = prompt_of(processor), model.embedding_table.detach().float().cpu().numpy()
+    random = np.random.default_rng(0)
+    found = []
+    for picture in pictures:
+        source = picture.pictures[0].read()
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as opened:
+            drawn = opened.convert("RGB")
+        noise = Image.fromarray(random.integers(0, 256, (drawn.height, drawn.width, 3), np.uint8))
+        tiles = drawn.resize((max(1, drawn.width // 8), max(1, drawn.height // 8))).resize(
+            drawn.size, Image.Resampling.NEAREST
+        )
+        kinds = {
+            "noise": noise, "negative": ImageOps.invert(drawn), "outlines": drawn.filter(ImageFilter.FIND_EDGES),
+            "tiles": tiles, "half noise": Image.blend(drawn, noise, 0.5),
+        }  # fmt: skip
+        pixels = processor.image_processor(list(kinds.values()))["pixel_values"]
+        with torch.inference_mode():
+            words = model.connector.words(model.encode_images(pixels.to(model.device))).float().cpu().numpy()
+        for kind, of_kind in zip(kinds, words, strict=True):
+            question = _of_question(prompt, table, picture.rows[0].question, of_kind)
+            found.append({"kind": kind, "image": image_features(of_kind).tolist(), "question": question})
+    return found
+
+
 def _of_question(prompt: Prompt, table: NDArray[np.float32], question: str, words: NDArray[np.float32]) -> list[float]:
     token_rows = table[prompt.question_ids(question)]  # (T, D)
     return question_features(question, token_rows, words).tolist()
@@ -174,6 +214,7 @@ def _assemble(
     for table in ("labels", "features"):
         parts = [pq.read_table(_part(folder, table, start)) for start in starts]
         pq.write_table(pa.concat_tables(parts), whole / f"{table}.parquet")
+    shutil.copyfile(folder / "strangers.parquet", whole / "strangers.parquet")
     known = read_artefact(sweep.rows, "rows") if (sweep.rows / "rows.json").is_file() else {}
     key = sweep.key()
     facts = describe(
@@ -189,7 +230,7 @@ def _assemble(
         counts={"rows": sum(splits.values()), "groups": groups, "splits": dict(splits)},
         tasks=known.get("tasks", {}),
         key_sha256=sha256_json(key),
-        files={f"{table}.parquet": sha256_file(whole / f"{table}.parquet") for table in ("labels", "features")},
+        files={name: sha256_file(whole / name) for name in _FILES},
     )
     write_json(whole / "labels.json", facts)
     put_in_place(whole, out.absolute())

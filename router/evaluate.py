@@ -6,7 +6,7 @@ Letters: n rows, K scales.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from export.runtime.artefact import read_artefact, sha256_file
 from export.runtime.errors import MvlmError
 
-from .baselines import COUNT, Baseline, baselines
+from .baselines import COUNT, Baseline, CascadePoint, baselines, cascade
+from .breakdown import (
+    Oracle,
+    Part,
+    PromiseKept,
+    breakdown,
+    oracle_of,
+    promises_kept,
+    share_of,
+    without_luck,
+)
 from .estimators import ScaleEstimator, candidates
 from .fit import OUT_OF_FOLD, ask_graph
 from .metrics import (
@@ -27,7 +37,6 @@ from .metrics import (
     gain_samples,
     interval,
     ladder,
-    oracle,
     reliability,
 )
 from .policy import Outcome, choose, follow, price_for_budget, price_table
@@ -43,6 +52,7 @@ _LEARNED = 0.6
 _ABOVE_COMMONEST = 0.1
 _FACTS = (
     "scales", "cost_unit", "estimator", "seed", "constant", "default_price", "feature_version", "model_sha256", "files",
+    "promises", "least_familiarity",
 )  # fmt: skip
 
 
@@ -78,7 +88,18 @@ class Evaluation:
     ladder: dict[str, list[float]]
     steepness: Interval
     policies: list[Policy]
-    oracle: tuple[float, float]
+    oracle: Oracle
+    sober_oracle: Oracle | None
+    measures: str
+    share: float | None
+    random_mix: tuple[float, float]
+    parts: list[Part]
+    strange: float
+    promises: list[PromiseKept]
+    rows_labelled: int
+    half: Interval
+    unfamiliar: dict[str, float]
+    cascade: list[CascadePoint]
     not_learned: list[str]
     picture_tasks: list[str]
     picture_gain: list[tuple[float, Interval]]
@@ -99,11 +120,18 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in (
-            "scales", "cost", "cost_unit", "rows", "groups", "ladder", "oracle", "not_learned", "picture_tasks",
+            "scales", "cost", "cost_unit", "rows", "groups", "ladder", "measures", "share", "random_mix", "strange",
+            "rows_labelled", "unfamiliar", "not_learned", "picture_tasks",
             "default_price", "default", "chosen",
         )}  # fmt: skip
         return plain | {
             "flat": self.flat,
+            "half": asdict(self.half),
+            "oracle": asdict(self.oracle),
+            "oracle_without_luck": asdict(self.sober_oracle) if self.sober_oracle else None,
+            "cascade": [asdict(point) for point in self.cascade],
+            "parts": [asdict(part) for part in self.parts],
+            "promises": [asdict(kept) for kept in self.promises],
             "steepness": asdict(self.steepness),
             "policies": [asdict(policy) for policy in self.policies],
             "picture_gain": [{"budget": budget, **asdict(gain)} for budget, gain in self.picture_gain],
@@ -147,7 +175,9 @@ def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callab
     """Judge the shipped router.onnx on the test rows; `progress` is told of `STEPS` steps."""
     fit, test = table.fit_rows, table.test_rows
     resamples = Resamples(test.groups)
-    shipped, choices = ask_graph(folder / "router.onnx", test, facts["default_price"])
+    shipped, choices, familiarity = ask_graph(folder / "router.onnx", test, facts["default_price"])
+    strange = familiarity < facts["least_familiarity"]
+    choices = np.where(strange, len(test.scales) - 1, choices)  # as the runtime does
     router = Baseline(ROUTER, read_out_of_fold(folder, table), shipped)
     progress(1)
     contenders = [router, *baselines(_estimator(facts, table), fit, test, progress)]
@@ -160,12 +190,21 @@ def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callab
     by_name = {contender.name: contender for contender in contenders}
     gains, mean = _picture_gain(router, by_name["question only"], fit, test, picture_tasks, budgets)
     steps = resamples.mean(test.scores)  # (1 + R, K)
-    best = oracle(test.scores, test.cost)
+    best, sober = oracle_of(test.scores, test.scores, test.cost), without_luck(test)
+    mixed = np.random.default_rng(0).permutation(choices)
+    spent, score = follow(choices, test.scores, test.cost).mean
+    parts = breakdown(choices, test)
     progress(1)
     return Evaluation(
         scales=test.scales, cost=test.cost.tolist(), cost_unit=facts["cost_unit"], rows=len(test),
         groups=len(np.unique(test.groups)), ladder=ladder(test.scores, test.tasks),
-        steepness=interval(steps[:, -1] - steps[:, 0]), policies=policies, oracle=best.mean, not_learned=not_learned,
+        steepness=interval(steps[:, -1] - steps[:, 0]), policies=policies,
+        oracle=best, sober_oracle=sober, measures=table.measures,
+        share=share_of(sober or best, spent, score, test.scores.mean(axis=0), test.cost),
+        random_mix=follow(mixed, test.scores, test.cost).mean, parts=parts, strange=float(strange.mean()),
+        promises=promises_kept(facts["promises"], shipped, strange, test), rows_labelled=len(fit),
+        half=_half(choices, test), unfamiliar=_strangers(folder, facts, table), cascade=cascade(fit, test, budgets),
+        not_learned=not_learned,
         picture_tasks=picture_tasks, picture_gain=gains, picture_mean=mean, default_price=facts["default_price"],
         default=follow(choices, test.scores, test.cost).mean, chosen=_shares(choices, test),
         reliability={str(m): reliability(shipped[:, k], test.scores[:, k]) for k, m in enumerate(test.scales)},
@@ -196,6 +235,22 @@ def _policy(contender: Baseline, fit: Table, test: Table, budgets: list[float], 
 def _at_budget(contender: Baseline, fit: Table, test: Table, budget: float) -> Outcome:
     price = price_for_budget(contender.fit, fit.cost, budget)
     return follow(choose(contender.test, test.cost, price), test.scores, test.cost)
+
+
+def _half(choices: NDArray[np.int64], test: Table) -> Interval:
+    """Score at the default price minus that of the finest scale, paired."""
+    chosen = follow(choices, test.scores, test.cost).score
+    return interval(Resamples(test.groups).mean(chosen - test.scores[:, -1]))
+
+
+def _strangers(folder: Path, facts: dict[str, Any], table: Table) -> dict[str, float]:
+    """The share of pictures of each other kind that is sent to the finest scale, where labels hold such pictures."""
+    found = {}
+    for kind, (image, question) in table.strangers.items():
+        strange = replace(table, ids=np.arange(len(image)).astype(str), image=image, question=question)
+        *_, familiarity = ask_graph(folder / "router.onnx", strange, 0.0)
+        found[kind] = float((familiarity < facts["least_familiarity"]).mean())
+    return found
 
 
 def _picture_tasks(test: Table) -> tuple[list[str], list[str]]:

@@ -198,10 +198,10 @@ def _parts(estimator: ScaleEstimator) -> list[str]:
     return list(head.parts) if isinstance(head, Blend) else []
 
 
-def out_of_fold(estimator: ScaleEstimator, x: Floats, table: Table) -> Floats:
+def out_of_fold(estimator: ScaleEstimator, x: Floats, table: Table, folds: int = FOLDS) -> Floats:
     """Margins (n, K) of each row from a fit that saw no row of its group."""
     margins = np.zeros(table.scores.shape)
-    for seen, held_out in GroupKFold(FOLDS).split(x, groups=table.groups):
+    for seen, held_out in GroupKFold(folds).split(x, groups=table.groups):
         fitted = clone(estimator).fit(x[seen], table.scores[seen], table.tasks[seen])
         margins[held_out] = fitted.margins(x[held_out])
     return margins
@@ -336,20 +336,21 @@ def _what_was_fitted(fitted: Fitted, table: Table) -> dict[str, Any]:
 
 def parity(file: Path, fitted: Fitted, table: Table) -> float:
     """The largest difference in probability between router.onnx and the estimator, over every row."""
-    graph, _ = ask_graph(file, table, price=0.0)
+    graph, *_ = ask_graph(file, table, price=0.0)
     return float(np.abs(graph - fitted.calibration.probability(fitted.estimator.margins(features(table)))).max())
 
 
-def ask_graph(file: Path, table: Table, price: float) -> tuple[Floats, NDArray[np.int64]]:
-    """router.onnx itself on every row: probabilities (n, K) and choices (n,)."""
+def ask_graph(file: Path, table: Table, price: float) -> tuple[Floats, NDArray[np.int64], Floats]:
+    """router.onnx itself on every row: probabilities (n, K), choices (n,) and familiarity (n,)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3  # inputs with a default are meant
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    names = ["probability", "choice", "familiarity"]
     given = {"price": np.asarray(price, np.float32), "cost": table.cost.astype(np.float32)}
     parts = [
-        session.run(["probability", "choice"], {"image": table.image[some], "question": table.question[some], **given})
+        session.run(names, {"image": table.image[some], "question": table.question[some], **given})
         for some in (slice(start, start + _ROWS_AT_ONCE) for start in range(0, len(table), _ROWS_AT_ONCE))
     ]
-    probability, choice = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return probability.astype(np.float64), choice
+    probability, choice, familiarity = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return probability.astype(np.float64), choice, familiarity

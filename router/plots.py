@@ -21,6 +21,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "lookup by task": {"color": "#2b6cb0", "lw": 1.4, "ls": "--"},
     "question only": {"color": "#2f855a", "lw": 1.4, "ls": "-."},
     "image only": {"color": "#b7791f", "lw": 1.4, "ls": ":"},
+    "nearest neighbours": {"color": "#0d9488", "lw": 1.4, "ls": (0, (5, 2))},
     "shuffled labels": {"color": _OTHER_COLOUR, "lw": 1.4, "ls": (0, (1, 3))},
 }
 _STEPS = 400
@@ -53,14 +54,24 @@ def _accuracy(e: Evaluation, figure: Figure) -> None:
     for m, *point in zip(e.scales, e.cost, fixed, strict=True):
         axes.annotate(f"{m}", (point[0], point[1]), textcoords="offset points", xytext=(4, -13), fontsize=9)
     at = e.policy(ROUTER).at
+    spent = [a.mean_cost for a in at]
+    low, high = ([100 * (a.score + getattr(a.gain, end) - a.gain.value) for a in at] for end in ("low", "high"))
+    axes.fill_between(spent, low, high, color=_ROUTER_COLOUR, alpha=0.12, lw=0)
     centre = np.array([100 * a.score for a in at])
     reach = np.array([[100 * (a.gain.value - a.gain.low), 100 * (a.gain.high - a.gain.value)] for a in at]).T
     axes.errorbar([a.mean_cost for a in at], centre, reach, fmt="s", ms=4, color=_ROUTER_COLOUR, capsize=3, zorder=6)
-    axes.plot(e.oracle[0], 100 * e.oracle[1], "*", ms=13, color=_ORACLE_COLOUR, label="oracle (with its luck)")
+    oracle = e.sober_oracle or e.oracle
+    luck = "without its luck" if e.sober_oracle else "with its luck"
+    cost, score = joined(*np.array(oracle.curve).T)
+    axes.plot(cost, 100 * score, color=_ORACLE_COLOUR, lw=1.2, ls="--")
+    axes.plot(oracle.mean_cost, 100 * oracle.score, "*", ms=13, color=_ORACLE_COLOUR, label=f"oracle ({luck})")
+    if e.cascade:
+        spent, right = np.array([(point.mean_cost, 100 * point.score) for point in e.cascade]).T
+        axes.plot(spent, right, "^", ms=6, color="#6b46c1", label="cascade on the first token", zorder=4)
     axes.set_xscale("log", base=2)
     axes.set_xticks(e.cost, [f"{c:g}" for c in e.cost])
     axes.set_xlabel(f"mean cost of a question ({e.cost_unit}, log scale)")
-    axes.set_ylabel("right answers (%)")
+    axes.set_ylabel(f"{e.measures} (%)")
     _plain(axes)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
 

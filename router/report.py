@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from export.runtime.artefact import describe, sha256_file, write_json
 
+from . import summary
+from .breakdown import worst
 from .evaluate import ROUTER, Evaluation
 from .plots import draw
 from .summary import claims, tokens, verdict
@@ -64,12 +66,24 @@ def write_report(folder: Path, e: Evaluation, table: Table, sources: dict[str, s
         f"<p>Points above mixing two fixed scales at the same mean {html.escape(e.cost_unit)}, with 95 % intervals"
         " paired by picture.</p>",
         _budget_table(e),
-        f"<p>The oracle takes the cheapest right scale of each question: {100 * e.oracle[1]:.1f} % right at"
-        f" {e.oracle[0]:.1f} {html.escape(e.cost_unit)}. Part of that is luck, and no router can reach it.</p>",
+        "<ul>" + "".join(f"<li>{html.escape(line.strip())}</li>" for line in summary.oracles(e)) + "</ul>",
+        _share(e),
+        "<h2>Is this ladder worth a router?</h2>",
+        f"<p>{html.escape(summary.worth_it(e))}</p>",
+        _html_table(*summary.effort(e)),
         "<h2>The ladder: right answers by kind of question</h2>",
         _ladder_table(e),
         _figure("chosen", plots),
+        "<h2>By task and by kind of answer</h2>",
+        "<p>At the default price, beside always the finest scale.</p>",
+        _parts_table(e),
         _figure("reliability", plots),
+        "<h2>What was promised</h2>",
+        "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in summary.kept(e)) + "</ul>",
+        "<h2>What is unfamiliar</h2>",
+        "<p>Pictures unlike those of the fit get the finest scale that the cap allows. The share (%) that was sent"
+        " there:</p>",
+        _html_table(["pictures", "sent, %"], summary.unfamiliar(e)),
         "<h2>Examples</h2>",
         _examples(e, table),
         f"<p><small>{e.rows} test questions about {e.groups} pictures; intervals by bootstrap over pictures.</small>",
@@ -92,6 +106,24 @@ def _budget_table(e: Evaluation) -> str:
     rows = [[policy.name, *(at.gain.points() for at in policy.at)] for policy in e.policies]
     rows.insert(1, ["router: right, %", *(f"{100 * at.score:.1f}" for at in e.policy(ROUTER).at)])
     return _html_table(head, rows, marked=ROUTER)
+
+
+def _share(e: Evaluation) -> str:
+    if e.share is None:
+        return ""
+    which = "the oracle without its luck" if e.sober_oracle else "the oracle, luck included,"
+    return f"<p>At its default price the router reaches {100 * e.share:.0f} % of what {which} gains there.</p>"
+
+
+def _parts_table(e: Evaluation) -> str:
+    rows = [
+        [f"{part.kind}: {part.name}", str(part.rows), f"{part.mean_cost:.1f}", f"{100 * part.score:.1f}",
+         f"{100 * part.finest:.1f}", part.difference.points()]
+        for part in e.parts
+    ]  # fmt: skip
+    least = worst(e.parts)
+    table = _html_table(["", "rows", f"mean {e.cost_unit}", "right, %", "finest, %", "difference"], rows)
+    return table + (f"<p>The worst group is {html.escape(least.kind)} {html.escape(least.name)}.</p>" if least else "")
 
 
 def _ladder_table(e: Evaluation) -> str:

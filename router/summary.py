@@ -31,6 +31,90 @@ def tokens(scale: int) -> str:
     return f"{scale} token" if scale == 1 else f"{scale} tokens"
 
 
+def oracles(e: Evaluation) -> list[str]:
+    """What no router can pass, with and without its luck."""
+    luck = f"oracle (cheapest right scale, part of it luck): {100 * e.oracle.score:.1f} % at {e.oracle.mean_cost:.1f}"
+    out = [f"  {luck} {e.cost_unit}"]
+    if e.sober_oracle:
+        sober = e.sober_oracle
+        out.append(
+            f"  oracle without its luck (chosen on one run, judged on another): {100 * sober.score:.1f} %"
+            f" at {sober.mean_cost:.1f} {e.cost_unit}"
+        )
+    else:
+        out.append("  the oracle's luck cannot be taken out: the labels hold one run of each row")
+    return out
+
+
+def half(e: Evaluation) -> str:
+    """Half of the finest scale's tokens for at most half a point less: whether it is so, and if not what bounds it."""
+    spent, _ = e.default
+    text = f"at its default price the router spends {100 * spent / e.cost[-1]:.0f} % of the finest scale's"
+    text += f" {e.cost_unit} and is {e.half.points()} points from it"
+    if spent <= e.cost[-1] / 2 and e.half.value >= -_HALF_A_POINT:
+        return f"holds: half the {e.cost_unit} for at most half a point less ({text})"
+    bound = e.sober_oracle or e.oracle
+    what = "the oracle without its luck" if e.sober_oracle else "the oracle, luck included"
+    return (
+        f"NOT SHOWN: half the {e.cost_unit} for at most half a point less ({text}); {what} reaches"
+        f" {100 * bound.score:.1f} % at {bound.mean_cost:.1f}, and of its gain the features give"
+        f" {100 * (e.share or 0):.0f} %"
+    )
+
+
+_HALF_A_POINT = 0.005
+
+
+def effort(e: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """What each way of choosing asks for, and what it brings: head and rows."""
+    middle = [at.budget for at in e.policy(ROUTER).at]
+
+    def brings(name: str) -> str:
+        return e.policy(name).mean_gain.points()
+
+    labelled = f"{e.rows_labelled:,} rows at {len(e.scales)} scales"
+    rows = [
+        ["one fixed scale", "nothing", "0 (the scales themselves)"],
+        ["mixing two fixed scales", "nothing", "0 (what gains are counted from)"],
+        ["a table by task", f"the task of each question; {labelled}", brings("lookup by task")],
+        ["the router", f"{labelled}; a fit of seconds", brings(ROUTER)],
+    ]
+    if e.cascade:
+        rows.append(["a cascade", "a second answer for unsure rows", "see the plot"])
+    return ["way", "effort", f"points over the hull, mean of budgets {', '.join(f'{b:g}' for b in middle)}"], rows
+
+
+def worth_it(e: Evaluation) -> str:
+    """Is this ladder worth a router at all? One sentence."""
+    if e.flat:
+        return "No: the ladder is flat, and the cheapest scale does as well."
+    router, lookup = e.policy(ROUTER).mean_gain, e.policy("lookup by task").mean_gain
+    if router.low <= 0:
+        return "No: the router is not surely above mixing two fixed scales."
+    if router.value - lookup.value < _HALF_A_POINT:
+        return "Only just: a table by task, where the task is known, brings about as much."
+    return f"Yes: {router.points()} points over mixing fixed scales, where a table by task brings {lookup.points()}."
+
+
+def unfamiliar(e: Evaluation) -> list[list[str]]:
+    """What share of each kind of picture is sent to the finest scale as unfamiliar."""
+    return [["ordinary test rows", f"{100 * e.strange:.1f}"]] + [
+        [kind, f"{100 * share:.1f}"] for kind, share in e.unfamiliar.items()
+    ]
+
+
+def kept(e: Evaluation) -> list[str]:
+    """Each promise, and what the test rows say of it."""
+    said = []
+    for promise in e.promises:
+        came = "" if promise.loss is None else (
+            f"; on the test rows it lost {promise.loss.points()} points at a mean of {promise.mean_cost:.1f}"
+            f" {e.cost_unit}"
+        )  # fmt: skip
+        said.append(f"{promise.words}{came}")
+    return said or ["nothing was promised: fit with --within 1% to have a bound"]
+
+
 def claims(e: Evaluation) -> list[str]:
     """The claims that were tested, each with how it ended."""
     router = e.policy(ROUTER)
@@ -42,6 +126,7 @@ def claims(e: Evaluation) -> list[str]:
     if sure and len(sure) < len(router.at):
         lines.append(f"holds: it does so at {', '.join(sure)} {e.cost_unit}")
     lines.append(_held("averaged over the budgets, it lies above them", router.mean_gain))
+    lines.append(half(e))
     if e.picture_mean:
         kinds = ", ".join(e.picture_tasks)
         lines.append(
@@ -74,13 +159,19 @@ def lines(e: Evaluation) -> list[str]:
     for policy in e.policies:
         cells = (f"{at.gain.points()} @{at.mean_cost:.0f}" for at in policy.at)
         out.append(f"  {policy.name:<16}" + "".join(f"{cell:>25}" for cell in cells))
-    cost, score = e.oracle
-    out.append(
-        f"  oracle (cheapest right scale, part of it luck): {100 * score:.1f} % right at {cost:.1f} {e.cost_unit}"
-    )
+    cost, score = e.random_mix
+    out.append(f"  a random mix of the router's own shares: {100 * score:.1f} % at {cost:.1f} {e.cost_unit}")
+    out += [
+        f"  cascade on the first token, budget {c.budget:g}: {100 * c.score:.1f} % at {c.mean_cost:.1f} {e.cost_unit}"
+        f" ({c.first}, then {c.then})"
+        for c in e.cascade
+    ]
+    out += oracles(e)
     if e.picture_gain:
         out.append("  router minus question only, where the picture decides:")
         out.append(f"  {'':<16}" + "".join(f"{gain.points():>25}" for _, gain in e.picture_gain))
+    out += ["", "sent to the finest scale as unfamiliar (%): " + ", ".join(f"{k} {v}" for k, v in unfamiliar(e))]
+    out += [f"promise: {line}" for line in kept(e)]
     return [*out, "", *claims(e)]
 
 

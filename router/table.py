@@ -9,7 +9,7 @@ Letters: n rows, R runs, K scales.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from export.runtime.features import FEATURE_VERSION
 TEST = "test"
 _FEWEST_GROUPS = 12
 _NAMED = 8
+STRANGERS = "strangers.parquet"
 _FILES = ("labels.parquet", "features.parquet")
 _FACTS = ("scales", "cost", "cost_unit", "model_sha256", "feature_version", "feature_names", "files")
 
@@ -38,7 +39,8 @@ Ints = NDArray[np.int64]
 class Table:
     """Rows with the scores of each run (n, R, K), features (n, d_image) and (n, d_question), and where they come from.
 
-    `margins` (n, K) is by how much the first token of each answer led, NaN where that was not kept. `target` is what a
+    `margins` (n, K) is by how much the first token of each answer led, NaN where that was not kept. `strangers`
+    are features of pictures of other kinds, noise say, by kind. `target` is what a
     score of 1 means: `score`, that the answer was right; `agreement`, that it was that of the finest scale.
     """
 
@@ -56,6 +58,7 @@ class Table:
     cost: NDArray[np.float64]
     facts: dict[str, Any]
     target: str = "score"
+    strangers: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
 
     @cached_property
     def scores(self) -> Floats:
@@ -75,7 +78,7 @@ class Table:
         names = ("ids", "groups", "tasks", "splits", "runs", "image", "question", "margins", "predictions", "answers")
         return Table(
             **{name: getattr(self, name)[rows] for name in names},
-            scales=self.scales, cost=self.cost, facts=self.facts, target=self.target,
+            scales=self.scales, cost=self.cost, facts=self.facts, target=self.target, strangers=self.strangers,
         )  # fmt: skip
 
     @property
@@ -110,7 +113,20 @@ def read_table(folder: Path, target: str = "score") -> Table:
         faults += _faults(table)
     if faults or table is None:
         raise MvlmError(f"{folder} has {len(faults)} faults; label again:\n" + "\n".join(f"  {f}" for f in faults))
-    return table
+    return replace(table, strangers=_strangers(folder, facts))
+
+
+def _strangers(folder: Path, facts: dict[str, Any]) -> dict[str, tuple[Floats, Floats]]:
+    """Features (n, d_image) and (n, d_question) of pictures of other kinds, by kind, where the labels hold any."""
+    if STRANGERS not in facts["files"]:
+        return {}
+    file = folder / STRANGERS
+    if not file.is_file() or sha256_file(file) != facts["files"][STRANGERS]:
+        raise MvlmError(f"{file} is missing or was changed since it was written: label again")
+    table = pq.read_table(file)
+    kinds = np.array(table["kind"].to_pylist(), str)
+    image, question = (_matrix(table[kind], len(facts["feature_names"][kind]))[0] for kind in ("image", "question"))
+    return {str(kind): (image[kinds == kind], question[kinds == kind]) for kind in np.unique(kinds)}
 
 
 def require_facts(facts: dict[str, Any], wanted: tuple[str, ...], file: Path) -> None:

@@ -1,4 +1,4 @@
-"""A second look: taken where the first token is unsure and the finer answer likelier, and off where that does not pay."""
+"""A second look: taken where the first token is unsure, and off where that does not pay."""
 
 from __future__ import annotations
 

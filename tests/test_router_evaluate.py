@@ -13,12 +13,14 @@ from export.runtime import MvlmError
 from export.runtime.features import FEATURE_VERSION
 from router import baselines as baselines_module
 from router.baselines import COUNT, baselines
+from router.breakdown import answer_kind, worst
 from router.estimators import PooledTrees, ScaleLogistic
 from router.evaluate import STEPS, _estimator, evaluate, read_out_of_fold, read_router
 from router.fit import OUT_OF_FOLD, ask_graph, fit_table, write_router
 from router.metrics import Resamples, gain_samples, interval
 from router.policy import choose, follow, price_for_budget
-from router.summary import claims, lines, verdict
+from router.promise import Wanted
+from router.summary import claims, half, lines, verdict, worth_it
 from router.table import read_table
 
 RECIPES = {
@@ -116,7 +118,7 @@ def test_where_the_picture_only_is_said_to_decide_the_claim_falls(tmp_path):
 def test_the_mean_gain_is_that_of_the_budgets_and_a_budget_that_is_unsure_is_named(made):
     folder, table, e = made("question")
     ours, test = e.policy("router"), table.test_rows
-    probability, _ = ask_graph(folder / "router" / "router.onnx", test, 0.0)
+    probability, *_ = ask_graph(folder / "router" / "router.onnx", test, 0.0)
     on_fit, resamples = read_out_of_fold(folder / "router", table), Resamples(test.groups)
     slow = []
     for at in ours.at:
@@ -170,7 +172,9 @@ def test_figures_of_the_shipped_file_itself(made):
     """Score, cost and gain at a budget, once more and step by step."""
     folder, table, e = made("question")
     test, fit = table.test_rows, table.fit_rows
-    probability, choices = ask_graph(folder / "router" / "router.onnx", test, e.default_price)
+    probability, choices, familiarity = ask_graph(folder / "router" / "router.onnx", test, e.default_price)
+    least = json.loads((folder / "router" / "router.json").read_text())["least_familiarity"]
+    choices = np.where(familiarity < least, 3, choices)
     np.testing.assert_array_equal(e.choices, choices)
     chosen_score = [test.scores[i, k] for i, k in enumerate(choices)]
     assert e.default == pytest.approx((test.cost[choices].mean(), np.mean(chosen_score)))
@@ -284,14 +288,21 @@ class Seen(ScaleLogistic):
         return super().fit(x, y)
 
 
-def test_what_each_baseline_may_see(made):
+def test_what_each_baseline_may_see(made, monkeypatch):
+    monkeypatch.setattr(baselines_module, "workers", lambda: 1)  # so that fits come in their order
     _, table, _ = made("question")
     Seen.fitted.clear()
     told = []
     found = list(baselines(Seen(), table.fit_rows, table.test_rows, told.append))
-    assert [b.name for b in found] == ["lookup by task", "question only", "image only", "shuffled labels"]
+    assert [b.name for b in found] == [
+        "lookup by task",
+        "question only",
+        "image only",
+        "shuffled labels",
+        "nearest neighbours",
+    ]
     assert sum(told) == COUNT == len(found)
-    question, image, shuffled = (Seen.fitted[i] for i in (3, 7, 11))  # the fits on all rows, after those of the folds
+    question, image, shuffled = (Seen.fitted[i] for i in (2, 5, 8))  # the fits on all rows, after those of the folds
     # Three of the picture, then: tokens, two of the match, and the words.
     assert not question[:, :3].any()
     assert not question[:, 4:6].any()
@@ -339,3 +350,118 @@ def test_json_of_an_evaluation_is_plain(made):
         assert plain["flat"] is False
         assert plain["policies"][0]["name"] == "router"
         assert (plain["picture_mean"] is None) == (name != "picture")
+
+
+def with_runs_and_margins(table, seed=0):
+    """The same table run twice, with first tokens that lead where the answer is right, and with pictures of noise."""
+    random = np.random.default_rng(seed)
+    again = np.where(random.random(table.runs.shape) < 0.1, 1 - table.runs, table.runs)
+    runs = np.concatenate([table.runs, again], axis=1).astype(np.float32)
+    margins = (0.2 + 0.6 * runs[:, 0] + 0.2 * random.random(runs[:, 0].shape)).astype(np.float32)
+    far = (table.image[:40] + 50, table.question[:40])
+    return replace(table, runs=runs, margins=margins, strangers={"noise": far, "same": (table.image, table.question)})
+
+
+@pytest.fixture(scope="module")
+def rich(made, tmp_path_factory):
+    """A table with everything that labels may hold, fitted with a promise and without, and judged."""
+    table = with_runs_and_margins(made("question")[1])
+    found = {}
+    for name, wanted in (("plain", None), ("promised", Wanted((0.1, 0.0001), 0.8))):
+        folder = tmp_path_factory.mktemp(name) / "router"
+        folder.mkdir()
+        fitted = fit_table(table.fit_rows, seed=0, progress=lambda fits: None, wanted=wanted)
+        facts = write_router(folder, fitted, table.fit_rows, "")
+        found[name] = fitted, facts, evaluate(folder, facts, table, lambda steps: None)
+    return table, found
+
+
+def test_the_oracle_without_its_luck_is_below_the_one_with_it(rich):
+    table, found = rich
+    e = found["plain"][2]
+    test = table.test_rows
+    slow = []
+    for told, judged in ((0, 1), (1, 0)):
+        choice = test.runs[:, told].argmax(axis=1)
+        slow.append(test.runs[np.arange(len(test)), judged, choice].mean())
+    assert e.sober_oracle.score == pytest.approx(np.mean(slow))
+    assert e.sober_oracle.score < e.oracle.score
+    assert 0 < e.share < 1.2
+    assert any("chosen on one run, judged on another" in line for line in lines(e))
+
+
+def test_the_luck_of_one_run_cannot_be_taken_out(made):
+    _, _, e = made("question")
+    assert e.sober_oracle is None
+    assert any("the labels hold one run of each row" in line for line in lines(e))
+
+
+def test_a_second_look_that_pays_is_in_the_file_and_in_words(rich):
+    fitted, facts, e = rich[1]["plain"]
+    assert fitted.escalation.pays
+    assert facts["escalation"]["on"]
+    assert e.cascade
+    assert all(point.mean_cost <= 1.3 * point.budget for point in e.cascade)
+    promised, promised_facts, _ = rich[1]["promised"]
+    assert promised.escalation is None
+    assert promised_facts["escalation"] is None
+
+
+def test_what_a_promise_came_to_on_the_test_rows(rich):
+    _, _, e = rich[1]["promised"]
+    kept, lost = e.promises
+    assert kept.loss.low <= 0.1
+    assert lost.loss is None
+    assert any(line.startswith("promise: within 10 points") and "on the test rows it lost" in line for line in lines(e))
+    assert any(line.startswith("promise: NOT within 0.01 points") for line in lines(e))
+
+
+def test_pictures_of_noise_are_caught_and_ordinary_ones_are_not(rich):
+    e = rich[1]["plain"][2]
+    assert e.unfamiliar["noise"] == 1
+    assert e.unfamiliar["same"] < 0.03
+    assert e.strange < 0.03
+
+
+def test_parts_are_those_of_the_rows(made):
+    _, table, e = made("question")
+    test = table.test_rows
+    parts = {(part.kind, part.name): part for part in e.parts}
+    assert {name for kind, name in parts if kind == "task"} == {"easy", "fine"}
+    fine = test.tasks == "fine"
+    chosen = test.scores[np.arange(len(test)), e.choices]
+    part = parts["task", "fine"]
+    assert part.rows == fine.sum()
+    assert part.score == pytest.approx(chosen[fine].mean())
+    assert part.finest == pytest.approx(test.scores[fine, -1].mean())
+    assert part.difference.value == pytest.approx(part.score - part.finest)
+    assert worst(e.parts).difference.value == min(p.difference.value for p in e.parts)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [("Yes", "yes or no"), ("no", "yes or no"), ("12", "number"), ("-1.5", "number"), ("red", "one word"),
+     ("top left", "several words"), ("", "")],
+)  # fmt: skip
+def test_kinds_of_answers(answer, kind):
+    assert answer_kind(answer) == kind
+
+
+def test_half_the_tokens_for_half_a_point(made):
+    _, _, e = made("question")
+    good = replace(e, default=(10.0, 0.9), half=replace(e.half, value=-0.004))
+    assert half(good).startswith("holds: half the tokens for at most half a point less")
+    dear, bad = replace(good, default=(30.0, 0.9)), replace(good, half=replace(e.half, value=-0.02))
+    for one in (dear, bad):
+        assert half(one).startswith("NOT SHOWN: half the tokens")
+        assert "the oracle, luck included reaches" in half(one)
+
+
+def test_is_it_worth_a_router(made):
+    assert worth_it(made("flat")[2]).startswith("No: the ladder is flat")
+    assert worth_it(made("noise")[2]).startswith("No: the router is not surely above")
+    _, _, e = made("picture")
+    assert worth_it(e).startswith("Yes: +")
+    router = e.policy("router")
+    as_good = [replace(p, mean_gain=router.mean_gain) if p.name == "lookup by task" else p for p in e.policies]
+    assert worth_it(replace(e, policies=as_good)).startswith("Only just: a table by task")

@@ -248,7 +248,7 @@ def test_the_file_chooses_as_the_policy_does(fits, tables, name, tmp_path):
     table = tables[name]
     write_router(tmp_path, fits[name], table, "")
     for price in (0.0, fits[name].default_price, 0.2):
-        probability, choice = ask_graph(tmp_path / "router.onnx", table, price)
+        probability, choice, _ = ask_graph(tmp_path / "router.onnx", table, price)
         single = probability.astype(np.float32)
         np.testing.assert_array_equal(choice, choose(single, table.cost.astype(np.float32), np.float32(price)))
 

@@ -30,7 +30,7 @@ def test_shares_of_a_table(tmp_path):
     stable_rows = [all(row[k:]) for row in right for k in [row.argmax()] if row.any()]
     assert whole.unstable == pytest.approx(stable_rows.count(False) / 400)
     assert found["easy"].mean_need < found["fine"].mean_need
-    assert found["easy"].flat_from == 1
+    assert found["easy"].flat_from < found["fine"].flat_from
     assert found["fine"].rise > 0.3
 
 
@@ -39,9 +39,6 @@ def test_the_verb_prints_it_and_writes_nothing(tmp_path, mvlm):
     result = mvlm("evaluate", "--granularity", "--labels", tmp_path / "labels")
     assert result.exit_code == 0, result.output
     assert "from which on they are right answers at every finer one" in result.output
-    assert [line.split()[0] for line in result.output.splitlines() if line.startswith("  ")][1:] == [
-        "all",
-        "easy",
-        "fine",
-    ]
+    table = [line.split()[0] for line in result.output.splitlines() if line.startswith("  ")]
+    assert table[1:] == ["all", "easy", "fine"]
     assert [path.name for path in tmp_path.iterdir()] == ["labels"]
