@@ -65,8 +65,8 @@ def test_the_rule_is_two_logistic_regressions():
 @pytest.mark.parametrize("cap", [None, 0.4])
 def test_second_looks_one_by_one(keeps_cache, cap):
     probability, margin, scores, _ = drawn(telling=True, rows=200)
-    rule, relative, price = fit_rule(probability, margin, scores), COST / 36, 0.2
-    at = choose(probability, COST, 0.5)
+    rule, relative, price = fit_rule(probability, margin, scores), COST / 36, 0.05
+    at = np.random.default_rng(1).integers(3, size=200)
     rows = np.arange(200)
     found = second_looks(rule, margin[rows, at], probability, at, relative, price, keeps_cache=keeps_cache, cap=cap)
     assert len(set(found.tolist())) > 1
