@@ -10,8 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accelerate import PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 from transformers.utils import logging
 
@@ -49,7 +48,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool, overwrite: bool, prog
     """
     state = process_state()
     check_start(out, config, resume=resume, overwrite=overwrite)
-    _refuse_sharded_stages(state, config)
+    _refuse_sharded_stages(config)
     data = read_data(config)
     processor = build_processor(config, data.train)
     model = build_model(config, processor)
@@ -177,11 +176,13 @@ def _collator(config: TrainConfig, stage: StageConfig, processor: MvlmProcessor)
     return Packer(processor, tags, max_tokens=stage.max_tokens)
 
 
-def _refuse_sharded_stages(state: PartialState, config: TrainConfig) -> None:
-    if state.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED) and len(config.stages) > 1:
+def _refuse_sharded_stages(config: TrainConfig) -> None:
+    """What `accelerate launch` was told is in the environment; the model is cut up for one Trainer, and stays so."""
+    sharded = [name for name in ("FSDP", "DEEPSPEED") if parse_flag_from_env(f"ACCELERATE_USE_{name}")]
+    if sharded and len(config.stages) > 1:
         raise MvlmError(
-            f"{state.distributed_type.value} shards the model for one stage, and {len(config.stages)} are configured:"
-            " run each as a configuration of its own, the later ones with model.start"
+            f"{sharded[0]} shards the model for one stage, and {len(config.stages)} are configured: run each as a"
+            " configuration of its own, the later ones with model.start"
         )
 
 

@@ -5,7 +5,6 @@ import importlib.util
 import pytest
 import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType
 from tiny import SMALL_MODEL
 
 from export.runtime.errors import MvlmError
@@ -68,8 +67,7 @@ def test_other_errors_of_the_trainer_pass(scenes, tmp_path, mvlm, monkeypatch):
 
 
 def test_sharded_training_is_for_one_stage(scenes, tmp_path, mvlm, monkeypatch):
-    process_state()
-    monkeypatch.setitem(PartialState._shared_state, "distributed_type", DistributedType.FSDP)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     result = mvlm("train", scenes.parent / "train.yaml", *SMALL_MODEL, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "run each as a configuration of its own" in result.output
