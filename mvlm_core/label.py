@@ -43,7 +43,7 @@ from .model import MvlmForConditionalGeneration
 from .processing import MvlmProcessor, prompt_of
 from .row import single_questions
 from .rows import read_rows, rows_sha256
-from .runs import load_run, model_sha256
+from .runs import Precision, load_run, model_sha256
 from .scales import require_scales
 from .scoring import score
 
@@ -73,6 +73,8 @@ class Sweep:
     splits: tuple[str, ...]
     max_new_tokens: int = 16
     pictures_per_part: int = 32
+    device: str = "cpu"
+    precision: Precision = "float32"
 
     def key(self) -> dict[str, Any]:
         """What a part already written must have been made from to be taken over."""
@@ -80,6 +82,7 @@ class Sweep:
             "model_sha256": model_sha256(self.run), "rows_sha256": rows_sha256(self.rows),
             "scales": list(self.scales), "splits": list(self.splits), "feature_version": FEATURE_VERSION,
             "max_new_tokens": self.max_new_tokens, "pictures_per_part": self.pictures_per_part,
+            "precision": self.precision,
         }  # fmt: skip
 
 
@@ -90,7 +93,7 @@ def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, 
     no row is of the splits asked for.
     """
     refuse_if_filled(out, overwrite=overwrite)
-    model, processor = load_run(sweep.run)
+    model, processor = load_run(sweep.run, device=sweep.device, dtype=sweep.precision)
     require_scales(sweep.scales, model.connector.scales)
     rows = [row for row in read_rows(sweep.rows) if row.split in sweep.splits]
     if not rows:
@@ -121,7 +124,7 @@ def _sweep_pictures(
 
     with torch.inference_mode():
         pixels = processor.image_processor([picture.pictures[0].read() for picture in pictures])["pixel_values"]
-        values = model.encode_images(pixels.to(model.device))  # (B, P, ·)
+        values = model.encode_images(pixels.to(model.device, model.dtype))  # (B, P, ·)
         words = model.connector.words(values).float().cpu().numpy()  # (B, P, D)
     table = model.embedding_table.detach().float().cpu().numpy()
     features = [
@@ -225,6 +228,7 @@ def _assemble(
         model_sha256=key["model_sha256"],
         rows_sha256=key["rows_sha256"],
         rows=str(sweep.rows),
+        precision=sweep.precision,
         feature_version=FEATURE_VERSION,
         feature_names={"image": image_feature_names(), "question": question_feature_names()},
         counts={"rows": sum(splits.values()), "groups": groups, "splits": dict(splits)},

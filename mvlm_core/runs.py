@@ -116,8 +116,12 @@ def load_run(
 def _require_device(device: str) -> None:
     import torch
 
-    if device != "cpu" and not torch.cuda.is_available():
-        raise MvlmError(f"the device {device} is not there, as torch finds no CUDA: use cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MvlmError(
+            f"the device {device} is not there ({_reason(error)}): use cpu, or cuda where there is one"
+        ) from None
 
 
 def _reason(error: Exception) -> str:

@@ -4,6 +4,7 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -113,6 +114,20 @@ def test_parts_of_another_sweep_are_not_taken_over(labelled, run, scenes, tmp_pa
     (parts / "features-00000000.parquet").write_bytes(b"another's")
     label(sweep(run, scenes), out, overwrite=False, progress=lambda done, whole: None)
     assert (out / "features.parquet").read_bytes() == (labelled / "features.parquet").read_bytes()
+
+
+def test_half_precision_by_name(run, scenes, tmp_path, labelled):
+    """Other numbers, near the ones in float32; parts of one precision are not taken over by the other."""
+    half = sweep(run, scenes, precision="bfloat16")
+    facts = label(half, tmp_path / "half", overwrite=False, progress=lambda done, whole: None)
+    assert facts["precision"] == "bfloat16"
+    assert half.key() != sweep(run, scenes).key()
+    found, wanted = (
+        np.array(pq.read_table(folder / "features.parquet")["image"].to_pylist())
+        for folder in (tmp_path / "half", labelled)
+    )
+    assert not np.array_equal(found, wanted)
+    np.testing.assert_allclose(found, wanted, atol=0.1 * np.abs(wanted).max())
 
 
 def test_what_cannot_be_labelled(run, scenes, tmp_path, mvlm):

@@ -102,9 +102,9 @@ def test_a_run_in_shards(run, tmp_path):
         load_run(shards)
 
 
-def test_precision_and_device_by_name(run, monkeypatch):
+def test_precision_and_device_by_name(run):
     model, _ = load_run(run, dtype="bfloat16")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(MvlmError, match="the device cuda is not there"):
-        load_run(run, device="cuda")
+    for device in ("cuda:99", "gpu"):
+        with pytest.raises(MvlmError, match=f"the device {device} is not there"):
+            load_run(run, device=device)
