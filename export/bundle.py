@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,25 @@ from export.runtime.errors import MvlmError
 from export.runtime.features import FEATURE_VERSION
 from export.runtime.manifest import SEAL, DecoderGraph, Embedding, Graph, RouterFacts, seal
 from export.source import ROUTER_FILE, RouterSource, Source
-from export.targets import target
-from export.towers import connector_model, vision_model, vision_outputs
+from export.targets import Plan
+from export.towers import connector_models, vision_model, vision_outputs
 from export.weights import WeightFile
 from mvlm_core.processing import prompt_of
 
 NAME = "bundle"
 _WEIGHTS = "weights.bin"
 _TOKENIZER = "tokenizer.json"
+# Scales of blocks count in; a little more for graphs, tokenizer and what is written before it is renamed.
+_BYTES_A_WEIGHT = {"float32": 4.0, "float16": 2.0, "int8": 1.2, "int4": 0.65}
+_MARGIN = 1.1
 
 
-def graph_count(source: Source) -> int:
-    """How many steps of progress `write_bundle` makes: vision, decoder, and a connector for each scale."""
-    return 2 + len(source.scales)
+def graph_count(source: Source, plan: Plan) -> int:
+    """How many steps of progress `write_bundle` makes: vision, decoder or two, and a connector for each scale."""
+    return 2 + plan.apart + len(source.scales)
 
 
-def write_bundle(source: Source, folder: Path, progress: Callable[[int], None]) -> None:
+def write_bundle(source: Source, plan: Plan, folder: Path, progress: Callable[[int], None]) -> None:
     """Write everything of a bundle but its verification into an empty `folder`.
 
     Raises `MvlmError` for a model or a chat template that cannot be exported.
@@ -40,30 +43,34 @@ def write_bundle(source: Source, folder: Path, progress: Callable[[int], None]) 
     model: Any = source.model
     processor = source.processor
     with WeightFile(folder / _WEIGHTS) as weights:
-        decoder = _write_decoder(model.language_model, folder, weights)
-        progress(1)
+        decoder = _write_decoder(model.language_model, plan, folder, weights, progress)
         spec = processor.image_processor.spec
-        vision = _write_vision(source, folder, weights, spec.size_px)
+        vision = _write_vision(source, plan.precision["tower"], folder, weights, spec.size_px)
         progress(1)
         connectors = {}
-        for m in source.scales:
-            connectors[str(m)] = asdict(_write_connector(source, folder, weights, m))
+        for m, graph in connector_models(model, source.scales, weights, plan.precision["connector"]):
+            file = f"connector_{m}.onnx"
+            onnx.save(graph, folder / file)
+            connectors[str(m)] = asdict(Graph(file, {"values": "values"}, {"tokens": "tokens"}))
             progress(1)
-        table = model.get_input_embeddings().weight.detach().float().cpu().numpy()  # (V, D)
+        table = model.get_input_embeddings().weight.detach().float().cpu().numpy().astype(plan.floats)  # (V, D)
         place = weights.place(table)
     shutil.copyfile(source.tokenizer_file, folder / _TOKENIZER)
     router = None if source.router is None else asdict(_copy_router(source.router, folder))
     manifest = describe(
         NAME,
         family=model.config.connector,
+        target=plan.target.name,
+        provider=plan.target.provider,
+        precision=dict(plan.precision),
         scales=list(source.scales),
         image=spec.to_json(),
         prompt=prompt_of(processor).to_json(),
         image_token_id=model.config.image_token_id,
         stop_ids=stop_ids(model),
-        max_length=model.config.text_config.max_position_embeddings,
+        max_length=plan.positions,
         tokenizer=_TOKENIZER,
-        embedding=asdict(Embedding(_WEIGHTS, place.offset, tuple(table.shape), "float32")),
+        embedding=asdict(Embedding(_WEIGHTS, place.offset, tuple(table.shape), table.dtype.name)),
         graphs={"vision": asdict(vision), "connectors": connectors, "decoder": asdict(decoder)},
         router=router,
         feature_version=FEATURE_VERSION,
@@ -71,6 +78,33 @@ def write_bundle(source: Source, folder: Path, progress: Callable[[int], None]) 
         router_sha256=None if source.router is None else sha256_file(source.router.folder / "router.json"),
     )
     _write_manifest(folder, manifest)
+
+
+def require_room(source: Source, plan: Plan, out: Path) -> None:
+    """Raise `MvlmError` when the disk of `out` cannot hold the bundle: every weight once, in its own precision."""
+    needed = _bytes_needed(source.model, plan)
+    home = next(folder for folder in out.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(home).free
+    if free < needed:
+        raise MvlmError(
+            f"the bundle needs about {needed / 2**20:.0f} MiB, and {home} has {free / 2**20:.0f} MiB free:"
+            " make room, or name another place with --out"
+        )
+
+
+def weight_bytes(graph: Path) -> int:
+    """How many bytes of weights a graph reads from the files beside it."""
+    tensors = onnx.load(graph, load_external_data=False).graph.initializer
+    return sum(int(entry.value) for tensor in tensors for entry in tensor.external_data if entry.key == "length")
+
+
+def _bytes_needed(model: Any, plan: Plan) -> int:
+    language = sum(weight.numel() for weight in model.language_model.parameters())
+    others = sum(weight.numel() for weight in model.parameters()) - language
+    phases = {plan.precision["prefill"], plan.precision["decode"]}
+    table = model.get_input_embeddings().weight.numel() * plan.floats.itemsize
+    in_graphs = sum(language * _BYTES_A_WEIGHT[precision] for precision in phases)
+    return int(_MARGIN * (in_graphs + table + others * _BYTES_A_WEIGHT["float32"]))
 
 
 def reseal(folder: Path) -> None:
@@ -91,35 +125,35 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     manifest["files"] = {
         path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size}
         for path in sorted(folder.iterdir())
-        if path.name != own
+        if path.is_file() and path.name != own  # what was built and measured on a device lies in folders of its own
     }
     write_json(folder / own, manifest | {SEAL: seal(manifest)})
 
 
-def _write_vision(source: Source, folder: Path, weights: WeightFile, size_px: int) -> Graph:
-    _save(vision_model(source.model, size_px), folder / "vision.onnx", weights)
+def _write_vision(source: Source, precision: str, folder: Path, weights: WeightFile, size_px: int) -> Graph:
+    graph = vision_model(source.model, size_px, precision)
+    weights.take(graph)
+    onnx.save(graph, folder / "vision.onnx")
     return Graph("vision.onnx", {"pixel_values": "pixel_values"}, vision_outputs(source.model))
 
 
-def _write_connector(source: Source, folder: Path, weights: WeightFile, m: int) -> Graph:
-    file = f"connector_{m}.onnx"
-    _save(connector_model(source.model, m), folder / file, weights)
-    return Graph(file, {"values": "values"}, {"tokens": "tokens"})
+def _write_decoder(
+    language_model: PreTrainedModel, plan: Plan, folder: Path, weights: WeightFile, progress: Callable[[int], None]
+) -> DecoderGraph:
+    """One graph, or one for each phase where they differ in precision; both read and write one cache."""
 
+    def write(phase: str, file: str) -> DecoderGraph:
+        precision, dialect = plan.precision[phase], plan.target.writer_dialect(plan.positions)
+        graph, facts = write_decoder(
+            language_model, weights.tensor, dialect, file,
+            product=plan.target.product(precision), floats=plan.floats, positions=plan.positions,
+        )  # fmt: skip
+        onnx.save(graph, folder / file)
+        progress(1)
+        return facts
 
-def _write_decoder(language_model: PreTrainedModel, folder: Path, weights: WeightFile) -> DecoderGraph:
-    cpu, positions = target("ort-cpu"), language_model.config.max_position_embeddings
-    graph, facts = write_decoder(
-        language_model, weights.tensor, cpu.writer_dialect(positions), "decoder.onnx",
-        product=cpu.product("float32"), positions=positions,
-    )  # fmt: skip
-    onnx.save(graph, folder / facts.graph.file)
-    return facts
-
-
-def _save(graph: onnx.ModelProto, path: Path, weights: WeightFile) -> None:
-    weights.take(graph)
-    onnx.save(graph, path)
+    decoder = write("decode", "decoder.onnx")
+    return replace(decoder, prefill=write("prefill", "prefill.onnx").graph) if plan.apart else decoder
 
 
 def _copy_router(router: RouterSource, folder: Path) -> RouterFacts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor
@@ -27,6 +28,11 @@ class Dense:
 
     def __call__(self, writer: Writer, x: str, weight: Tensor, name: str) -> str:
         return writer.node("MatMul", [x, writer.weight(name, weight.T)])
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        return weight
+
+    rounded_head = rounded
 
     def head(self, writer: Writer, x: str, weight: Tensor, name: str) -> str:
         # As transB reads (V, D), a head that is tied to the embedding table shares its bytes.
@@ -51,7 +57,10 @@ class Blocks:
         attributes = {"K": k, "N": n, "bits": self.bits, "block_size": self.block, "accuracy_level": 4}
         return writer.node("MatMulNBits", inputs, domain="com.microsoft", attributes=attributes)
 
-    head = __call__
+    def rounded(self, weight: Tensor) -> Tensor:
+        return _rounded_blocks(weight, self.bits, self.block)
+
+    head, rounded_head = __call__, rounded
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,12 @@ class DynamicInt8:
         inputs = [x, writer.store(name, numbers.T), writer.store(f"{name}.scale", scale.astype(writer.floats))]
         return writer.node("DynamicQuantizeMatMul", inputs, domain="com.microsoft")
 
+    def rounded(self, weight: Tensor) -> Tensor:
+        return _rounded_outputs(weight)
+
+    def rounded_head(self, weight: Tensor) -> Tensor:
+        return Blocks(8).rounded(weight)
+
     def head(self, writer: Writer, x: str, weight: Tensor, name: str) -> str:
         return Blocks(8).head(writer, x, weight, name)
 
@@ -81,7 +96,10 @@ class StoredInt8:
         inputs = [writer.store(name, numbers.T), writer.store(f"{name}.scale", scale.astype(writer.floats))]
         return writer.node("MatMul", [x, writer.node("DequantizeLinear", inputs, attributes={"axis": 1})])
 
-    head = __call__
+    def rounded(self, weight: Tensor) -> Tensor:
+        return _rounded_outputs(weight)
+
+    head, rounded_head = __call__, rounded
 
 
 @dataclass(frozen=True)
@@ -95,9 +113,7 @@ class StoredInt4:
 
     def __call__(self, writer: Writer, x: str, weight: Tensor, name: str) -> str:
         n, k = weight.shape
-        block = next((block for block in self.blocks if k % block == 0), None)
-        if block is None:
-            raise MvlmError(f"{name} has {k} inputs, which four-bit blocks do not divide: ask for int8")
+        block = self._block(k)
         numbers, scale = per_block(_numbers(weight), 4, block)
         name = f"{name}.int4"
         flat = numbers.T.reshape(-1).astype(np.uint8) & 0xF  # (K N), the earlier number in the lower half of a byte
@@ -106,7 +122,16 @@ class StoredInt4:
         attributes = {"axis": 0, "block_size": block}
         return writer.node("MatMul", [x, writer.node("DequantizeLinear", inputs, attributes=attributes)])
 
-    head = __call__
+    def rounded(self, weight: Tensor) -> Tensor:
+        return _rounded_blocks(weight, 4, self._block(weight.shape[1]))
+
+    def _block(self, k: int) -> int:
+        block = next((block for block in self.blocks if k % block == 0), None)
+        if block is None:
+            raise MvlmError(f"a layer has {k} inputs, which no block of four-bit weights divides: ask for int8")
+        return block
+
+    head, rounded_head = __call__, rounded
 
 
 def per_output(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -133,12 +158,27 @@ def per_block(weight: NDArray[np.float32], bits: int, block: int) -> tuple[NDArr
 
 def pack_blocks(weight: NDArray[np.float32], bits: int, block: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """What MatMulNBits reads: unsigned numbers (N, K / block, bytes of a block) and scales (N, K / block)."""
-    weight = np.pad(weight, ((0, 0), (0, -weight.shape[1] % block)))  # the node skips what fills the last block
-    numbers, scale = per_block(weight, bits, block)
+    numbers, scale = per_block(_filled(weight, block), bits, block)
     shifted = (numbers.astype(np.int16) + 2 ** (bits - 1)).astype(np.uint8).reshape(*scale.shape, block)
     if bits == 4:
         shifted = shifted[..., ::2] | shifted[..., 1::2] << 4  # the earlier number in the lower half of a byte
     return shifted, scale
+
+
+def _rounded_outputs(weight: Tensor) -> Tensor:
+    numbers, scale = per_output(_numbers(weight))
+    return torch.from_numpy(numbers * scale[:, None])
+
+
+def _rounded_blocks(weight: Tensor, bits: int, block: int) -> Tensor:
+    n, k = weight.shape
+    numbers, scale = per_block(_filled(_numbers(weight), block), bits, block)
+    return torch.from_numpy((numbers.reshape(*scale.shape, block) * scale[..., None]).reshape(n, -1)[:, :k].copy())
+
+
+def _filled(weight: Array, block: int) -> Array:
+    """Rows made up with noughts to whole blocks; MatMulNBits skips what it knows to be beyond K."""
+    return np.pad(weight, ((0, 0), (0, -weight.shape[1] % block)))
 
 
 def _numbers(weight: Tensor) -> Array:

@@ -42,6 +42,11 @@ class Source:
     scales: tuple[int, ...]
     router: RouterSource | None
 
+    @property
+    def positions(self) -> int:
+        """How many positions the language model was made for."""
+        return self.model.config.text_config.max_position_embeddings
+
 
 def read_source(run: Path, router_folder: Path | None, scales: Sequence[int] | None) -> Source:
     """Load a run with the router made for it. Without `scales`, the router's.

@@ -15,7 +15,8 @@ from export.writer import Product
 
 PARTS = ("tower", "connector", "prefill", "decode")
 FLOATS: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16)}
-Engine = Literal["onnxruntime", "tensorrt"]
+# What the runtime opens a bundle's files with.
+Provider = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Target:
 
     Attributes:
         device: what it is, in a person's words.
-        engine: who runs the files there; the files of `tensorrt` become engines by `mvlm build`.
+        provider: what the runtime opens the files with there.
+        most_positions: what a conversation may hold where the model could hold more and the cache has one size.
         dialect: the operators of the language model.
         cache: where a step's keys and values go.
         precisions: what each part may be asked for, its default first.
@@ -35,13 +37,19 @@ class Target:
 
     name: str
     device: str
-    engine: Engine
+    provider: Provider
     dialect: Literal["fused", "standard", "primitive"]
     cache: CacheForm
     precisions: Mapping[str, tuple[str, ...]]
     floats: str
     apart: bool
     forbids: Mapping[str, str] = field(default_factory=dict)
+    most_positions: int | None = None
+
+    @property
+    def engine(self) -> str:
+        """Whose files are run: those of `tensorrt` become engines first, by `mvlm build`."""
+        return "tensorrt" if self.provider.startswith("tensorrt") else "onnxruntime"
 
     def writer_dialect(self, positions: int) -> Dialect:
         """The dialect of the language model, for a cache of at most `positions`."""
@@ -72,16 +80,19 @@ def _each(tower: str, connector: str, decoder: str) -> dict[str, tuple[str, ...]
 
 
 _NO_INT4_20 = "four-bit weights need opset 21, and TensorRT 10.3 reads opsets up to 20"
+_NO_FLOAT32 = "TensorRT has no fused attention in single precision"
+# A cache that is written by TensorScatter is allocated whole: this many positions, unless --max-length names another.
+_STATIC_POSITIONS = 2048
 # Versions by JetPack and operators by TensorRT version: NVIDIA's headers and bindings of each, see export/tensorrt.py.
 TARGETS = {
     target.name: target
     for target in (
         Target(
-            "ort-cpu", "any CPU, by onnxruntime", "onnxruntime", "fused", "in place",
+            "ort-cpu", "any CPU, by onnxruntime", "cpu", "fused", "in place",
             _each("float32 int8", "float32", "float32 int8 int4"), "float32", apart=True,
         ),
         Target(
-            "ort-cuda", "an NVIDIA GPU, by onnxruntime", "onnxruntime", "fused", "in place",
+            "ort-cuda", "an NVIDIA GPU, by onnxruntime", "cuda", "fused", "in place",
             _each("float16 float32", "float16 float32", "float16 float32 int4"), "float16", apart=True,
             forbids={"int8": "onnxruntime has no fast 8-bit product for CUDA"},
         ),
@@ -93,15 +104,15 @@ TARGETS = {
         Target(
             "jetpack-7.2", "Jetson Orin or Thor, by TensorRT 10.16", "tensorrt", "standard", "scatter",
             _each("float16 float32", "float16 float32", "float16 int8 int4"), "float16", apart=False,
-            forbids={"float32": "TensorRT has no fused attention in single precision"},
+            forbids={"float32": _NO_FLOAT32}, most_positions=_STATIC_POSITIONS,
         ),
         Target(
-            "rtx", "an RTX machine, by TensorRT for RTX 1.7", "tensorrt", "standard", "scatter",
+            "rtx", "an RTX machine, by TensorRT for RTX 1.7", "tensorrt-rtx", "standard", "scatter",
             _each("float16 float32", "float16 float32", "float16 int8 int4"), "float16", apart=False,
-            forbids={"float32": "TensorRT has no fused attention in single precision"},
+            forbids={"float32": _NO_FLOAT32}, most_positions=_STATIC_POSITIONS,
         ),
         Target(
-            "onnx", "any engine that reads ONNX's own operators", "onnxruntime", "primitive", "concat",
+            "onnx", "any engine that reads ONNX's own operators", "cpu", "primitive", "concat",
             _each("float32 float16", "float32 float16", "float32 float16 int8"), "float32", apart=False,
             forbids={"int4": "four-bit weights need opset 21, which many engines do not read"},
         ),
@@ -114,6 +125,38 @@ def target(name: str) -> Target:
     if name not in TARGETS:
         raise MvlmError(f"there is no target {name!r}: name one of {', '.join(TARGETS)}")
     return TARGETS[name]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a bundle is to be: for which target, in which precision each part, for how long a conversation."""
+
+    target: Target
+    precision: Mapping[str, str]
+    positions: int
+
+    @property
+    def apart(self) -> bool:
+        """Whether prefill and decode are two graphs."""
+        return self.precision["prefill"] != self.precision["decode"]
+
+    @property
+    def floats(self) -> np.dtype[Any]:
+        """What the language model computes in, and keeps its cache in."""
+        return self.target.floats_of(self.precision["decode"])
+
+
+def plan(name: str, precision: str | None, asked_positions: int | None, model_positions: int) -> Plan:
+    """Everything asked for, checked. Left out: the target's default precision, and as many positions as model and
+    target allow.
+
+    Raises `MvlmError`: no such target, a precision it does not take, more positions than the model has.
+    """
+    asked_of = target(name)
+    most = min(model_positions, asked_of.most_positions or model_positions)
+    if asked_positions is not None and asked_positions > model_positions:
+        raise MvlmError(f"--max-length {asked_positions}: the model was made for {model_positions} positions")
+    return Plan(asked_of, parse_precision(precision, asked_of), asked_positions or most)
 
 
 def parse_precision(text: str | None, asked_of: Target) -> dict[str, str]:

@@ -6,22 +6,31 @@ Letters: B pictures, P patches, m visual tokens, D width of the language model. 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
+from export.quantize import per_output
 from export.runtime.errors import MvlmError
-from mvlm_core.connectors import QueryConnector
+from export.weights import Place, WeightFile
+from mvlm_core.connectors import PoolConnector, QueryConnector
 from mvlm_core.model import MvlmForConditionalGeneration, vision_width
 
 # Tracing may take a size of 1 for a constant, so the batch that is traced has two pictures.
 _TRACED_BATCH = 2
+_TRACED_QUERIES = 3
+# Primitive operators, which every engine knows; from 23 on there is an attention that TensorRT takes in halves only.
+_OPSET = 20
+_NONE = onnx.TensorProto()
 
 
 class VisionGraph(nn.Module):
@@ -42,20 +51,40 @@ class VisionGraph(nn.Module):
         return (values,)
 
 
-class ConnectorGraph(nn.Module):
-    """One scale of a connector: values (B, P, ·) -> tokens (B, m, D)."""
+class PoolGraph(nn.Module):
+    """One scale of a pooling connector: values (B, P, D) -> tokens (B, m, D)."""
 
-    def __init__(self, model: MvlmForConditionalGeneration, num_visual_tokens: int) -> None:
+    def __init__(self, connector: PoolConnector, num_visual_tokens: int) -> None:
         super().__init__()
-        self.connector = model.connector
+        self.connector = connector
         self.num_visual_tokens = num_visual_tokens
-        if isinstance(self.connector, QueryConnector):  # its keys hold no picture, so its attention is a constant
-            self.register_buffer("attention", self.connector.attention(num_visual_tokens))  # (H, m, P)
 
     def forward(self, values: Tensor) -> Tensor:
-        if isinstance(self.connector, QueryConnector):
-            return self.connector.tokens(values, self.num_visual_tokens, self.get_buffer("attention"))
         return self.connector.tokens(values, self.num_visual_tokens)
+
+
+class QueryGraph(nn.Module):
+    """A query connector whose attention is given: values (B, P, D_vision), (m, H, P) -> tokens (B, m, D)."""
+
+    def __init__(self, connector: QueryConnector) -> None:
+        super().__init__()
+        self.connector = connector
+
+    def forward(self, values: Tensor, attention: Tensor) -> Tensor:
+        return self.connector.gathered(values, attention.transpose(0, 1))
+
+
+class Narrow(nn.Module):
+    """A module that computes in other floats than those around it: float32 in, float32 out."""
+
+    def __init__(self, module: nn.Module, floats: torch.dtype) -> None:
+        super().__init__()
+        self.floats = floats
+        self.module = copy.deepcopy(module).to(floats)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...] | Tensor:
+        outputs = self.module(*(x.to(self.floats) for x in inputs))
+        return tuple(y.float() for y in outputs) if isinstance(outputs, tuple) else outputs.float()
 
 
 def vision_outputs(model: MvlmForConditionalGeneration) -> dict[str, str]:
@@ -64,33 +93,114 @@ def vision_outputs(model: MvlmForConditionalGeneration) -> dict[str, str]:
 
 
 @torch.no_grad()
-def vision_model(model: MvlmForConditionalGeneration, size_px: int) -> onnx.ModelProto:
-    """The vision tower, with what the connector does to every patch."""
+def vision_model(model: MvlmForConditionalGeneration, size_px: int, precision: str = "float32") -> onnx.ModelProto:
+    """The vision tower, with what the connector does to every patch.
+
+    Raises `MvlmError` for a tower that cannot be traced, or that has no linear layers to quantise.
+    """
     pixels = torch.randn(_TRACED_BATCH, 3, size_px, size_px)  # (B, 3, H, W)
     names = list(dict.fromkeys(vision_outputs(model).values()))
-    return trace(VisionGraph(model), pixels, "pixel_values", names)
+    graph = trace(_narrowed(VisionGraph(model), precision), {"pixel_values": (pixels, {0: "batch"})}, names)
+    if precision == "int8":
+        quantize_linears(graph)
+    return graph
 
 
 @torch.no_grad()
-def connector_model(model: MvlmForConditionalGeneration, num_visual_tokens: int) -> onnx.ModelProto:
-    """One scale of the connector."""
-    config = model.config
-    pooled = config.connector == "pool"  # its values are words already
-    width = config.text_config.hidden_size if pooled else vision_width(config.vision_config)
-    values = torch.randn(_TRACED_BATCH, config.grid_side**2, width)  # (B, P, width)
-    return trace(ConnectorGraph(model, num_visual_tokens), values, "values", ["tokens"])
+def connector_models(
+    model: MvlmForConditionalGeneration, scales: Sequence[int], weights: WeightFile, precision: str = "float32"
+) -> Iterator[tuple[int, onnx.ModelProto]]:
+    """Each scale of the connector, ascending, with its weights in the file."""
+    connector = model.connector
+    if isinstance(connector, QueryConnector):
+        yield from _query_models(model, connector, scales, weights, precision)
+        return
+    for m in sorted(scales):
+        values = torch.randn(_TRACED_BATCH, model.config.grid_side**2, model.config.text_config.hidden_size)
+        graph = trace(_narrowed(PoolGraph(connector, m), precision), {"values": (values, {0: "batch"})}, ["tokens"])
+        weights.take(graph)
+        yield m, graph
 
 
-def trace(module: nn.Module, example: Tensor, input_name: str, output_names: Sequence[str]) -> onnx.ModelProto:
+def _query_models(
+    model: MvlmForConditionalGeneration, connector: QueryConnector, scales: Sequence[int], weights: WeightFile,
+    precision: str,
+) -> Iterator[tuple[int, onnx.ModelProto]]:  # fmt: skip
+    """A query connector is traced once, whatever the number of scales.
+
+    Its keys hold no picture, so its attention is a constant of the weights, and that of m queries is the first m rows
+    of that of all: every scale's constant begins where the largest one's does.
+    """
+    config, largest = model.config, max(scales)
+    attention = connector.attention(largest).transpose(0, 1).contiguous()  # (m, H, P)
+    values = torch.randn(_TRACED_BATCH, config.grid_side**2, vision_width(config.vision_config))
+    example = torch.rand(_TRACED_QUERIES, *attention.shape[1:])
+    inputs = {"values": (values, {0: "batch"}), "attention": (example, {0: "tokens"})}
+    traced = trace(_narrowed(QueryGraph(connector), precision), inputs, ["tokens"])
+    weights.take(traced)
+    whole = weights.place(attention.numpy())
+    for m in sorted(scales):
+        graph = onnx.ModelProto()
+        graph.CopyFrom(traced)
+        begin = Place(whole.offset, whole.length // largest * m)
+        _fold(graph, weights.tensor_at("attention", begin, np.dtype(np.float32), (m, *attention.shape[1:])))
+        yield m, graph
+
+
+def _fold(model: onnx.ModelProto, constant: onnx.TensorProto) -> None:
+    """Make an input a constant, and its first axis, called `tokens`, a number wherever it shows."""
+    graph = model.graph
+    graph.initializer.append(constant)
+    graph.input.remove(next(value for value in graph.input if value.name == constant.name))
+    del graph.value_info[:]
+    for dim in (dim for value in graph.output for dim in value.type.tensor_type.shape.dim):
+        if dim.dim_param == "tokens":
+            dim.dim_value = constant.dims[0]
+
+
+def quantize_linears(model: onnx.ModelProto) -> None:
+    """Let every product with a constant matrix be onnxruntime's 8-bit one, in place.
+
+    Raises `MvlmError` when there is none, as in a tower of convolutions.
+    """
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    matrices = [n for n in graph.node if n.op_type == "MatMul" and len(constants.get(n.input[1], _NONE).dims) == 2]
+    if not matrices:
+        raise MvlmError("the vision tower has no linear layers, so 8 bits would change nothing: leave tower=int8 out")
+    for node in matrices:
+        name = node.input[1]
+        numbers, scale = per_output(numpy_helper.to_array(constants[name]).T)
+        made = [(f"{name}.int8", numbers.T), (f"{name}.scale", scale)]
+        graph.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(array), key) for key, array in made)
+        node.op_type, node.domain = "DynamicQuantizeMatMul", "com.microsoft"
+        node.input[1:] = [key for key, _ in made]
+    read = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+
+def _narrowed(module: nn.Module, precision: str) -> nn.Module:
+    return Narrow(module, torch.float16) if precision == "float16" else module
+
+
+def trace(
+    module: nn.Module, inputs: Mapping[str, tuple[Tensor, dict[int, str]]], output_names: Sequence[str]
+) -> onnx.ModelProto:
     """An ONNX graph of `module`, without the stack traces that the exporter leaves in it.
+
+    `inputs` are examples by name, each with the names of the axes whose size is free.
 
     Raises `MvlmError` when the exporter cannot follow the module.
     """
     try:
         with _quiet():
             program: Any = torch.onnx.export(
-                module.eval(), (example,), dynamo=True, verbose=False, input_names=[input_name],
-                output_names=list(output_names), dynamic_shapes=({0: "batch"},),
+                module.eval(), tuple(example for example, _ in inputs.values()), dynamo=True, verbose=False,
+                input_names=list(inputs), output_names=list(output_names), opset_version=_OPSET,
+                dynamic_shapes=_shapes_of(module, [axes for _, axes in inputs.values()]),
             )  # fmt: skip
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().split("\n")[0][:200]
@@ -99,6 +209,12 @@ def trace(module: nn.Module, example: Tensor, input_name: str, output_names: Seq
     for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del part.metadata_props[:]
     return model
+
+
+def _shapes_of(module: nn.Module, axes: list[dict[int, str]]) -> Any:
+    """Free axes in the form in which the exporter wants them for this module's arguments."""
+    takes_any = isinstance(module, Narrow)
+    return (tuple(axes),) if takes_any else tuple(axes)
 
 
 @contextlib.contextmanager

@@ -59,9 +59,15 @@ class WeightFile:
         numbers in a byte).
         """
         place = self.place(array)
+        return self.tensor_at(name, place, array.dtype, array.shape if shape is None else shape, onnx_type)
+
+    def tensor_at(
+        self, name: str, place: Place, dtype: np.dtype[Any], shape: Sequence[int], onnx_type: int | None = None
+    ) -> TensorProto:
+        """An initializer whose bytes lie at a place of the file."""
         tensor = TensorProto(
-            name=name, dims=array.shape if shape is None else shape,
-            data_type=onnx_type or helper.np_dtype_to_tensor_dtype(array.dtype), data_location=TensorProto.EXTERNAL,
+            name=name, dims=shape,
+            data_type=onnx_type or helper.np_dtype_to_tensor_dtype(dtype), data_location=TensorProto.EXTERNAL,
         )  # fmt: skip
         facts = {"location": self.path.name, "offset": place.offset, "length": place.length}
         for key, value in facts.items():
@@ -69,8 +75,8 @@ class WeightFile:
         return tensor
 
     def take(self, model: onnx.ModelProto) -> None:
-        """Move the initializers of `model` into the file. Integers stay: they are shapes, which a reader must see."""
+        """Move the initializers of `model` into the file, but for wide integers: shapes, which a reader must see."""
         for tensor in model.graph.initializer:
             array = numpy_helper.to_array(tensor)
-            if array.dtype.kind == "f":
+            if array.dtype.kind == "f" or array.dtype == np.int8:
                 tensor.CopyFrom(self.tensor(tensor.name, array))

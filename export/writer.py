@@ -43,6 +43,12 @@ class Product(Protocol):
     def head(self, writer: Writer, x: str, weight: Tensor, name: str) -> str:
         """The same for one position and the vocabulary: x (1, D), weight (V, D) -> (1, V)."""
 
+    def rounded(self, weight: Tensor) -> Tensor:
+        """The weight (N, K) as the file holds it, in float32: what verification gives to torch."""
+
+    def rounded_head(self, weight: Tensor) -> Tensor:
+        """The same for the head."""
+
 
 class Writer:
     """Collects nodes and initializers; `store` makes an initializer of an array, `floats` is what is computed in."""

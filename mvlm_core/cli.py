@@ -23,6 +23,7 @@ VERBS = {
     "export-checkpoint": "mvlm_core.checkpoint_commands:export_checkpoint",
     "build": "export.device_commands:build",
     "bench": "export.device_commands:bench",
+    "verify": "export.commands:verify",
     "run": "export.runtime_commands:run",
     "serve": "export.runtime_commands:serve",
     "demo": "mvlm_core.commands:demo",

@@ -119,8 +119,10 @@ class QueryConnector(nn.Module):
         Raises `MvlmError` for a scale that is not allowed.
         """
         require_scales([num_visual_tokens], self.scales)
-        if attention is None:
-            attention = self.attention(num_visual_tokens)
+        return self.gathered(values, self.attention(num_visual_tokens) if attention is None else attention)
+
+    def gathered(self, values: Tensor, attention: Tensor) -> Tensor:
+        """What each query takes of the patches: (B, P, D_vision), (H, m, P) -> (B, m, D)."""
         heads = values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, P, d)
         gathered = (attention @ heads).transpose(1, 2).flatten(2)  # (B, m, D_vision)
         return self.words(gathered)

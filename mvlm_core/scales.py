@@ -30,11 +30,19 @@ def require_scales(asked: Iterable[int], allowed: Sequence[int]) -> None:
 
 
 def parse_scales(text: str) -> tuple[int, ...]:
-    """Read `9,36,144`, in ascending order. Raises `MvlmError` for anything else, repetitions included."""
+    """Read `9,36,144`, or with ranges `1-16,64`, in ascending order.
+
+    Raises `MvlmError` for anything else, repetitions included.
+    """
+    scales: list[int] = []
     try:
-        scales = tuple(int(part) for part in text.split(","))
+        for part in text.split(","):
+            first, dash, last = part.partition("-")
+            scales += range(int(first), int(last) + 1) if dash else [int(first)]
     except ValueError:
-        raise MvlmError(f"{text!r} is not a list of scales: write numbers between commas, as in 9,36,144") from None
-    if len(set(scales)) != len(scales) or min(scales) < 1:
+        raise MvlmError(
+            f"{text!r} is not a list of scales: write numbers between commas, as in 9,36,144, or a range, as in 1-64"
+        ) from None
+    if not scales or len(set(scales)) != len(scales) or min(scales) < 1:
         raise MvlmError(f"{text!r} is not a list of scales: each must be at least 1 and stand once")
     return tuple(sorted(scales))

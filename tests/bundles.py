@@ -7,7 +7,7 @@ import functools
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from export.bundle import write_bundle
 from export.runtime.artefact import describe, sha256_file, write_json
 from export.runtime.features import FEATURE_VERSION, image_feature_names, question_feature_names
 from export.source import Source, read_source
+from export.targets import plan
 from mvlm_core.model import MvlmForConditionalGeneration
 from mvlm_core.runs import model_sha256
 from router.estimators import PlattScaling, ScaleLogistic
@@ -28,7 +29,7 @@ from router.graph import router_graph
 PRICE = 0.1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Made:
     """A run, its rows and router, what was read from them, and the bundle that came out."""
 
@@ -53,7 +54,7 @@ def made(connector: str, tower: str, language: str) -> Made:
     write_router(folder / "router", folder / "run")
     source = read_source(folder / "run", folder / "router", None)
     (folder / "bundle").mkdir()
-    write_bundle(source, folder / "bundle", lambda steps: None)
+    write_bundle(source, plan("ort-cpu", None, None, source.positions), folder / "bundle", lambda steps: None)
     return Made(folder, source)
 
 
@@ -63,6 +64,19 @@ def pool_bundle() -> Made:
 
 def query_bundle() -> Made:
     return made("query", "clip", "llama")
+
+
+@functools.cache
+def bundle_for(made: Made, target: str, precision: str | None, scales: tuple[int, ...] = (4, 9)) -> Made:
+    """The same run as another bundle; `source` holds the scales that are in it."""
+    folder, source = Path(tempfile.mkdtemp()), replace(made.source, scales=scales)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in ("run", "rows", "router"):
+        (folder / name).symlink_to(made.folder / name)
+    (folder / "bundle").mkdir()
+    asked_for = plan(target, precision, None, source.positions)
+    write_bundle(source, asked_for, folder / "bundle", lambda steps: None)
+    return Made(folder, source)
 
 
 def write_run(folder: Path, connector: str, tower: str, language: str) -> None:

@@ -6,10 +6,12 @@ import json
 import runpy
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from bundles import Made, pool_bundle, write_router
+from bundles import Made, bundle_for, pool_bundle, query_bundle, write_router
 from tiny import QUESTIONS
 
 from export import bundle as bundles
@@ -63,8 +65,8 @@ def test_without_a_router_a_scale_is_named(made, tmp_path, mvlm):
 def test_a_verification_that_fails_leaves_nothing(made, tmp_path, mvlm, monkeypatch):
     write = bundles.write_bundle
 
-    def write_then_change_a_weight(source, folder, progress):
-        write(source, folder, progress)
+    def write_then_change_a_weight(source, plan, folder, progress):
+        write(source, plan, folder, progress)
         source.model.language_model.model.norm.weight.data[3] += 0.1
 
     monkeypatch.setattr(bundles, "write_bundle", write_then_change_a_weight)
@@ -124,3 +126,97 @@ def test_the_example_answers(made, capsys, monkeypatch):
         answer = runtime.ask(made.picture(0), question)
         assert said == f"{question} {answer.text}"
         assert answer.reason in why
+
+
+def test_two_graphs_say_what_they_cost(made, tmp_path, mvlm):
+    out = tmp_path / "bundle"
+    done = mvlm(
+        *arguments(made, out, "--scales", "4", "--precision", "prefill=int8,decode=int4", "--max-length", "200")
+    )
+    assert done.exit_code == 0, done.output
+    assert "prefill has a graph of its own" in done.output
+    assert "points lost" in done.output
+    manifest = json.loads((out / "bundle.json").read_text())
+    assert manifest["precision"] == {
+        "tower": "float32", "connector": "float32", "prefill": "int8", "decode": "int4",
+    }  # fmt: skip
+    assert manifest["max_length"] == 200
+    assert Runtime.load(out).ask(made.picture(0), QUESTIONS[0], 4, max_new_tokens=3).num_visual_tokens == 4
+
+    refused = mvlm("verify", str(out), "--run", str(query_bundle().run), "--rows", str(made.rows))
+    assert refused.exit_code == 2
+    assert "was made from another run" in refused.output
+    again = mvlm("verify", str(out), "--run", str(made.run), "--rows", str(made.rows), "--verify-rows", "2")
+    assert again.exit_code == 0, again.output
+    assert "    4 tokens: " in again.output
+    assert len(json.loads((out / "verify.json").read_text())["rows"]) == 2
+    Runtime.load(out)  # sealed again
+
+
+def test_verify_removes_what_fails(made, tmp_path, mvlm, monkeypatch):
+    bundle = shutil.copytree(made.bundle, tmp_path / "bundle")
+    (bundle / "connector_4.onnx").write_bytes((bundle / "connector_9.onnx").read_bytes())
+    bundles.reseal(bundle)
+    failed = mvlm("verify", str(bundle), "--run", str(made.run), "--rows", str(made.rows), "--verify-rows", "1")
+    assert failed.exit_code == 1
+    assert "scale 4, connector" in failed.output
+    assert f"{bundle} was removed" in failed.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--target", "tpu"], "no target 'tpu'"),
+        (["--target", "jetpack-6.2", "--precision", "int4"], "opset 21"),
+        (["--precision", "tower=int2"], "tower=int2 (it takes float32, int8)"),
+        (["--max-length", "9999"], "made for 512 positions"),
+        (["--scales", "25"], "cannot show a picture in 25 tokens"),
+        (["--scales", "4-"], "not a list of scales"),
+    ],
+)
+def test_what_cannot_be_had_is_said_before_anything_is_written(made, tmp_path, mvlm, options, says):
+    refused = mvlm(*arguments(made, tmp_path / "bundle", "--no-router", "--scales", "4", *options))
+    assert refused.exit_code == 2
+    assert says in refused.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_disk_is_seen_before(made, tmp_path, mvlm, monkeypatch):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(bundles.shutil, "disk_usage", lambda place: usage)
+    refused = mvlm(*arguments(made, tmp_path / "new" / "bundle", "--scales", "4"))
+    assert refused.exit_code == 2
+    assert "has 0 MiB free: make room" in refused.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_for_another_device_is_refused(made):
+    other = bundle_for(query_bundle(), "rtx", None)
+    with pytest.raises(MvlmError, match=r"was made for rtx \(provider tensorrt-rtx\), not for cpu"):
+        Runtime.load(other.bundle)
+
+
+def test_a_range_of_scales(tmp_path, mvlm):
+    made = query_bundle()
+    done = mvlm(*arguments(made, tmp_path / "bundle", "--no-router", "--scales", "1-20,70", "--verify-rows", "1"))
+    assert done.exit_code == 0, done.output
+    files = [file.name for file in (tmp_path / "bundle").glob("connector_*.onnx")]
+    assert len(files) == 21
+    whole = (made.bundle / "weights.bin").stat().st_size
+    assert (tmp_path / "bundle" / "weights.bin").stat().st_size <= whole  # each scale's constant is the first of one
+
+
+def test_an_export_that_is_told_to_end_leaves_nothing(made, tmp_path):
+    """SIGTERM in the middle of writing: the folder beside, which is hidden, goes too."""
+    code = (
+        "import os, signal, sys, time\nimport export.bundle as b\nfrom mvlm_core.cli import main\n"
+        "write = b.write_bundle\n"
+        "def stop(*args):\n    write(*args)\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(20)\n"
+        "b.write_bundle = stop\nmain(sys.argv[1:])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *arguments(made, tmp_path / "bundle", "--scales", "9")], cwd=ROOT, timeout=200
+    )
+    assert ended.returncode == 143
+    assert list(tmp_path.iterdir()) == []

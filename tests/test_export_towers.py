@@ -45,7 +45,8 @@ def test_the_constant_attention_of_a_query_connector_is_folded():
     graph = onnx.load(made.bundle / "connector_9.onnx", load_external_data=False).graph
     assert "Softmax" not in {node.op_type for node in graph.node}
     heads, patches = made.source.model.config.num_heads, made.source.model.config.grid_side**2
-    assert [heads, 9, patches] in [list(tensor.dims)[-3:] for tensor in graph.initializer]
+    assert [9, heads, patches] in [list(tensor.dims) for tensor in graph.initializer]
+    assert [value.name for value in graph.input] == ["values"]
 
 
 def test_the_unused_last_layer_of_a_tower_is_gone():
@@ -64,7 +65,7 @@ def test_graphs_hold_no_stack_traces():
 
 
 def test_tracing_says_nothing(capfd, caplog):
-    trace(nn.Linear(4, 2), torch.randn(2, 4), "x", ["y"])
+    trace(nn.Linear(4, 2), {"x": (torch.randn(2, 4), {0: "batch"})}, ["y"])
     assert capfd.readouterr() == ("", "")
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert logging.root.manager.disable == logging.NOTSET
@@ -76,5 +77,5 @@ def test_a_module_that_cannot_be_traced():
             return x if x.sum() > 0 else -x
 
     with pytest.raises(MvlmError, match="Moody cannot be traced to ONNX") as caught:
-        trace(Moody(), torch.randn(2, 4), "x", ["y"])
+        trace(Moody(), {"x": (torch.randn(2, 4), {0: "batch"})}, ["y"])
     assert "\n" not in str(caught.value)

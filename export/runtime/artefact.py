@@ -8,6 +8,9 @@ import json
 import os
 import platform
 import shutil
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,14 +33,46 @@ def output_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
+    _remove_abandoned(path)
     staging.mkdir()
     try:
-        yield staging
+        with _ended_by_signals():
+            yield staging
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     put_in_place(staging, path)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that what it has written is removed. Only a main thread may."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what a process that was killed outright left beside `path`."""
+    for folder in path.parent.glob(f".{path.name}.*.partial"):
+        number = folder.name.removesuffix(".partial").rpartition(".")[2]
+        if number.isdecimal() and (int(number) == os.getpid() or not _runs(int(number))):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, as somebody else
+        return True
+    return True
 
 
 def refuse_if_filled(path: Path, *, overwrite: bool) -> None:

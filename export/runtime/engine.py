@@ -21,7 +21,7 @@ from .features import image_feature_names, question_feature_names, question_feat
 from .generate import EmbeddingTable, first_margin, log_softmax
 from .image import Order, Picture
 from .machine import device_name
-from .manifest import Manifest, read_manifest
+from .manifest import Manifest, read_manifest, require_provider
 from .prompt import Prompt
 from .request import Options, Request, Scale, request_of
 from .router import Choice, Router, Terms, named_reason
@@ -58,6 +58,7 @@ class Runtime:
             raise MvlmError(f"{path!r} is no path of a bundle: name its folder")
         device = Device(provider, threads)
         manifest = read_manifest(Path(path))
+        require_provider(manifest, provider)
         return cls(manifest, device, read_costs(manifest.folder, device_name(provider, threads), manifest.sha256))
 
     def look(self, picture: Picture, order: Order = "rgb") -> View:

@@ -22,7 +22,7 @@ class EmbeddingTable:
 
     def rows(self, ids: Sequence[int]) -> Array:
         """(T ids) -> (T, D)."""
-        return np.asarray(self._rows[np.asarray(ids, np.int64)])
+        return self._rows[np.asarray(ids, np.int64)].astype(np.float32)  # a table of halves too
 
 
 class Sampler:

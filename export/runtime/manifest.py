@@ -15,6 +15,7 @@ from .image import ImageSpec
 SEAL = "manifest_sha256"
 CACHE_FORMS = ("in place", "scatter", "concat")
 _MOST_FILES = 4096
+_BYTES = {"float32": 4, "float16": 2}  # of one number
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class DecoderGraph:
     Each of these is (1, kv_heads, length, head_dim) of `cache_dtype`. By `cache`, the length is: "in place", what the
     caller likes, past and present being one buffer; "scatter", always `positions`, past and present being one buffer;
     "concat", what is in the cache before and after the step. A conversation holds at most `positions`.
+    Where prompts are read in another precision than single tokens, `prefill` is the graph that reads them: same
+    tensors, same cache.
     """
 
     graph: Graph
@@ -43,6 +46,7 @@ class DecoderGraph:
     cache: str
     cache_dtype: str
     positions: int
+    prefill: Graph | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,16 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def require_provider(manifest: Manifest, provider: str) -> None:
+    """Raise `MvlmError` for a bundle that was made for another engine than the one it is to run on."""
+    if provider != manifest.provider:
+        raise MvlmError(
+            f"{manifest.folder} was made for {manifest.target} (provider {manifest.provider}), not for {provider}:"
+            " export again with another --target, or name that provider",
+            code="wrong-device",
+        )
+
+
 def seal(value: dict[str, Any]) -> str:
     """The hash that bundle.json carries of everything else in it."""
     return sha256_json({key: part for key, part in value.items() if key != SEAL})
@@ -143,6 +157,7 @@ def _check_files(folder: Path, files: dict[str, tuple[str, int]]) -> None:
 
 def _check_names(manifest: Manifest, files: dict[str, tuple[str, int]]) -> None:
     graphs = [manifest.vision, *manifest.connectors.values(), manifest.decoder.graph]
+    graphs += [manifest.decoder.prefill] if manifest.decoder.prefill else []
     used = {manifest.tokenizer, manifest.embedding.file, *(graph.file for graph in graphs)}
     used |= {manifest.router.file} if manifest.router else set()
     unknown = sorted(used - set(files))
@@ -151,8 +166,8 @@ def _check_names(manifest: Manifest, files: dict[str, tuple[str, int]]) -> None:
     if manifest.router and not set(manifest.scales) <= set(manifest.router.scales):
         raise MvlmError(f"the router of {manifest.folder} was fitted for other scales than the bundle's: export again")
     table = manifest.embedding
-    end = table.offset + 4 * table.shape[0] * table.shape[1]
-    if table.dtype != "float32" or table.offset < 0 or min(table.shape) < 1 or end > files[table.file][1]:
+    end = table.offset + _BYTES.get(table.dtype, 0) * table.shape[0] * table.shape[1]
+    if table.dtype not in _BYTES or table.offset < 0 or min(table.shape) < 1 or end > files[table.file][1]:
         raise MvlmError(f"the embedding table of {manifest.folder} does not lie in {table.file}: export again")
 
 
@@ -163,9 +178,9 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
     return Manifest(
         folder=folder,
         family=str(value["family"]),
-        target=str(value.get("target", "ort-cpu")),
-        provider=str(value.get("provider", "cpu")),
-        precision=dict(value.get("precision", {})),
+        target=str(value["target"]),
+        provider=str(value["provider"]),
+        precision={str(part): str(precision) for part, precision in value["precision"].items()},
         scales=scales,
         image=ImageSpec.from_json(value["image"]),
         prompt=list(value["prompt"]),
@@ -181,7 +196,8 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
         decoder=DecoderGraph(
             _graph(decoder["graph"]), tuple(decoder["past"]), tuple(decoder["present"]),
             int(decoder["kv_heads"]), int(decoder["head_dim"]), _one_of(decoder["cache"], CACHE_FORMS),
-            _one_of(decoder["cache_dtype"], ("float32", "float16")), int(decoder["positions"]),
+            _one_of(decoder["cache_dtype"], tuple(_BYTES)), int(decoder["positions"]),
+            _graph(decoder["prefill"]) if decoder.get("prefill") else None,
         ),
         router=None if router is None else _router(router),
         model_sha256=str(value["model_sha256"]),

@@ -16,7 +16,8 @@ from .manifest import DecoderGraph
 
 Array = NDArray[Any]
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider"}
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_EXTRAS = {"cpu": "cpu", "cuda": "gpu"}
 _ERRORS_ONLY = 3
 
 
@@ -47,16 +48,24 @@ def open_session(path: Path, device: Device) -> Any:
         raise MvlmError('onnxruntime is not installed: pip install "mvlm[cpu]"', code="no-onnxruntime") from None
     provider = _PROVIDERS[device.provider]
     if provider not in onnxruntime.get_available_providers():
-        raise MvlmError(f"this onnxruntime has no {provider}: install one that does", code="bad-provider")
+        raise MvlmError(
+            f'this onnxruntime has no {provider}: pip install "mvlm[{_EXTRAS[device.provider]}]"', code="bad-provider"
+        )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     if device.threads is not None:
         options.intra_op_num_threads = device.threads
     try:
-        return onnxruntime.InferenceSession(path, options, providers=[provider])
+        session = onnxruntime.InferenceSession(path, options, providers=[provider])
     except Exception as error:  # onnxruntime's errors share no base class
         reason = str(error).split("\n")[0][:200]
         raise MvlmError(f"{path} cannot be opened ({reason}): export again, or upgrade onnxruntime") from None
+    if provider not in session.get_providers():  # it falls back to the CPU when a library of CUDA is missing
+        raise MvlmError(
+            f"{provider} does not start on this machine: install the libraries that onnxruntime names in its log",
+            code="bad-provider",
+        )
+    return session
 
 
 def run_session(session: Any, outputs: Sequence[str], feeds: dict[str, Array]) -> list[Array]:
@@ -85,19 +94,17 @@ class Cache:
         self.form = facts.cache
         self.positions = facts.positions if self.form == "scatter" else positions
         self.used = 0
-        self.binding = decoder.session.io_binding()
-        self.binding.bind_output(facts.graph.outputs["logits"])
+        self._memory = decoder.device.provider  # where onnxruntime keeps what stays between steps
+        self.bindings = {phase: session.io_binding() for phase, session in decoder.sessions.items()}
         self._outputs: list[Any] = []
         shape = (1, facts.kv_heads, 0 if self.form == "concat" else self.positions, facts.head_dim)
         self._bind([np.zeros(shape, facts.cache_dtype) for _ in facts.past])
 
-    def take(self, outputs: list[Any], facts: DecoderGraph) -> None:
+    def take(self, outputs: list[Any]) -> None:
         """Let what a step put out be what the next one reads, where that is not one buffer."""
         if self.form == "concat":
-            self._outputs = outputs[1:]
-            for past, present, value in zip(facts.past, facts.present, self._outputs, strict=True):
-                self.binding.bind_ortvalue_input(past, value)
-                self.binding.bind_output(present)
+            self._outputs = outputs
+            self._offer(outputs)
 
     def rewind(self, used: int) -> None:
         """Forget all but the first `used` positions: what stands there depends on nothing behind it."""
@@ -111,6 +118,11 @@ class Cache:
         assert used <= min(other.used, self.positions)
         if self.form == "concat":
             self._bind([values[:, :, :used] for values in other._values()])
+        elif self._memory != "cpu":
+            whole = [np.zeros_like(values) for values in self._buffers]
+            for mine, theirs in zip(whole, other._values(), strict=True):
+                mine[:, :, :used] = theirs[:, :, :used]
+            self._bind(whole)
         else:
             for mine, theirs in zip(self._values(), other._values(), strict=True):
                 mine[:, :, :used] = theirs[:, :, :used]
@@ -118,20 +130,29 @@ class Cache:
 
     def _values(self) -> list[Array]:
         """Keys, then values, of each layer: (1, kv_heads, positions, head_dim) each."""
-        return [value.numpy() for value in self._outputs] if self._outputs else self._buffers
+        held = self._held if self._memory != "cpu" else self._outputs
+        return [value.numpy() for value in held] if held else self._buffers
 
     def _bind(self, buffers: list[Array]) -> None:
         from onnxruntime import OrtValue
 
         self._buffers = [np.ascontiguousarray(values) for values in buffers]
         self._outputs = []
-        for past, present, values in zip(self._facts.past, self._facts.present, self._buffers, strict=True):
-            buffer = OrtValue.ortvalue_from_numpy(values)  # on the CPU the array itself, not a copy
-            self.binding.bind_ortvalue_input(past, buffer)
-            if self.form == "concat":
-                self.binding.bind_output(present)
-            else:
-                self.binding.bind_ortvalue_output(present, buffer)
+        # On the CPU each is the array itself, not a copy.
+        self._offer([OrtValue.ortvalue_from_numpy(values, self._memory) for values in self._buffers])
+
+    def _offer(self, held: list[Any]) -> None:
+        """Bind what the next step of either phase reads, and where it writes."""
+        self._held = held
+        for binding in self.bindings.values():
+            binding.clear_binding_outputs()
+            binding.bind_output(self._facts.graph.outputs["logits"])
+            for past, present, value in zip(self._facts.past, self._facts.present, held, strict=True):
+                binding.bind_ortvalue_input(past, value)
+                if self.form == "concat":
+                    binding.bind_output(present, self._memory)
+                else:
+                    binding.bind_ortvalue_output(present, value)
 
 
 class Decoder:
@@ -139,19 +160,28 @@ class Decoder:
 
     def __init__(self, path: Path, facts: DecoderGraph, device: Device) -> None:
         self.facts = facts
-        self.session = open_session(path, device)
+        self.device = device
+        decode = open_session(path, device)
+        prefill = open_session(path.with_name(facts.prefill.file), device) if facts.prefill else None
+        self.sessions = {"decode": decode} | ({"prefill": prefill} if prefill else {})
+
+    def cache(self, positions: int) -> Cache:
+        """An empty cache of this decoder's form."""
+        return Cache(self, positions)
 
     def step(self, inputs_embeds: NDArray[np.float32], cache: Cache) -> NDArray[np.float32]:
         """Read S more positions after those in the cache: (S, D) -> logits (V,) of the last one."""
         steps = len(inputs_embeds)
+        phase = "prefill" if steps > 1 and "prefill" in self.sessions else "decode"
+        binding = cache.bindings[phase]
         feeds = {"inputs_embeds": np.ascontiguousarray(inputs_embeds[None])}  # (1, S, D)
         feeds |= step_inputs(self.facts, cache.used, steps)
         with engine_errors():
             for role, name in self.facts.graph.inputs.items():
-                cache.binding.bind_cpu_input(name, feeds[role])
-            self.session.run_with_iobinding(cache.binding)
-        outputs = cache.binding.get_outputs()
-        cache.take(outputs, self.facts)
+                binding.bind_cpu_input(name, feeds[role])
+            self.sessions[phase].run_with_iobinding(binding)
+        outputs = binding.get_outputs()
+        cache.take(outputs[1:])
         cache.used += steps
         return outputs[0].numpy()[0]  # (V,)
 
