@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from export.runtime import Runtime
-from export.runtime.server import Settings, make_server
+from export.runtime.server import Settings, listen, make_server
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Served:
 def serving(runtime: Runtime, **settings) -> Iterator[Served]:
     """Serve until the block ends; nothing is left behind."""
     server = make_server(runtime, Settings(port=0, **settings))
-    listening = server.config.bind_socket()
+    listening = listen(server)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

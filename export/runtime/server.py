@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hmac
 import json
+import socket
 import sys
 import time
 import uuid
@@ -73,11 +74,7 @@ class Settings:
 def serve_forever(runtime: Runtime, settings: Settings, ready: Callable[[str], None]) -> None:
     """Listen until interrupted; `ready` is told the URL. Raises `MvlmError`: no token for others, a port in use."""
     server = make_server(runtime, settings)
-    try:
-        listening = server.config.bind_socket()
-    except SystemExit:  # uvicorn's way to say that the port is taken
-        raise MvlmError(f"port {settings.port} of {settings.host} is taken: name another with --port") from None
-    listening.listen()  # who comes before the first turn of the loop waits, and is not turned away
+    listening = listen(server)
     ready(f"http://{settings.host}:{listening.getsockname()[1]}/")
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
@@ -94,6 +91,19 @@ def make_server(runtime: Runtime, settings: Settings) -> uvicorn.Server:
         timeout_graceful_shutdown=5, h11_max_incomplete_event_size=65536,
     )  # fmt: skip
     return uvicorn.Server(config)
+
+
+def listen(server: uvicorn.Server) -> socket.socket:
+    """A socket that callers can come to at once, before the server's first turn. Raises `MvlmError`: port in use."""
+    try:
+        listening = server.config.bind_socket()
+    except SystemExit:  # uvicorn's way to say that the port is taken
+        config = server.config
+        raise MvlmError(f"port {config.port} of {config.host} is taken: name another with --port") from None
+    # asyncio leaves this off where a socket does not name its protocol, and an answer then waits 40 ms for an ACK.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.listen()
+    return listening
 
 
 class Service:

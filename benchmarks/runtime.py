@@ -1,0 +1,332 @@
+"""The runtime, measured from outside: start, own work, second looks, the server, and whether the router pays in time.
+
+    python benchmarks/runtime.py --bundle demo/bundle --rows demo/rows
+
+The bundle is copied and measured with `mvlm bench` first, so that the router weighs this machine's milliseconds. What
+needs a decoder whose tokens cost runs on a random model of the `query` family, made on the spot.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from machine import keep
+from numpy.typing import NDArray
+from runtime_random import random_query_run, torch_seconds
+from runtime_server import throughput
+
+from export.runtime import Runtime, View
+from mvlm_core.row import Row
+from mvlm_core.rows import read_rows
+from mvlm_core.scoring import score
+
+_PRICES = (0.0, 0.003, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4)
+_RESAMPLES = 2000
+_QUESTION = "how many shapes are in the picture?"
+Array = NDArray[np.float64]
+
+
+@click.command()
+@click.option("--bundle", type=click.Path(path_type=Path), default=Path("demo/bundle"), show_default=True)
+@click.option("--rows", type=click.Path(path_type=Path), default=Path("demo/rows"), show_default=True)
+@click.option("--threads", default=2, show_default=True)
+@click.option("--pictures", default=120, show_default=True, help="Of the test split, with all their questions.")
+@click.option("--rehearse", is_flag=True, help="Tiny; its figures are not kept.")
+def main(bundle: Path, rows: Path, threads: int, pictures: int, rehearse: bool) -> None:
+    """Measure everything and keep it in results/runtime.json."""
+    pictures = 4 if rehearse else pictures
+    rounds = 3 if rehearse else 15
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = shutil.copytree(bundle, Path(scratch) / "bundle", ignore=shutil.ignore_patterns("bench"))
+        _mvlm("bench", str(copy), "--threads", str(threads), "--rounds", str(3 if rehearse else 20))
+        by_picture = _pictures(rows, pictures)
+        picture = Path(str(by_picture[0][0].image))
+        figures: dict[str, Any] = {"threads": threads}
+        figures["start"] = start(copy, str(picture), threads, 2 if rehearse else 7)
+        _say("start", figures["start"])
+        runtime = Runtime.load(copy, threads=threads)
+        figures["own_work"] = own_work(copy, picture, threads, rounds)
+        _say("own work", figures["own_work"])
+        figures["two_questions"] = two_questions(runtime, picture, rounds)
+        run = random_query_run(Path(scratch) / "random", width=64 if rehearse else 512, layers=2 if rehearse else 8)
+        large = Runtime.load(run.bundle, threads=threads)
+        figures["large"] = {
+            "decoder": "8 x 512, random, float32; a ResNet tower that costs next to nothing",
+            "second_look_9_to_144": second_look(large, run.picture, rounds),
+            "two_questions": two_questions(large, run.picture, rounds),
+            "transformers": beside_transformers(large, run, threads, rounds),
+        }
+        _say("large decoder", figures["large"])
+        figures["server"] = throughput(copy, picture, _QUESTION, threads, requests=16 if rehearse else 320)
+        _say("server", figures["server"])
+        figures["claim"] = claim(runtime, by_picture)
+        _say("answers per second at equal accuracy", figures["claim"]["at_equal_accuracy"])
+    if not rehearse:
+        command = f"python benchmarks/runtime.py --threads {threads} --pictures {pictures}"
+        click.echo(keep("runtime", command, **figures))
+
+
+# Start and own work
+
+
+def start(bundle: Path, picture: str, threads: int, rounds: int) -> dict[str, float]:
+    """Seconds in fresh interpreters, medians: the import, and from nothing imported to the first answer."""
+    code = f"""
+import json, time
+began = time.perf_counter()
+from export.runtime import Runtime
+imported = time.perf_counter()
+Runtime.load({str(bundle)!r}, threads={threads}).ask({picture!r}, {_QUESTION!r})
+print(json.dumps([imported - began, time.perf_counter() - imported]))
+"""
+    runs = [json.loads(subprocess.check_output([sys.executable, "-c", code])) for _ in range(rounds)]
+    imports, answers = np.median(runs, axis=0)
+    return {"import_s": round(float(imports), 3), "load_and_first_answer_s": round(float(answers), 3)}
+
+
+@dataclass
+class Inside:
+    """Milliseconds that engines ran, whoever asked them."""
+
+    ms: float = 0.0
+
+    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                self.ms += 1000 * (time.perf_counter() - started)
+
+        return call
+
+
+@contextmanager
+def engines_timed() -> Iterator[Inside]:
+    """Time spent in onnxruntime itself, measured at its own two doors."""
+    from onnxruntime import InferenceSession
+
+    inside, kept = Inside(), (InferenceSession.run, InferenceSession.run_with_iobinding)
+    InferenceSession.run, InferenceSession.run_with_iobinding = (inside.timed(door) for door in kept)
+    try:
+        yield inside
+    finally:
+        InferenceSession.run, InferenceSession.run_with_iobinding = kept
+
+
+def own_work(bundle: Path, picture: Path, threads: int, rounds: int) -> dict[str, float]:
+    """What a question and a token take beyond the sessions' own time, medians; memory beyond the sessions."""
+    runtime = Runtime.load(bundle, threads=threads)
+    object.__setattr__(runtime.manifest, "stop_ids", frozenset())  # every answer as long as it may be
+    before = _resident_mib()
+    question, short, long, looks = [], [], [], []
+    with engines_timed() as inside:
+        for _ in range(3 * rounds):
+            view, look_ms = _beyond(inside, lambda: runtime.look(picture))
+            looks.append(look_ms)
+            question.append(_beyond(inside, lambda v=view: v.ask(_QUESTION, max_new_tokens=1))[1])
+            short.append(_beyond(inside, lambda v=view: v.ask(_QUESTION, 9, max_new_tokens=1))[1])
+            long.append(_beyond(inside, lambda v=view: v.ask(_QUESTION, 9, max_new_tokens=33))[1])
+    return {
+        "look_ms": round(float(np.median(looks)), 3),
+        "question_ms": round(float(np.median(question)), 3),
+        "question_at_a_named_scale_ms": round(float(np.median(short)), 3),
+        "token_ms": round(float(np.median(long) - np.median(short)) / 32, 4),
+        "memory_beyond_open_sessions_mib": round(_resident_mib() - before, 1),
+    }
+
+
+def _beyond(inside: Inside, task: Callable[[], Any]) -> tuple[Any, float]:
+    """What a task gives, and its milliseconds outside the engines."""
+    inside.ms, started = 0.0, time.perf_counter()
+    result = task()
+    return result, 1000 * (time.perf_counter() - started) - inside.ms
+
+
+# Reading twice what need be read once
+
+
+def second_look(runtime: Runtime, picture: Path, rounds: int) -> dict[str, float]:
+    """A look at 9 tokens and then at 144 on the same cache, against 144 at once: a token each, picture encoded."""
+    once, twice = [], []
+    for _ in range(rounds):
+        view = runtime.look(picture)
+        once.append(_ms(lambda v=view: v.ask(_QUESTION, 144, max_new_tokens=1)))
+        view = runtime.look(picture)
+        cheap = _ms(lambda v=view: v.ask(_QUESTION, 9, max_new_tokens=1))
+        twice.append(cheap + _ms(lambda v=view: v.ask(_QUESTION, 144, max_new_tokens=1)))
+    return _ratio("at_once_ms", once, "by_way_of_9_ms", twice)
+
+
+def two_questions(runtime: Runtime, picture: Path, rounds: int) -> dict[str, float]:
+    """Two questions about a picture at the finest scale, against one: the look included, a token each."""
+    finest, one, two = max(runtime.manifest.scales), [], []
+    for _ in range(rounds):
+
+        def ask(view: View, question: str) -> None:
+            view.ask(question, finest, max_new_tokens=1)
+
+        one.append(_ms(lambda: ask(runtime.look(picture), _QUESTION)))
+
+        def both() -> None:
+            view = runtime.look(picture)
+            ask(view, _QUESTION)
+            ask(view, "what time of day is it?")
+
+        two.append(_ms(both))
+    return _ratio("one_ms", one, "two_ms", two)
+
+
+def beside_transformers(runtime: Runtime, run: Any, threads: int, rounds: int) -> dict[str, float]:
+    """The same weights, picture, question and 32 tokens through transformers' own `generate`, greedy."""
+    object.__setattr__(runtime.manifest, "stop_ids", frozenset())
+    own = [_ms(lambda: runtime.ask(run.picture, _QUESTION, 144, max_new_tokens=32)) for _ in range(rounds)]
+    theirs = [1000 * s for s in torch_seconds(run, _QUESTION, 144, 32, threads, rounds)]
+    return _ratio("own_ms", own, "transformers_ms", theirs)
+
+
+# The claim
+
+
+@dataclass
+class Way:
+    """One way to answer: what every row took and scored."""
+
+    ms: list[float] = field(default_factory=list)
+    right: list[float] = field(default_factory=list)
+
+
+def claim(runtime: Runtime, by_picture: list[list[Row]]) -> dict[str, Any]:
+    """Every row at every fixed scale and at every price, end to end, a new look each time, in turns."""
+    named = [("scale", m) for m in runtime.manifest.scales] + [("price", p) for p in _PRICES]
+    ways: dict[tuple[str, float], Way] = {name: Way() for name in named}
+    order, groups = np.random.default_rng(0), []
+    stages: dict[tuple[str, float], dict[str, float]] = {name: {} for name in named}
+    _warm(runtime, by_picture[0][0])
+    for number, rows in enumerate(by_picture):
+        for row in rows:
+            groups.append(number)
+            for place in order.permutation(len(named)):
+                kind, value = named[place]
+                options = {"scale": value} if kind == "scale" else {"price": value}
+                started = time.perf_counter()
+                answer = runtime.ask(row.image.read(), row.question, **options)  # type: ignore[arg-type]
+                way = ways[named[place]]
+                way.ms.append(1000 * (time.perf_counter() - started))
+                way.right.append(score(answer.text, row.answers))
+                for stage, ms in answer.timings.items():
+                    stages[named[place]][stage] = stages[named[place]].get(stage, 0.0) + ms
+    count = len(groups)
+    report = {
+        f"{kind} {value:g}": {
+            "answers_per_s": round(1000 / float(np.mean(way.ms)), 1),
+            "accuracy": round(float(np.mean(way.right)), 4),
+            "stages_ms": {stage: round(ms / count, 3) for stage, ms in stages[kind, value].items()},
+        }
+        for (kind, value), way in ways.items()
+    }
+    assert runtime.router is not None
+    return {
+        "rows": count, "pictures": len(by_picture), "cost_unit": runtime.router.facts.cost_unit, "ways": report,
+        "at_equal_accuracy": _at_equal_accuracy(ways, np.asarray(groups)),
+    }  # fmt: skip
+
+
+def _at_equal_accuracy(ways: dict[tuple[str, float], Way], groups: NDArray[np.int64]) -> dict[str, Any]:
+    """For each fixed scale: the router's rate at its accuracy over its own rate, with a 95 % interval over pictures.
+
+    The router's rate at an accuracy lies on its front over prices, mixed between the two prices around it. Where no
+    price reaches the accuracy, there is no figure.
+    """
+    ms = {name: np.asarray(way.ms) for name, way in ways.items()}
+    right = {name: np.asarray(way.right) for name, way in ways.items()}
+    members = [np.flatnonzero(groups == g) for g in np.unique(groups)]
+    chance = np.random.default_rng(0)
+    report: dict[str, Any] = {}
+    for name in [name for name in ways if name[0] == "scale"]:
+        whole = _speedup(ms, right, name, np.arange(len(groups)))
+        picked = (chance.integers(len(members), size=len(members)) for _ in range(_RESAMPLES))
+        drawn = [_speedup(ms, right, name, np.concatenate([members[i] for i in some])) for some in picked]
+        known = [ratio for ratio in drawn if ratio is not None]
+        reached = len(known) / len(drawn)
+        interval = [round(float(q), 3) for q in np.quantile(known, [0.025, 0.975])] if reached > 0.95 else None
+        report[f"{name[1]:g} tokens"] = {
+            "router_over_fixed": None if whole is None else round(whole, 3), "interval_95": interval,
+            "reached_in_share_of_resamples": round(reached, 3),
+        }  # fmt: skip
+    return report
+
+
+def _speedup(
+    ms: dict[tuple[str, float], Array], right: dict[tuple[str, float], Array], fixed: tuple[str, float],
+    rows: NDArray[np.int64],
+) -> float | None:  # fmt: skip
+    prices = [name for name in ms if name[0] == "price"]
+    points = sorted((float(right[name][rows].mean()), float(ms[name][rows].mean())) for name in prices)
+    wanted, own_ms = float(right[fixed][rows].mean()), float(ms[fixed][rows].mean())
+    above = [took for accuracy, took in points if accuracy >= wanted]
+    if not above:
+        return None
+    best = min(above)
+    for (low, low_ms), (high, high_ms) in ((a, b) for a in points for b in points if a[0] < wanted <= b[0]):
+        share = (wanted - low) / (high - low)  # of the questions go at the higher price's accuracy
+        best = min(best, (1 - share) * low_ms + share * high_ms)
+    return own_ms / best
+
+
+def _warm(runtime: Runtime, row: Row) -> None:
+    for m in runtime.manifest.scales:
+        runtime.ask(row.image.read(), row.question, m)
+    runtime.ask(row.image.read(), row.question)
+
+
+# Small things
+
+
+def _pictures(rows: Path, count: int) -> list[list[Row]]:
+    """Rows of the test split, by picture, as many pictures as asked."""
+    groups: dict[str, list[Row]] = {}
+    for row in read_rows(rows):
+        if row.split == "test":
+            groups.setdefault(row.group, []).append(row)
+    return list(groups.values())[:count]
+
+
+def _ms(task: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    task()
+    return 1000 * (time.perf_counter() - started)
+
+
+def _ratio(name: str, base: list[float], other_name: str, other: list[float]) -> dict[str, float]:
+    first, second = float(np.median(base)), float(np.median(other))
+    return {name: round(first, 2), other_name: round(second, 2), "ratio": round(second / first, 3)}
+
+
+def _resident_mib() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def _mvlm(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "mvlm_core.cli", *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def _say(what: str, figures: Any) -> None:
+    click.echo(f"{what}: {json.dumps(figures)}")
+
+
+if __name__ == "__main__":
+    main()
