@@ -85,6 +85,20 @@ def test_labels_hold_every_row_at_every_scale(labelled, scenes, run):
         assert {len(values) for values in features[kind]} == {len(facts["feature_names"][kind])}
 
 
+def test_labels_hold_pictures_of_other_kinds_and_the_margin_of_first_tokens(labelled):
+    strangers = pq.read_table(labelled / "strangers.parquet").to_pydict()
+    assert set(strangers["kind"]) == {"noise", "negative", "outlines", "tiles", "half noise"}
+    features = pq.read_table(labelled / "features.parquet").to_pydict()
+    for kind in ("image", "question"):
+        assert {len(values) for values in strangers[kind]} == {len(features[kind][0])}
+        assert np.isfinite(strangers[kind]).all()
+    labels = pq.read_table(labelled / "labels.parquet").to_pydict()
+    assert all(0 <= margin <= 1 for margin in labels["margin"])
+    # The first token's lead is at most its probability, and that at least the probability of the whole answer.
+    assert all(margin >= 2 * confidence - 1 - 1e-6 for margin, confidence in
+               zip(labels["margin"], labels["confidence"], strict=True))  # fmt: skip
+
+
 def test_stopped_and_started_again_ends_the_same(labelled, run, scenes, tmp_path, monkeypatch):
     out = tmp_path / "labels"
     swept = []
@@ -103,7 +117,7 @@ def test_stopped_and_started_again_ends_the_same(labelled, run, scenes, tmp_path
     monkeypatch.setattr(sweeping, "_sweep_pictures", lambda *a: (swept.append(a[2]), slow_way(*a))[1])
     label(sweep(run, scenes), out, overwrite=False, progress=lambda done, whole: None)
     assert sum(map(len, swept)) == 24  # no picture was swept twice
-    for name in ("labels.parquet", "features.parquet"):
+    for name in ("labels.parquet", "features.parquet", "strangers.parquet"):
         assert (out / name).read_bytes() == (labelled / name).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["labels"]
 
