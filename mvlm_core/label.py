@@ -175,7 +175,9 @@ def _strangers(
         }  # fmt: skip
         pixels = processor.image_processor(list(kinds.values()))["pixel_values"]
         with torch.inference_mode():
-            words = model.connector.words(model.encode_images(pixels.to(model.device))).float().cpu().numpy()
+            words = (
+                model.connector.words(model.encode_images(pixels.to(model.device, model.dtype))).float().cpu().numpy()
+            )
         for kind, of_kind in zip(kinds, words, strict=True):
             question = _of_question(prompt, table, picture.rows[0].question, of_kind)
             found.append({"kind": kind, "image": image_features(of_kind).tolist(), "question": question})
