@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ from .resume import last_whole_checkpoint
 from .row import Row
 from .rows import read_rows, stream_rows
 from .run_code import carry_code
-from .runs import WEIGHTS
+from .runs import INDEX, WEIGHTS
 from .stages import StageConfig
 from .tags import PatchTags
 from .trainer import StageTrainer, process_state, training_arguments
@@ -127,7 +126,7 @@ def check_start(out: Path, config: TrainConfig, *, resume: bool, overwrite: bool
     if not resume:
         refuse_if_filled(out, overwrite=overwrite)
         return
-    if (out / WEIGHTS).is_file():
+    if any((out / name).is_file() for name in (WEIGHTS, INDEX)):
         raise MvlmError(f"{out} is a finished run: there is nothing to resume")
     if not (out / "train.yaml").is_file():
         raise MvlmError(f"{out} holds no unfinished run: start one without --resume")
@@ -194,9 +193,7 @@ def save_run(trainer: StageTrainer, model: MvlmForConditionalGeneration, process
         return
     processor.save_pretrained(finished)
     carry_code(finished)
-    weights = [file for file in finished.iterdir() if file.suffix == ".safetensors"]
-    others = [file for file in finished.iterdir() if file.suffix != ".safetensors"]
-    for file in chain(others, sorted(weights, key=lambda file: file.name == WEIGHTS)):
+    for file in sorted(finished.iterdir(), key=lambda file: file.name in (WEIGHTS, INDEX)):
         file.replace(out / file.name)
     finished.rmdir()
 

@@ -123,6 +123,7 @@ def training_arguments(config: TrainConfig, stage: StageConfig, folder: Path, *,
         bf16=config.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
         activation_checkpointing=stage.activation_checkpointing,
+        ddp_find_unused_parameters=True,  # a tower's last norm, or the layer behind the one that is read
         seed=config.seed,
         train_sampling_strategy="sequential",  # the plan is already in order
         remove_unused_columns=False,

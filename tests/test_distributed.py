@@ -12,7 +12,7 @@ from tiny import SMALL_MODEL, drawn_picture, metrics
 
 STAGES = ("stages.0.steps=1", "stages.0.accumulate={passes}", "stages.1.accumulate={passes}", "stages.1.steps=6",
           "stages.1.show=[1,9,144]", "stages.1.pictures=2", "stages.1.patch_loss_weight=0", "stages.0.loss=answers",
-          "stages.0.frozen=[vision_tower]")  # fmt: skip
+          "stages.1.activation_checkpointing=true")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,12 @@ def mixed(scenes, tmp_path_factory) -> Path:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = yaml.safe_load((scenes.parent / "train.yaml").read_text())
     config["rows"] = "rows.jsonl"
+    # A tower with weights that no gradient reaches: its last layer and norm, behind the layer that is read.
+    config["model"]["vision"] = {
+        "model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "image_size": 96, "patch_size": 8,
+    }  # fmt: skip
+    config["model"]["vision_feature_layer"] = -2
     (folder / "train.yaml").write_text(yaml.safe_dump(config))
     return folder / "train.yaml"
 
@@ -40,8 +46,9 @@ def free_port() -> int:
 
 def train(config: Path, out: Path, *, processes: int) -> list[dict]:
     overrides = [setting.format(passes=2 // processes) for setting in STAGES]
+    small = [setting for setting in SMALL_MODEL if not setting.startswith("model.vision")]
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
-    command = [*(launcher if processes > 1 else []), "-m", "mvlm_core.cli", "train", config, *SMALL_MODEL, *overrides]
+    command = [*(launcher if processes > 1 else []), "-m", "mvlm_core.cli", "train", config, *small, *overrides]
     command = [sys.executable, *map(str, command), "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
@@ -54,6 +61,6 @@ def test_two_processes_lose_what_one_with_twice_the_accumulation_does(mixed, tmp
     one, two = (train(mixed, tmp_path / str(n), processes=n) for n in (1, 2))
     assert len(one) == len(two) == 7
     for alone, shared in zip(one, two, strict=True):
-        assert shared["loss"] == pytest.approx(alone["loss"], abs=2e-4)
-        assert shared["grad_norm"] == pytest.approx(alone["grad_norm"], rel=2e-2)
+        assert shared["loss"] == pytest.approx(alone["loss"], abs=1e-5)
+        assert shared["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-3)
     assert {tuple(line["num_visual_tokens"]) for line in two[1:]} == {(1, 9, 144)}

@@ -183,6 +183,11 @@ def test_what_cannot_be_resumed_or_replaced(trained, scenes, tmp_path, mvlm):
         result = mvlm("train", config, *SMALL, "--out", out, *options)
         assert result.exit_code == 2
         assert message in result.output
+    sharded = tmp_path / "sharded"
+    sharded.mkdir()
+    (sharded / "model.safetensors.index.json").write_text("{}")
+    result = mvlm("train", config, *SMALL, "--out", sharded, "--resume")
+    assert "is a finished run" in result.output
     cut = tmp_path / "cut"
     shutil.copytree(trained, cut)
     (cut / "model.safetensors").unlink()
