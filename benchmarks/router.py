@@ -1,6 +1,6 @@
 """What a router recovers of tables whose probabilities are known, beside RouteLLM's and RouterBench's ways of deciding.
 
-    python -m benchmarks.router [--quick] [--keep]
+    python benchmarks/router.py [--quick] [--keep]
 
 Every table is drawn from a probability of a right answer at each scale that is a known function of the features. A
 router sees drawn scores; it is judged on other rows by the probabilities themselves, never by drawn scores, so that
@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import click
 import numpy as np
+from machine import keep
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from benchmarks.machine import keep
 from export.runtime.features import FEATURE_VERSION
 from router.fit import fit_table
 from router.policy import best_mix, choose, follow, price_for_budget
@@ -244,7 +244,7 @@ def main(quick: bool, only: str | None, kept: bool) -> None:
             click.echo(f"{case.name:14s} {target:12s} {shares}   {sorted(set(result['chosen']))}"
                        f"   {np.mean(result['fit_seconds']):.1f} s")  # fmt: skip
     if kept:
-        click.echo(keep("router", "python -m benchmarks.router --keep", budgets=BUDGETS, tables=found))
+        click.echo(keep("router", "python benchmarks/router.py --keep", budgets=BUDGETS, tables=found))
 
 
 if __name__ == "__main__":
