@@ -97,6 +97,7 @@ class Evaluation:
     strange: float
     promises: list[PromiseKept]
     rows_labelled: int
+    half_cost: float
     half: Interval
     unfamiliar: dict[str, float]
     cascade: list[CascadePoint]
@@ -126,7 +127,7 @@ class Evaluation:
         )}  # fmt: skip
         return plain | {
             "flat": self.flat,
-            "half": asdict(self.half),
+            "half": asdict(self.half) | {"mean_cost": self.half_cost},
             "oracle": asdict(self.oracle),
             "oracle_without_luck": asdict(self.sober_oracle) if self.sober_oracle else None,
             "cascade": [asdict(point) for point in self.cascade],
@@ -193,7 +194,7 @@ def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callab
     best, sober = oracle_of(test.scores, test.scores, test.cost), without_luck(test)
     mixed = np.random.default_rng(0).permutation(choices)
     spent, score = follow(choices, test.scores, test.cost).mean
-    parts = breakdown(choices, test)
+    parts, half = breakdown(choices, test), _half(router, strange, fit, test)
     progress(1)
     return Evaluation(
         scales=test.scales, cost=test.cost.tolist(), cost_unit=facts["cost_unit"], rows=len(test),
@@ -203,7 +204,8 @@ def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callab
         share=share_of(sober or best, spent, score, test.scores.mean(axis=0), test.cost),
         random_mix=follow(mixed, test.scores, test.cost).mean, parts=parts, strange=float(strange.mean()),
         promises=promises_kept(facts["promises"], shipped, strange, test), rows_labelled=len(fit),
-        half=_half(choices, test), unfamiliar=_strangers(folder, facts, table), cascade=cascade(fit, test, budgets),
+        half_cost=half[0], half=half[1], unfamiliar=_strangers(folder, facts, table),
+        cascade=cascade(fit, test, budgets),
         not_learned=not_learned,
         picture_tasks=picture_tasks, picture_gain=gains, picture_mean=mean, default_price=facts["default_price"],
         default=follow(choices, test.scores, test.cost).mean, chosen=_shares(choices, test),
@@ -237,10 +239,13 @@ def _at_budget(contender: Baseline, fit: Table, test: Table, budget: float) -> O
     return follow(choose(contender.test, test.cost, price), test.scores, test.cost)
 
 
-def _half(choices: NDArray[np.int64], test: Table) -> Interval:
-    """Score at the default price minus that of the finest scale, paired."""
-    chosen = follow(choices, test.scores, test.cost).score
-    return interval(Resamples(test.groups).mean(chosen - test.scores[:, -1]))
+def _half(router: Baseline, strange: NDArray[np.bool_], fit: Table, test: Table) -> tuple[float, Interval]:
+    """At a budget of half the finest scale's cost: mean cost, and the score minus that of the finest scale, paired."""
+    price = price_for_budget(router.fit, fit.cost, float(fit.cost[-1]) / 2)
+    choice = np.where(strange, len(test.scales) - 1, choose(router.test, test.cost, price))
+    outcome = follow(choice, test.scores, test.cost)
+    lost = interval(Resamples(test.groups).mean(outcome.score - test.scores[:, -1]))
+    return float(outcome.cost.mean()), lost
 
 
 def _strangers(folder: Path, facts: dict[str, Any], table: Table) -> dict[str, float]:

@@ -48,9 +48,9 @@ def oracles(e: Evaluation) -> list[str]:
 
 def half(e: Evaluation) -> str:
     """Half of the finest scale's tokens for at most half a point less: whether it is so, and if not what bounds it."""
-    spent, _ = e.default
-    text = f"at its default price the router spends {100 * spent / e.cost[-1]:.0f} % of the finest scale's"
-    text += f" {e.cost_unit} and is {e.half.points()} points from it"
+    spent = e.half_cost
+    text = f"at that budget the router spends {100 * spent / e.cost[-1]:.0f} % of the finest scale's {e.cost_unit}"
+    text += f" and is {e.half.points()} points from it"
     if spent <= e.cost[-1] / 2 and e.half.value >= -_HALF_A_POINT:
         return f"holds: half the {e.cost_unit} for at most half a point less ({text})"
     bound = e.sober_oracle or e.oracle

@@ -449,9 +449,9 @@ def test_kinds_of_answers(answer, kind):
 
 def test_half_the_tokens_for_half_a_point(made):
     _, _, e = made("question")
-    good = replace(e, default=(10.0, 0.9), half=replace(e.half, value=-0.004))
+    good = replace(e, half_cost=10.0, half=replace(e.half, value=-0.004))
     assert half(good).startswith("holds: half the tokens for at most half a point less")
-    dear, bad = replace(good, default=(30.0, 0.9)), replace(good, half=replace(e.half, value=-0.02))
+    dear, bad = replace(good, half_cost=30.0), replace(good, half=replace(e.half, value=-0.02))
     for one in (dear, bad):
         assert half(one).startswith("NOT SHOWN: half the tokens")
         assert "the oracle, luck included reaches" in half(one)
