@@ -13,6 +13,7 @@ import torch
 
 from export.bundle import write_bundle
 from export.source import read_source
+from export.targets import plan
 from mvlm_core.model import MvlmForConditionalGeneration
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -48,7 +49,8 @@ def random_query_run(folder: Path, width: int, layers: int) -> RandomRun:
     model.save_pretrained(run.folder)
     processor.save_pretrained(run.folder)
     drawn_picture(0).save(run.picture)
-    write_bundle(read_source(run.folder, None, _SCALES), run.bundle, lambda steps: None)
+    source = read_source(run.folder, None, _SCALES)
+    write_bundle(source, plan("ort-cpu", "float32", None, source.positions), run.bundle, lambda steps: None)
     return run
 
 
