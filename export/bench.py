@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from export.power import PowerMeter
 from export.runtime import Answer, Runtime
+from export.runtime.cuda import Cuda
 from export.runtime.image import Picture
 from export.runtime.machine import resident_mib
 from export.runtime.manifest import Manifest
 from export.runtime.request import Request
-from export.runtime.sessions import Device
+from export.runtime.sessions import TENSORRT, Device
 
 Floats = NDArray[np.float64]
 # A saving below this share of an answer's time is taken for none.
@@ -135,6 +136,15 @@ def _with_peak(work: Callable[[], Answer]) -> tuple[Answer, float | None]:
         return work(), None
     answer = work()
     return answer, resident_mib("VmHWM")
+
+
+def gpu_memory(provider: str) -> dict[str, Any]:
+    """What is taken of the GPU's memory while the engines are open, by whomever; nothing where there is none."""
+    if provider not in TENSORRT:
+        return {}
+    cuda = Cuda()
+    free, whole = cuda.free_bytes()
+    return {"gpu": cuda.name, "gpu_used": (whole - free) / 2**20}
 
 
 def percentiles(values: Sequence[float] | Floats) -> dict[str, float]:

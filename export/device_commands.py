@@ -66,12 +66,12 @@ def build(
             facts = builder.build(bars.start("building engines", builder.count()))
         click.echo(said_of(facts, folder))
     where = "" if gpu is None else "on the machine with that GPU: "
-    click.echo(f"next: {where}mvlm bench {shlex.quote(str(bundle))} --provider {api.product}")
+    click.echo(f"next: {where}mvlm bench {shlex.quote(str(bundle))}")
 
 
 @click.command()
 @click.argument("bundle", type=_FOLDER, default=Path("bundle"))
-@click.option("--provider", default="cpu", show_default=True)
+@click.option("--provider", help="Left out: the one that the bundle was made for.")
 @click.option("--threads", type=click.IntRange(min=1), help="Left out: as many as there are cores, as `mvlm run` does.")
 @click.option("--picture", type=_FOLDER, help="Left out: an array of the size that a camera gives.")
 @click.option("--question", default="what is in the picture?", show_default=True)
@@ -79,7 +79,7 @@ def build(
 @click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True, help="Answers at each scale.")
 @click.option("--warmup", type=click.IntRange(min=0), default=3, show_default=True, help="Rounds before those.")
 def bench(
-    bundle: Path, provider: str, threads: int | None, picture: Path | None, question: str, answer_tokens: int,
+    bundle: Path, provider: str | None, threads: int | None, picture: Path | None, question: str, answer_tokens: int,
     rounds: int, warmup: int,
 ) -> None:  # fmt: skip
     """Measure what each scale of a bundle costs on this machine; the router then weighs those milliseconds.
@@ -88,7 +88,7 @@ def bench(
     Example:
       mvlm bench bundle --threads 2
     """
-    from export.bench import Plan, answers, measure, open_runtime
+    from export.bench import Plan, answers, gpu_memory, measure, open_runtime
     from export.bench_report import conclude, table, to_json
     from export.power import PowerMeter
     from export.runtime.artefact import output_folder, write_json
@@ -98,7 +98,8 @@ def bench(
     from export.runtime.sessions import Device
     from mvlm_core.bars import Bars
 
-    device, manifest = Device(provider, threads), read_manifest(bundle)
+    manifest = read_manifest(bundle)
+    device = Device(manifest.provider if provider is None else provider, threads)
     shown = np.random.default_rng(0).integers(0, 256, (*_CAMERA_HW, 3), np.uint8) if picture is None else picture
     plan = Plan(shown, question, answer_tokens, rounds, warmup)
     before = resident_mib()
@@ -107,8 +108,8 @@ def bench(
     with Bars() as bars, PowerMeter() as power:
         samples = measure(runtime, plan, power, bars.start("measuring", answers(manifest, plan)))
     measured = conclude(plan, samples)
-    facts = to_json(measured, manifest, device, memory, power)
-    folder = bench_folder(bundle, device_name(provider, threads))
+    facts = to_json(measured, manifest, device, memory | gpu_memory(device.provider), power)
+    folder = bench_folder(bundle, device_name(device.provider, threads))
     with output_folder(folder, overwrite=True) as staging:
         write_json(staging / "bench.json", facts)
         drawn = _draw(measured, staging / "bench.png")

@@ -10,8 +10,9 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+import bundles
 import onnx
-from bundles import pool_bundle, query_bundle
+from tiny import SCALES
 
 from export.bundle import reseal
 from export.decoder import write_decoder
@@ -19,31 +20,13 @@ from export.dialects import StandardDialect
 from export.targets import target
 from export.weights import WeightFile
 
-POSITIONS = 256
+POSITIONS = 512
 
 
-@functools.cache
 def bundle_for(name: str, precision: str, family: str = "query") -> Path:
-    """A bundle of a target whose decoder has this precision; the other parts are float32."""
-    made = query_bundle() if family == "query" else pool_bundle()
-    to = Path(tempfile.mkdtemp()) / "bundle"
-    atexit.register(shutil.rmtree, to.parent, ignore_errors=True)
-    shutil.copytree(made.bundle, to)
-    t, model = target(name), made.source.model.language_model
-    (to / "decoder.onnx").unlink()
-    with WeightFile(to / "decoder.bin") as weights:
-        graph, facts = write_decoder(
-            model, weights.tensor, t.writer_dialect(POSITIONS), "decoder.onnx",
-            product=t.product(precision), floats=t.floats_of(precision), positions=POSITIONS,
-        )  # fmt: skip
-    onnx.save(graph, to / "decoder.onnx")
-    value = json.loads((to / "bundle.json").read_text())
-    value["graphs"]["decoder"] = asdict(facts)
-    parts = {"tower": "float32", "connector": "float32", "prefill": precision, "decode": precision}
-    value |= {"target": name, "provider": "tensorrt", "max_length": POSITIONS, "precision": parts}
-    (to / "bundle.json").write_text(json.dumps(value))
-    reseal(to)
-    return to
+    """A bundle of a target whose decoder has this precision; the other parts have the target's own."""
+    made = bundles.query_bundle() if family == "query" else bundles.pool_bundle()
+    return bundles.bundle_for(made, name, precision, SCALES).bundle
 
 
 @functools.cache
@@ -53,12 +36,11 @@ def standard_concat() -> Path:
     atexit.register(shutil.rmtree, to.parent, ignore_errors=True)
     shutil.copytree(bundle_for("rtx", "float16"), to)
     (to / "decoder.onnx").unlink()
-    (to / "decoder.bin").unlink()
-    t, model = target("rtx"), query_bundle().source.model.language_model
+    rtx, model = target("rtx"), bundles.query_bundle().source.model.language_model
     with WeightFile(to / "decoder.bin") as weights:
         graph, facts = write_decoder(
             model, weights.tensor, StandardDialect("concat", POSITIONS), "decoder.onnx",
-            product=t.product("float16"), floats=t.floats_of("float16"), positions=POSITIONS,
+            product=rtx.product("float16"), floats=rtx.floats_of("float16"), positions=POSITIONS,
         )  # fmt: skip
     onnx.save(graph, to / "decoder.onnx")
     value = json.loads((to / "bundle.json").read_text())

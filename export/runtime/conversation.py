@@ -38,7 +38,7 @@ class Reader:
 
     def __post_init__(self) -> None:
         lead = self.prompt.lead
-        self.lead = Cache(self.decoder, max(1, len(lead)))
+        self.lead = self.decoder.cache(max(1, len(lead)))
         if lead:
             self.decoder.step(self.table.rows(lead), self.lead)
 
@@ -98,7 +98,7 @@ class Conversation:
         kept += self._reader.lead.used
         old = self._cache
         if old is None or old.positions < positions:
-            self._cache = Cache(self._reader.decoder, -(-positions // _ROUND_UP) * _ROUND_UP)
+            self._cache = self._reader.decoder.cache(-(-positions // _ROUND_UP) * _ROUND_UP)
             self._cache.copy(old or self._reader.lead, kept)
         else:
             old.rewind(kept)

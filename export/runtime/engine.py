@@ -22,10 +22,11 @@ from .generate import EmbeddingTable, first_margin, log_softmax
 from .image import Order, Picture
 from .machine import device_name
 from .manifest import Manifest, read_manifest, require_provider
+from .opening import open_files
 from .prompt import Prompt
 from .request import Options, Request, Scale, request_of
 from .router import Choice, Router, Terms, named_reason
-from .sessions import Decoder, Device, open_session, run_session
+from .sessions import Device, run_session
 from .view import View, look
 from .write import Task, Written, write
 
@@ -37,16 +38,15 @@ class Runtime:
 
     def __init__(self, manifest: Manifest, device: Device, costs: CostTable | None = None) -> None:
         self.manifest = manifest
-        # The small graphs gain nothing from more threads, and idle ones would only get in the way.
-        small = Device(device.provider, threads=1)
+        files = open_files(manifest, device)
         self.prompt = Prompt.from_json(manifest.prompt, _read_tokenizer(manifest))
         self.table = EmbeddingTable(manifest)
-        self.vision = open_session(manifest.path(manifest.vision.file), device)
-        self._connectors = {m: open_session(manifest.path(g.file), small) for m, g in manifest.connectors.items()}
-        self.decoder = Decoder(manifest.path(manifest.decoder.graph.file), manifest.decoder, device)
+        self.vision = files.session(manifest.vision.file)
+        self._connectors = {m: files.session(graph.file, small=True) for m, graph in manifest.connectors.items()}
+        self.decoder = files.decoder()
         self.costs = costs  # None: `mvlm bench` has not run here, and the router keeps its own
         router = manifest.router
-        self.router = Router(manifest.path(router.file), router, manifest.scales, small) if router else None
+        self.router = Router(manifest.path(router.file), router, manifest.scales, files.for_small) if router else None
         if self.router and costs:
             self.router = self.router.with_costs(costs.costs, "ms")
         self.reader = Reader(self.decoder, self.table, self.prompt, nested=manifest.family == "query")

@@ -18,6 +18,8 @@ Array = NDArray[Any]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _EXTRAS = {"cpu": "cpu", "cuda": "gpu"}
+# Those whose engines `mvlm build` makes; tensorrt_session.py runs them.
+TENSORRT = ("tensorrt", "tensorrt-rtx")
 _ERRORS_ONLY = 3
 
 
@@ -29,9 +31,10 @@ class Device:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.provider not in _PROVIDERS:
+        known = [*_PROVIDERS, *TENSORRT]
+        if self.provider not in known:
             raise MvlmError(
-                f"there is no provider {self.provider!r}: name one of {', '.join(_PROVIDERS)}", code="bad-provider"
+                f"there is no provider {self.provider!r}: name one of {', '.join(known)}", code="bad-provider"
             )
         if self.threads is not None and self.threads < 1:
             raise MvlmError(f"{self.threads} threads cannot run anything: give at least 1")

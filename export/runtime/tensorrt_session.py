@@ -19,7 +19,7 @@ from .cuda import Buffer, Cuda
 from .engines import EngineSet, Fingerprint, find_engines
 from .errors import MvlmError
 from .manifest import DecoderGraph, Manifest
-from .sessions import step_inputs
+from .sessions import Device, step_inputs
 from .tensorrt_api import Tensorrt
 
 Array = NDArray[Any]
@@ -34,8 +34,11 @@ class Engines:
         self.manifest = manifest
         self.set: EngineSet = find_engines(manifest.folder, here(self._api, self._cuda, manifest.sha256))
 
-    def session(self, file: str) -> TensorrtSession:
-        """The engine of one graph of the bundle, vision or a connector."""
+    # The router's graph is no engine: numpy walks it.
+    for_small: Device | None = None
+
+    def session(self, file: str, *, small: bool = False) -> TensorrtSession:
+        """The engine of one graph of the bundle, vision or a connector; `small` is of no matter here."""
         return TensorrtSession(self._api, self._cuda, self.set.path(file))
 
     def decoder(self) -> TensorrtDecoder:
@@ -190,7 +193,7 @@ class TensorrtCache:
             self._sets.reverse()
         self.used = used
 
-    def take(self, other: TensorrtCache, used: int) -> None:
+    def copy(self, other: TensorrtCache, used: int) -> None:
         """Start with a copy of the first `used` positions of another conversation."""
         assert used <= min(other.used, self.positions)
         self._copy(other._sets[0], self._sets[0], other._length(other.used), self._length(used), used)
