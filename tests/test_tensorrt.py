@@ -36,6 +36,9 @@ from export.tensorrt import BUILT_BY, Builder, Order, shapes, up_to_date
 # Which bundle a version is tried with: opset 20 and a growing cache before 10.15, opset 24 and a cache in place after.
 TARGET_OF = {key: "jetpack-6.2" if key.startswith(("8", "10.3", "10.13")) else "jetpack-7.2" for key in VERSIONS}
 TARGET_OF["rtx 1.7.1.116"] = "rtx"
+# What no page of NVIDIA's says is read there, and none says is not: Gelu came with opset 20, which TensorRT 10.0 reads, and
+# stands in no list before that of 10.15. A board will tell.
+DOUBTS = {("jetpack-6.2", "vision.onnx"): ["Gelu"]}
 JETPACK_6, JETPACK_7, RTX = "10.3.0", "10.16.1.11", "rtx 1.7.1.116"
 
 
@@ -157,7 +160,7 @@ def test_old_integers_are_narrowed_and_half_precision_is_allowed(install, copy, 
     decoder = Engines(read_manifest(bundle), "tensorrt").decoder()
     assert decoder.session.dtypes["position_ids"] == np.int32
     builder.halves = False
-    with pytest.raises(MvlmError, match=r"cannot build decoder.onnx \(half precision was not allowed\)"):
+    with pytest.raises(MvlmError, match=r"cannot build vision.onnx \(half precision was not allowed\)"):
         builder.build(lambda steps: None)
 
 
@@ -491,10 +494,9 @@ def test_each_target_uses_what_its_tensorrt_reads(name):
     version = BUILT_BY[name][1] if BUILT_BY[name][0] == "tensorrt" else (11, 0)
     for precision in TARGETS[name].precisions["decode"]:
         bundle = bundle_for(name, precision)
-        files = ["decoder.onnx", "connector_9.onnx"]
-        assert {file: unknown_to(version, onnx.load(bundle / file, load_external_data=False)) for file in files} == (
-            {file: [] for file in files}
-        )
+        for file in ("decoder.onnx", "connector_9.onnx", "vision.onnx"):
+            unknown = unknown_to(version, onnx.load(bundle / file, load_external_data=False))
+            assert unknown == DOUBTS.get((name, file), []), f"{name}: {file}"
 
 
 def test_what_a_tensorrt_does_not_read():
