@@ -45,6 +45,8 @@ from .table import Table, require_facts
 Floats = NDArray[np.floating]
 ROUTER = "router"
 _BUDGETS = (4, 9, 18, 36, 60)
+# A budget is a mean on the fit rows; what test rows spend lies a little beside it, and is to be at most half.
+_UNDER_HALF = 0.45
 # A ladder lower than this, from the coarsest scale to the finest, gives a router nothing to choose.
 FLAT = 0.05
 # A kind counts as learned when its finest scale is right this often, or surely better than its commonest answer.
@@ -240,8 +242,8 @@ def _at_budget(contender: Baseline, fit: Table, test: Table, budget: float) -> O
 
 
 def _half(router: Baseline, strange: NDArray[np.bool_], fit: Table, test: Table) -> tuple[float, Interval]:
-    """At a budget of half the finest scale's cost: mean cost, and the score minus that of the finest scale, paired."""
-    price = price_for_budget(router.fit, fit.cost, float(fit.cost[-1]) / 2)
+    """At a budget safely under half the finest scale's cost: mean cost, and the score minus that of the finest scale, paired."""
+    price = price_for_budget(router.fit, fit.cost, _UNDER_HALF * float(fit.cost[-1]))
     choice = np.where(strange, len(test.scales) - 1, choose(router.test, test.cost, price))
     outcome = follow(choice, test.scores, test.cost)
     lost = interval(Resamples(test.groups).mean(outcome.score - test.scores[:, -1]))
