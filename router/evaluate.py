@@ -242,7 +242,7 @@ def _at_budget(contender: Baseline, fit: Table, test: Table, budget: float) -> O
 
 
 def _half(router: Baseline, strange: NDArray[np.bool_], fit: Table, test: Table) -> tuple[float, Interval]:
-    """At a budget safely under half the finest scale's cost: mean cost, and the score minus that of the finest scale, paired."""
+    """At a budget under half the finest scale's cost: mean cost, and the score minus that of the finest, paired."""
     price = price_for_budget(router.fit, fit.cost, _UNDER_HALF * float(fit.cost[-1]))
     choice = np.where(strange, len(test.scales) - 1, choose(router.test, test.cost, price))
     outcome = follow(choice, test.scores, test.cost)
