@@ -8,6 +8,11 @@ needs a decoder whose tokens cost runs on a random model of the `query` family, 
 
 from __future__ import annotations
 
+# First, since `machine` takes this folder off the path.
+from runtime_random import random_query_run, torch_seconds
+from runtime_server import throughput
+
+# isort: split
 import json
 import shutil
 import subprocess
@@ -24,8 +29,6 @@ import click
 import numpy as np
 from machine import keep
 from numpy.typing import NDArray
-from runtime_random import random_query_run, torch_seconds
-from runtime_server import throughput
 
 from export.runtime import Runtime, View
 from mvlm_core.row import Row
