@@ -150,7 +150,8 @@ def require_supported(config: PreTrainedConfig) -> None:
     if wrong:
         raise MvlmError(
             f"this language model cannot be exported: {', '.join(wrong)} is not supported"
-            f" (what is: {' and '.join(FAMILIES)}, silu, plain rotary positions, full attention)"
+            f" (what is: {', '.join(FAMILIES)}, silu, plain rotary positions, full attention; where one is added:"
+            " export/ARCHITECTURES.md)"
         )
 
 

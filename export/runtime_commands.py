@@ -82,6 +82,7 @@ def run(
             alone = frame.name == Path(source).name
             click.echo(answer.text if alone else f"{frame.name}: {answer.text}")
             _show(answer)
+            click.secho(runtime.verified(answer.num_visual_tokens), err=True, dim=True)
         if explain:
             click.echo(_explained(view, question, answer, options), err=True)
     if failed:

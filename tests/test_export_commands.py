@@ -39,6 +39,8 @@ def test_export_then_the_command_that_it_names(made, tmp_path, mvlm):
     following = shlex.split(done.output.splitlines()[-1].removeprefix("next: mvlm "))
     answered = mvlm(*following)
     assert answered.exit_code == 0, answered.output
+    assert "decode float32): 1 of 1 answers the same, 0.0 points lost [0.0, 0.0]" in answered.output
+    assert Runtime.load(made.bundle).verified(9) == "not verified"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
     again = mvlm(*arguments(made, out, "--scales", "9"))

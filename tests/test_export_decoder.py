@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -18,6 +20,7 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
+from export import decoder as decoder_module
 from export.decoder import require_supported, write_decoder
 from export.dialects import Dialect, FusedDialect, PrimitiveDialect, StandardDialect
 from export.quantize import Dense
@@ -203,3 +206,11 @@ def test_what_the_writer_does_not_know_is_refused_by_name(config, says):
 def test_all_that_is_unknown_is_said_at_once():
     with pytest.raises(MvlmError, match="architecture mistral, the activation gelu"):
         require_supported(MistralConfig(hidden_act="gelu"))
+
+
+def test_the_page_on_new_architectures_is_short_and_names_what_there_is():
+    page = (Path(__file__).parents[1] / "export" / "ARCHITECTURES.md").read_text()
+    assert len(page.splitlines()) < 100
+    for name in ("FAMILIES", "require_supported", "_normed_heads", "_rotary_tables"):
+        assert name in page
+        assert hasattr(decoder_module, name)

@@ -21,7 +21,7 @@ from .features import image_feature_names, question_feature_names, question_feat
 from .generate import EmbeddingTable, first_margin, log_softmax
 from .image import Order, Picture
 from .machine import device_name
-from .manifest import Manifest, read_manifest, require_provider
+from .manifest import Manifest, read_manifest, read_verification, require_provider
 from .opening import open_files
 from .prompt import Prompt
 from .request import Options, Request, Scale, request_of
@@ -60,6 +60,19 @@ class Runtime:
         manifest = read_manifest(Path(path))
         require_provider(manifest, provider)
         return cls(manifest, device, read_costs(manifest.folder, device_name(provider, threads), manifest.sha256))
+
+    def verified(self, num_visual_tokens: int) -> str:
+        """In a person's words: in which precision a scale was held against torch, and what it lost."""
+        report = read_verification(self.manifest)
+        if report is None:
+            return "not verified"
+        facts = report["scales"][str(num_visual_tokens)]
+        lost = facts["points_lost"]
+        precision = ", ".join(f"{part} {name}" for part, name in self.manifest.precision.items())
+        return (
+            f"verified against torch ({precision}): {facts['same_answers']} of {facts['answers']} answers the same,"
+            f" {lost['points']:.1f} points lost [{lost['low']:.1f}, {lost['high']:.1f}]"
+        )
 
     def look(self, picture: Picture, order: Order = "rgb") -> View:
         """Encode a picture once: a path, encoded bytes, a PIL picture, or an array (H, W, 3) uint8.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,12 @@ def read_manifest(folder: Path) -> Manifest:
     _check_files(folder, files)
     _check_names(manifest, files)
     return manifest
+
+
+def read_verification(manifest: Manifest) -> dict[str, Any] | None:
+    """What `mvlm export` compared with torch, as verify.json has it; None in a bundle that was not verified."""
+    file = manifest.path("verify.json")
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def require_provider(manifest: Manifest, provider: str) -> None:
