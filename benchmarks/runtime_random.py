@@ -38,7 +38,7 @@ def random_query_run(folder: Path, width: int, layers: int) -> RandomRun:
     config.text_config.update(
         {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers, "head_dim": _HEAD,
          "num_attention_heads": width // _HEAD, "num_key_value_heads": max(1, width // _HEAD // 2),
-         "initializer_range": 0.05}
+         "initializer_range": 0.05, "layer_types": ["full_attention"] * layers}
     )  # fmt: skip
     torch.manual_seed(0)
     model = MvlmForConditionalGeneration(config).eval()
