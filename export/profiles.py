@@ -16,9 +16,9 @@ from export.runtime.errors import MvlmError
 from export.runtime.manifest import Manifest
 from export.runtime.prompt import Prompt
 
-# The compiler of TensorRT for RTX 1.7 fails on ranges that lie wholly in 1 to 32, 33 to 64 or 65 to 128 positions and
-# are not 1 alone ("Error while verifying IR", measured): from 2 to here or further is none of those.
-_SHORTEST_RANGE_END = 33
+# The compiler of TensorRT for RTX 1.7 fails on ranges that one tile of its attention covers, 1 alone apart ("Error
+# while verifying IR"). Tiles of 32 and 64 positions were seen, by the length of the cache; from 2 to here is more.
+_SHORTEST_RANGE_END = 65
 # A question is as long as this share of the longest one that was asked for, when nothing else is known.
 _LIKELY_SHARE = 0.25
 Bounds = tuple[int, int, int]
@@ -61,7 +61,7 @@ def profiles_of(lengths: Sequence[Lengths], *, own_decode: bool) -> tuple[Profil
     """
     groups: list[list[Lengths]] = []
     for at in lengths:
-        if groups and at.likely <= groups[-1][-1].most:
+        if groups and at.likely <= max(groups[-1][-1].most, _SHORTEST_RANGE_END):
             groups[-1].append(at)
         else:
             groups.append([at])
