@@ -1,6 +1,6 @@
 """What a router recovers of tables whose probabilities are known, beside RouteLLM's and RouterBench's ways of deciding.
 
-    python benchmarks/router.py [--quick] [--keep]
+    python benchmarks/router.py [--quick] [--only TABLE] [--processes 2] [--large] [--keep]
 
 Every table is drawn from a probability of a right answer at each scale that is a known function of the features. A
 router sees drawn scores; it is judged on other rows by the probabilities themselves, never by drawn scores, so that
@@ -12,9 +12,13 @@ Letters: n rows, d features, K scales.
 
 from __future__ import annotations
 
+import os
+import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
 
 import click
 import numpy as np
@@ -23,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from export.runtime.features import FEATURE_VERSION
-from router.fit import fit_table
+from router.fit import fit_table, workers
 from router.policy import best_mix, choose, follow, price_for_budget
 from router.table import Table
 
@@ -173,7 +177,7 @@ def routerbench(table: Table, x: Floats, seed: int) -> tuple[list[Decided], str]
     return [Decided(b, choose(on_test, COST, price_for_budget(on_fit, COST, b))) for b in BUDGETS], "neighbours"
 
 
-WAYS = {"ours": ours, "RouteLLM": routellm, "RouterBench": routerbench}
+OTHERS = {"RouteLLM": routellm, "RouterBench": routerbench}
 
 
 def score(decided: list[Decided], truth: Floats) -> dict[str, list[float]]:
@@ -194,57 +198,97 @@ def score(decided: list[Decided], truth: Floats) -> dict[str, list[float]]:
     return found
 
 
-def measure(case: Case, seeds: int) -> dict[str, object]:
-    by_way: dict[str, list[dict[str, list[float]]]] = {way: [] for way in WAYS}
-    chosen, seconds = [], []
-    for seed in range(seeds):
-        random = np.random.default_rng(seed)
-        table, _ = draw(case, case.rows, random)
-        test, truth = draw(case, TEST_ROWS, random)
-        x = np.column_stack([test.image, test.question])
-        for way, decide in WAYS.items():
-            started = time.perf_counter()
-            decided, name = decide(table, x, seed)
-            if way == "ours":
-                chosen.append(name)
-                seconds.append(time.perf_counter() - started)
-            by_way[way].append(score(decided, truth))
+@dataclass(frozen=True)
+class Run:
+    """One table under one seed: what `ours` chose and how long it took, and the scores of every way."""
+
+    chosen: str
+    fit_seconds: float
+    scores: dict[str, dict[str, list[float]]]
+
+
+def run(case: Case, seed: int) -> Run:
+    random = np.random.default_rng(seed)
+    table, _ = draw(case, case.rows, random)
+    test, truth = draw(case, TEST_ROWS, random)
+    x = np.column_stack([test.image, test.question])
+    started = time.perf_counter()
+    decided, chosen = ours(table, x, seed)
+    seconds = time.perf_counter() - started
+    others = {way: score(decide(table, x, seed)[0], truth) for way, decide in OTHERS.items()}
+    return Run(chosen, seconds, {"ours": score(decided, truth)} | others)
+
+
+def summed_up(case: Case, runs: list[Run]) -> dict[str, object]:
     ways = {}
-    for way, runs in by_way.items():
-        gain, attainable = (
-            np.array([run[what] for run in runs]) for what in ("gain", "attainable")
-        )  # (seeds, budgets)
+    for way in runs[0].scores:
+        gain, attainable = (np.array([run.scores[way][what] for run in runs]) for what in ("gain", "attainable"))
+        share = None if case.target is None else gain / attainable  # (seeds, budgets)
         ways[way] = {
-            "share": None if case.target is None else float((gain / attainable).mean()),
-            "share_by_budget": None if case.target is None else (gain / attainable).mean(axis=0).tolist(),
+            "share": None if share is None else float(share.mean()),
+            "share_by_budget": None if share is None else share.mean(axis=0).tolist(),
+            "share_by_seed": None if share is None else share.mean(axis=1).tolist(),
             "gain_points_by_budget": gain.mean(axis=0).tolist(),
             "worst_gain_points": float(gain.min()),
-            "mean_cost_by_budget": np.mean([run["mean_cost"] for run in runs], axis=0).tolist(),
+            "mean_cost_by_budget": np.mean([run.scores[way]["mean_cost"] for run in runs], axis=0).tolist(),
         }
-    return {"target": case.target, "rows": case.rows, "features": case.d, "chosen": chosen, "fit_seconds": seconds,
-            "ways": ways}  # fmt: skip
+    return {"target": case.target, "rows": case.rows, "features": case.d, "chosen": [run.chosen for run in runs],
+            "fit_seconds": [run.fit_seconds for run in runs], "ways": ways}  # fmt: skip
+
+
+def line(name: str, result: dict[str, Any]) -> str:
+    """One table for the terminal."""
+    shares = "   ".join(
+        f"{way} {w['share']:+.2f} (worst {w['worst_gain_points']:+.2f})" if w["share"] is not None
+        else f"{way} gain {np.mean(w['gain_points_by_budget']):+.2f} (worst {w['worst_gain_points']:+.2f})"
+        for way, w in result["ways"].items()
+    )  # fmt: skip
+    target = "" if result["target"] is None else f"target {result['target']:.2f}"
+    return (
+        f"{name:14s} {target:12s} {shares}   {', '.join(sorted(set(result['chosen'])))}"
+        f"   {np.mean(result['fit_seconds']):.1f} s"
+    )
+
+
+def fit_limits(rows: int) -> dict[str, float]:
+    """How long a fit of 64 features and 5 scales takes in this process, and what it has used at most."""
+    table, _ = draw(replace(CASES[0], rows=rows), rows, np.random.default_rng(0))
+    started = time.perf_counter()
+    fit_table(table, seed=0, progress=lambda fits: None)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"rows": rows, "threads": workers(), "seconds": time.perf_counter() - started, "peak_gib": peak}
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="One seed.")
 @click.option("--only", help="One table, by its name.")
+@click.option("--processes", default=1, show_default=True, help="Tables at once, each on one thread.")
+@click.option("--large", is_flag=True, help="Time a fit of 100,000 rows as well.")
 @click.option("--keep", "kept", is_flag=True, help="Write the figures to benchmarks/results/router.json.")
-def main(quick: bool, only: str | None, kept: bool) -> None:
+def main(quick: bool, only: str | None, processes: int, large: bool, kept: bool) -> None:
     """Measure every table and print shares beside their targets."""
-    found = {}
-    for case in CASES:
-        if only in (None, case.name):
-            found[case.name] = result = measure(case, 1 if quick else 5)
-            shares = "   ".join(
-                f"{way} {w['share']:+.2f} (worst {w['worst_gain_points']:+.2f})" if w["share"] is not None
-                else f"{way} gain {np.mean(w['gain_points_by_budget']):+.2f} (worst {w['worst_gain_points']:+.2f})"
-                for way, w in result["ways"].items()
-            )  # fmt: skip
-            target = "" if case.target is None else f"target {case.target:.2f}"
-            click.echo(f"{case.name:14s} {target:12s} {shares}   {sorted(set(result['chosen']))}"
-                       f"   {np.mean(result['fit_seconds']):.1f} s")  # fmt: skip
+    seeds = range(1 if quick else 5)
+    cases = [case for case in CASES if only in (None, case.name)]
+    found, sizes = {}, {}
+    # A process each, so that the largest memory is that of one fit.
+    for rows in (5000, 100_000) if large else (5000,):
+        with ProcessPoolExecutor(1) as pool:
+            sizes[rows] = one = pool.submit(fit_limits, rows).result()
+        click.echo(f"a fit of {rows:,} rows: {one['seconds']:.0f} s, {one['threads']} threads,"
+                   f" {one['peak_gib']:.1f} GiB at most")  # fmt: skip
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(processes) as pool:
+        waiting = {case.name: [pool.submit(run, case, seed) for seed in seeds] for case in cases}
+        for case in cases:
+            runs = []
+            for seed, future in enumerate(waiting[case.name]):
+                runs.append(future.result())
+                click.echo(f"  {case.name}, seed {seed}: {runs[-1].chosen}, {runs[-1].fit_seconds:.1f} s", err=True)
+            found[case.name] = summed_up(case, runs)
+            click.echo(line(case.name, found[case.name]))
     if kept:
-        click.echo(keep("router", "python benchmarks/router.py --keep", budgets=BUDGETS, tables=found))
+        command = f"python benchmarks/router.py --processes {processes}{' --large' if large else ''} --keep"
+        click.echo(keep("router", command, budgets=BUDGETS, tables=found, fits=list(sizes.values())))
 
 
 if __name__ == "__main__":

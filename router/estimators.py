@@ -191,14 +191,16 @@ class TaskLookup(ScaleEstimator):
 
 
 class ScaleNetwork(ScaleEstimator):
-    """A linear model and a layer of tanh units beside it, fitted whole by L-BFGS on the cross entropy of graded scores.
+    """Every feature through a few tanh units, fitted whole by L-BFGS on the cross entropy of graded scores.
 
-    It starts from the logistic regression, and what a feature tells alone is how freely the units may read it.
+    So narrow a layer shares what it learns between the scales, and between rows of one kind: a unit at its end takes no
+    notice of the features that say nothing, where a line beside it would. The first units start along the directions
+    that a logistic regression found, and what a feature tells alone is how freely the units may read it.
 
-    Fitted state: `skip_` (d, K), `hidden_` (d, h), `bias_` (h,), `out_` (h, K), `intercepts_` (K,).
+    Fitted state: `hidden_` (d, h), `bias_` (h,), `out_` (h, K), `intercepts_` (K,).
     """
 
-    def __init__(self, hidden: int = 12, l2: float = 10.0, steps: int = 150, seed: int = 0) -> None:
+    def __init__(self, hidden: int = 4, l2: float = 10.0, steps: int = 150, seed: int = 0) -> None:
         self.hidden, self.l2, self.steps, self.seed = hidden, l2, steps, seed
 
     def fit(self, x: Floats, y: Floats, tasks: Tasks | None = None) -> ScaleNetwork:
@@ -206,43 +208,55 @@ class ScaleNetwork(ScaleEstimator):
         from threadpoolctl import threadpool_limits
 
         self.n_features_in_ = x.shape[1]
-        linear = ScaleLogistic(self.l2).fit(x, y)
         tells = column_strengths(x, y - y.mean(axis=0))  # (d,)
         stretch = (tells / (tells.max() + _EPSILON)).astype(np.float32)
-        x, y = x.astype(np.float32), y.astype(np.float32)
-        stretched = x * stretch
-        d, h, k = x.shape[1], self.hidden, y.shape[1]
-        random = np.random.default_rng(self.seed)
-        skip, rest = linear.on_features()
-        start = [skip, random.normal(0, 1, (d, h)), random.normal(0, 1, h), np.zeros((h, k)), rest]
+        start = self._start(x, y, stretch)
+        x, y = (x * stretch).astype(np.float32), y.astype(np.float32)
         shapes = [part.shape for part in start]
         ends = np.cumsum([part.size for part in start])[:-1]
-        penalty = np.concatenate([np.full(part.size, part.ndim == 2) for part in start]) * self.l2 / len(x)
+        held = [self.l2, 0.0, _OUT_L2, 0.0]
+        penalty = np.repeat(held, [part.size for part in start]) / len(x)
 
         def parts(flat: Floats) -> list[Floats]:
             return [part.reshape(shape) for part, shape in zip(np.split(flat, ends), shapes, strict=True)]
 
         def objective(flat: Floats) -> tuple[float, Floats]:
-            skip, hidden, bias, out, intercepts = parts(flat.astype(np.float32))
-            active = np.tanh(stretched @ hidden + bias)  # (n, h)
-            margin = x @ skip + active @ out + intercepts  # (n, K)
+            hidden, bias, out, intercepts = parts(flat.astype(np.float32))
+            active = np.tanh(x @ hidden + bias)  # (n, h)
+            margin = active @ out + intercepts  # (n, K)
             loss = np.logaddexp(0, margin).sum(dtype=np.float64) - (y * margin).sum(dtype=np.float64)
             error = (_sigmoid(margin) - y) / np.float32(len(x))  # (n, K)
             inner = error @ out.T * (1 - active**2)  # (n, h)
-            slopes = [x.T @ error, stretched.T @ inner, inner.sum(axis=0), active.T @ error, error.sum(axis=0)]
+            slopes = [x.T @ inner, inner.sum(axis=0), active.T @ error, error.sum(axis=0)]
             slope = np.concatenate([slope.ravel() for slope in slopes]).astype(np.float64)
             return float(loss / len(x) + (penalty * flat**2).sum() / 2), slope + penalty * flat
 
         with threadpool_limits(1, user_api="blas"):
             flat = np.concatenate([part.ravel() for part in start])
             found = minimize(objective, flat, jac=True, method="L-BFGS-B", options={"maxiter": self.steps})
-        self.skip_, hidden, self.bias_, self.out_, self.intercepts_ = parts(found.x)
+        hidden, self.bias_, self.out_, self.intercepts_ = parts(found.x)
         self.hidden_ = hidden * stretch[:, None]
         return self
 
+    def _start(self, x: Floats, y: Floats, stretch: Floats) -> list[Floats]:
+        """Where the search begins: (d, h) for stretched features, (h,), (h, K), (K,)."""
+        d, h, k = x.shape[1], self.hidden, y.shape[1]
+        random = np.random.default_rng(self.seed)
+        hidden = random.normal(0, 0.3, (d, h))
+        along, *_ = np.linalg.svd(ScaleLogistic(self.l2).fit(x, y).on_features()[0], full_matrices=False)
+        lines = min(h, _LINES, along.shape[1])
+        hidden[:, :lines] = along[:, :lines] / (stretch[:, None] + 0.05)
+        rate = y.mean(axis=0).clip(0.01, 0.99)
+        return [hidden, np.zeros(h), random.normal(0, 0.3, (h, k)), np.log(rate / (1 - rate))]
+
     def margins(self, x: Floats) -> Floats:
         check_is_fitted(self)
-        return x @ self.skip_ + np.tanh(x @ self.hidden_ + self.bias_) @ self.out_ + self.intercepts_
+        return np.tanh(x @ self.hidden_ + self.bias_) @ self.out_ + self.intercepts_
+
+
+_OUT_L2 = 1.0
+# So many of a logistic regression's main directions over the scales are worth a start.
+_LINES = 2
 
 
 class Neighbours(ScaleEstimator):
@@ -331,6 +345,7 @@ def candidates(scales: tuple[int, ...], seed: int) -> dict[str, ScaleEstimator]:
     trees = PooledTrees(scales, num_trees=100, num_leaves=31, seed=seed)
     heads = {
         "logistic": ScaleLogistic(l2=3.0),
+        "one bend": ScaleNetwork(hidden=1, seed=seed),
         "network": network,
         "neighbours": Neighbours(seed=seed),
         "trees, monotone": PooledTrees(scales, num_trees=100, num_leaves=15, monotone=True, seed=seed),

@@ -225,9 +225,7 @@ def _constant(graph: _Graph, estimator: Constant, x: str) -> str:
 def _network(graph: _Graph, estimator: ScaleNetwork, x: str) -> str:
     _linear(graph, x, estimator.hidden_, estimator.bias_, "hidden")  # (n, h)
     graph.add("Tanh", ["hidden"], "active")
-    graph.add("MatMul", ["active", graph.single("out_weights", estimator.out_)], "bent")
-    _linear(graph, x, estimator.skip_, estimator.intercepts_, "straight")
-    return graph.add("Add", ["straight", "bent"], "network")
+    return _linear(graph, "active", estimator.out_, estimator.intercepts_, "network")
 
 
 def _lookup(graph: _Graph, estimator: TaskLookup, x: str) -> str:

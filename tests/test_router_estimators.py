@@ -129,7 +129,8 @@ def test_what_a_candidate_must_have():
 def test_candidates_stand_from_the_simplest_up():
     found = candidates(SCALES, 3)
     assert list(found) == [
-        "constant", "lookup by task", "logistic", "network", "neighbours", "trees, monotone", "trees", "blend",
+        "constant", "lookup by task", "logistic", "one bend", "network", "neighbours", "trees, monotone", "trees",
+        "blend",
     ]  # fmt: skip
     heads = [estimator.head for name, estimator in found.items() if name != "constant"]
     assert {head.seed for head in heads if hasattr(head, "seed")} == {3}
@@ -185,6 +186,22 @@ def test_a_network_bends_where_a_line_cannot(drawn):
         np.abs(expit(e.fit(x, wanted).margins(x)) - wanted).mean() for e in (ScaleLogistic(), ScaleNetwork())
     )
     assert network < 0.5 * line
+
+
+def test_one_bend_tells_two_kinds_apart_and_what_says_nothing_is_not_heard():
+    """Two kinds with a gap between them: within a kind every row is given the same."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2000, 30)).astype(np.float32)
+    kind = random.random(2000) < 0.5
+    x[:, [0, -1]] += np.where(kind, 2, -2)[:, None]
+    truth = np.where(kind[:, None], [0.1, 0.2, 0.9], [0.7, 0.8, 0.8])
+    y = (random.random(truth.shape) < truth).astype(np.float32)
+    line, bend = (
+        np.abs(expit(e.fit(x[:1000], y[:1000]).margins(x[1000:])) - truth[1000:]).mean()
+        for e in (ScaleLogistic(3.0), ScaleNetwork(hidden=1))
+    )
+    assert bend < 0.03
+    assert bend < 0.5 * line
 
 
 def test_platt_scaling_undoes_margins_that_are_too_bold():
