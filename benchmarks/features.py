@@ -76,13 +76,17 @@ def costs() -> dict[str, float]:
     words = random.standard_normal((144, 128)).astype(np.float32)
     tokens = random.standard_normal((8, 128)).astype(np.float32)
     scores = words @ tokens[0]
-    grid = scores.reshape(12, 12)
+    grid, usual = scores.reshape(12, 12), words.mean(axis=0)
+    large = [random.standard_normal(shape).astype(np.float32) for shape in ((20, 1024), (576, 1024))]
     question = "what colour is the small star?"
     return {
         "picture, once": microseconds(lambda: runtime_features.image_features(words)),
         "question, whole": microseconds(lambda: runtime_features.question_features(question, tokens, words)),
+        "question, whole, 20 tokens and 576 patches of width 1024": microseconds(
+            lambda: runtime_features.question_features(question, *large)
+        ),
         "rivals": 2 * microseconds(lambda: runtime_features._rivals(grid, scores.mean())),
-        "energy lost there": 2 * microseconds(lambda: runtime_features._lost_there(70, words)),
+        "energy lost there": 2 * microseconds(lambda: runtime_features._lost_there(70, words, usual)),
         "match over the pyramid": 2 * microseconds(lambda: runtime_features._pyramid(grid[..., None])),
         "two words together": microseconds(lambda: runtime_features._together(np.stack([scores, scores]))),
         "words": microseconds(lambda: runtime_features._hashed(question)),

@@ -61,6 +61,55 @@ def test_the_match_sees_how_large_the_named_thing_is():
     assert pooled[1] < pooled[6]
 
 
+def slow_match(scores: np.ndarray, patches: np.ndarray) -> list[float]:
+    """One word's match, patch by patch and cell by cell, in float64."""
+    side, width = round(len(patches) ** 0.5), patches.shape[1]
+    grid, picture = scores.reshape(side, side), patches.reshape(side, side, width)
+    ordered = sorted(scores, reverse=True)
+    row, column = (int(i) for i in np.unravel_index(grid.argmax(), grid.shape))
+    half = (grid.max() + grid.mean()) / 2
+    high = [(i, j) for i in range(side) for j in range(side) if grid[i, j] >= half]
+    rivals = sum(grid[i, j] == grid[max(0, i - 1) : i + 2, max(0, j - 1) : j + 2].max() for i, j in high)
+    rows, columns = np.array(high).T
+    pooled, lost, here = [], [], picture[row, column]
+    for cells in pyramid_sides(side):
+        step = side // cells
+        cut = [slice(i, i + step) for i in range(0, side, step)]
+        pooled.append(max(grid[above, beside].mean() for above in cut for beside in cut))
+        i, j = row // step * step, column // step * step
+        coarser = picture[i : i + step, j : j + step].mean(axis=(0, 1))
+        lost.append(((here - coarser) ** 2).sum() / (picture[row, column] ** 2).sum())
+        here = coarser
+    angle = grid.max() / np.linalg.norm(picture[row, column])
+    region = [len(high) / side**2, np.hypot(rows.std(), columns.std()) / side, rivals]
+    where = [rows.mean() / side, columns.mean() / side]
+    return [
+        ordered[0],
+        grid.mean(),
+        np.mean(ordered[:4]),
+        np.mean(ordered[:10]),
+        angle,
+        *region,
+        *where,
+        *pooled,
+        *lost,
+    ]
+
+
+@pytest.mark.parametrize("side", [5, 12, 24])
+def test_the_match_is_what_a_slow_search_finds(side):
+    patches, tokens = words(side, 32), words(3, 32)  # (P, D), (9, D)
+    exact = patches.astype(np.float64)
+    maps = [exact @ (token / np.linalg.norm(token)) for token in tokens.astype(np.float64)]
+    first, second = sorted(maps, key=lambda scores: scores.mean() - scores.max())[:2]
+    apart = np.subtract(*(divmod(int(scores.argmax()), side) for scores in (first, second)))
+    wanted = [9, *slow_match(first, exact), *slow_match(second, exact)]
+    wanted += [np.hypot(*apart) / side, (first + second).max() / 2]
+    found = question_features("", tokens, patches)
+    np.testing.assert_allclose(found[: len(wanted)], wanted, rtol=2e-4, atol=2e-5)
+    assert len(wanted) == question_feature_names().index("hash0")
+
+
 def test_the_question_is_hashed_alike_everywhere():
     names = question_feature_names()
     values = question_features("What colour is it?", words(1), words())

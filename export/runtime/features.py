@@ -95,18 +95,20 @@ def question_features(question: str, token_rows: Array, words: Array) -> Array:
     if not len(token_rows):
         raise MvlmError("the question has no tokens: ask something", code="empty-question")
     directions = token_rows / (np.linalg.norm(token_rows, axis=1, keepdims=True) + _EPSILON)  # (T, D)
-    maps = directions @ words.T  # (T, P)
+    # Patches first: BLAS is nearly twice as quick as on the words' few rows.
+    maps = np.ascontiguousarray((words @ directions.T).T)  # (T, P)
     outstanding = maps.max(axis=1) - maps.mean(axis=1)  # (T,)
     order = np.argsort(-outstanding, kind="stable")[:_MATCHED_TOKENS]
-    matched = [_match(maps[token], words) for token in order]
+    usual = _mean_patch(words)  # (D,)
+    matched = [_match(maps[token], words, usual) for token in order]
     while len(matched) < _MATCHED_TOKENS:
         matched.append(np.zeros_like(matched[0]))
     together = _together(maps[order])
     return np.concatenate([[np.float32(len(token_rows))], *matched, together, _hashed(question)]).astype(np.float32)
 
 
-def _match(scores: Array, words: Array) -> Array:
-    """How one word matches the patches, where, and what each pooling step leaves of it: (P,), (P, D) -> (d,)."""
+def _match(scores: Array, words: Array, usual: Array) -> Array:
+    """How one word matches the patches, where, and what each pooling step leaves of it: (P,), (P, D), (D,) -> (d,)."""
     grid = _as_grid(scores[:, None])  # (G, G, 1)
     side = grid.shape[0]
     ordered = np.sort(scores)[::-1]
@@ -118,7 +120,7 @@ def _match(scores: Array, words: Array) -> Array:
     angle = peak / (np.linalg.norm(words[best]) + _EPSILON)
     region = [len(rows) / side**2, spread, _rivals(grid[..., 0], half), rows.mean() / side, columns.mean() / side]
     pooled = [level.max() for level in _pyramid(grid)]
-    return np.asarray([peak, mean, *tops, angle, *region, *pooled, *_lost_there(best, words)], np.float32)
+    return np.asarray([peak, mean, *tops, angle, *region, *pooled, *_lost_there(best, words, usual)], np.float32)
 
 
 def _rivals(grid: Array, half: Array) -> int:
@@ -130,8 +132,8 @@ def _rivals(grid: Array, half: Array) -> int:
     return int(((grid >= half) & (grid >= highest[:side, :side])).sum())
 
 
-def _lost_there(patch: int, words: Array) -> list[float]:
-    """What each pooling step takes away at one patch, in parts of the patch's own energy."""
+def _lost_there(patch: int, words: Array, usual: Array) -> list[float]:
+    """What each pooling step takes away at one patch, in parts of its own energy; `usual` is the mean of all (D,)."""
     side = round(len(words) ** 0.5)
     row, column = divmod(patch, side)
     grid = words.reshape(side, side, -1)
@@ -141,8 +143,10 @@ def _lost_there(patch: int, words: Array) -> list[float]:
     for cells in pyramid_sides(side):
         step = side // cells
         top, left = row // step * step, column // step * step
-        cell = words if cells == 1 else grid[top : top + step, left : left + step].reshape(-1, words.shape[1])
-        coarser = _mean_patch(cell)  # (D,)
+        if cells == 1:
+            coarser = usual  # (D,)
+        else:
+            coarser = _mean_patch(grid[top : top + step, left : left + step].reshape(-1, words.shape[1]))
         lost.append(float(np.square(here - coarser).sum()) / own)
         here = coarser
     return lost
