@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -44,3 +46,22 @@ class Bars:
             reached = done
 
         return progress
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' own bars off the terminal: ours are there. Import them inside, too.
+
+    peft imports bitsandbytes wherever it is installed, which then tells of a CPU kernel that it lacks, whether four
+    bits were asked for or not; and peft itself asks transformers by a name that is to go.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            yield
+    finally:
+        transformers_logging.enable_progress_bar()

@@ -19,7 +19,7 @@ from .processing import MvlmImageProcessor, MvlmProcessor
 from .rows import Row
 from .runs import load_processor, load_run, run_config
 from .tokenizer import train_tokenizer
-from .towers import tower_grid_side, tower_size_px
+from .towers import require_layer, tower_grid_side, tower_size_px, vision_width
 from .words import speak
 
 # What says which connector it is, and where it reads the tower; the rest of `ModelConfig` says where weights come from.
@@ -55,15 +55,26 @@ def resolve_model(config: ModelConfig) -> ModelConfig:
         image = ImageConfig(**settings | {key: value for key, value in stated_image.items() if value is not None})
     else:
         told, found = config.vision or {}, {}
+        text_config(config.text or {})  # whether there is such a language model
         tower = vision_config(told)
         image = _image(config.image, picture_settings(told), tower_size_px(tower))
     side = tower_grid_side(tower, image.size_px or 0)
+    require_layer(tower, found.get("vision_feature_layer", config.vision_feature_layer))
+    _require_heads(config.model_copy(update=found), vision_width(tower))
     if config.grid_side not in (None, side):
         raise MvlmError(
             f"model.grid_side is {config.grid_side}, and the vision tower ({tower.model_type}) leaves a grid of"
             f" {side} x {side}: leave grid_side out"
         )
     return config.model_copy(update=found | {"grid_side": side, "image": image})
+
+
+def _require_heads(config: ModelConfig, width: int) -> None:
+    if config.connector == "query" and (width % config.num_heads or width % 4):
+        raise MvlmError(
+            f"the vision tower is {width} wide, which the query connector's {config.num_heads} heads cannot share (and"
+            " its codes take quarters of it): set model.num_heads to a divisor"
+        )
 
 
 def _image(stated: ImageConfig, found: dict[str, Any], made_for: int | None) -> ImageConfig:

@@ -9,7 +9,7 @@ import click
 from export.runtime.artefact import output_folder, refuse_if_filled
 from export.runtime.errors import MvlmError
 
-from .bars import Bars
+from .bars import Bars, quiet
 from .commands import OVERWRITE, out_option, say_next
 
 
@@ -42,7 +42,6 @@ def import_(checkpoint: Path, out: Path, vision_tower: Path | None, num_heads: i
     """
     from .checkpoint_processor import TOKENIZER_FILES
     from .convert import import_checkpoint
-    from .train import quiet
 
     if not checkpoint.is_dir():
         raise MvlmError(f"there is no folder {checkpoint}: download the checkpoint and name its folder")
@@ -87,7 +86,6 @@ def export_checkpoint(run: Path, target: str, scale: int, out: Path, overwrite: 
       mvlm export-checkpoint run --to llava-hf --scale 576 --out llava
     """
     from .checkpoint_export import export_llava
-    from .train import quiet
 
     with output_folder(out, overwrite=overwrite) as folder, quiet():
         notes = export_llava(run, folder, scale)

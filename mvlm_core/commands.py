@@ -12,7 +12,7 @@ import click
 from export.runtime.artefact import output_folder, refuse_if_filled
 from export.runtime.errors import CheckFailed, MvlmError
 
-from .bars import Bars
+from .bars import Bars, quiet
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -124,11 +124,11 @@ def check(rows: Path | None, config: Path | None, show: int) -> None:
 
 
 def _resolved(config: Path) -> TrainConfig:
-    from .build import resolve_config
     from .config import read_config
-    from .train import quiet
 
     with quiet():
+        from .build import resolve_config
+
         return resolve_config(read_config(config))
 
 
@@ -161,12 +161,13 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
     """
     if "=" in config.name and not config.exists():  # `mvlm train seed=1` means train.yaml with an override
         config, overrides = Path("train.yaml"), (str(config), *overrides)
-    from .build import resolve_config, weights_from
     from .config import read_config
-    from .train import process_state, quiet
-    from .train import train as run_recipe
 
     with quiet():
+        from .build import resolve_config, weights_from
+        from .train import process_state
+        from .train import train as run_recipe
+
         resolved = resolve_config(read_config(config, overrides))
         sources = weights_from(resolved)
     if process_state().is_main_process:

@@ -50,7 +50,7 @@ class TrainConfig(_Strict):
 
     rows: Path = Path("rows")
     stream: bool = False
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["bf16", "float32"] = "bf16"
     attention: AttentionConfig = AttentionConfig()
     liger: bool = False
@@ -64,6 +64,8 @@ class TrainConfig(_Strict):
     def _scales_fit(self) -> TrainConfig:
         if not self.scales or not self.stages:
             raise ValueError("a run needs at least one scale, and at least one of stages")
+        if len(set(self.scales)) != len(self.scales):
+            raise ValueError("scales: each stands once")
         allowed = self.model.allowed_scales()
         shown = set(self.scales).union(*(possible_scales(stage.show or ()) for stage in self.stages))
         try:
@@ -116,8 +118,8 @@ def scenes_config(family: str, *, rows: Path, seed: int) -> TrainConfig:
 
 
 def run_scales(run: Path) -> tuple[int, ...]:
-    """The scales that a run was trained at."""
-    return read_config(run / "train.yaml").scales
+    """The scales that a run was trained at, ascending."""
+    return tuple(sorted(read_config(run / "train.yaml").scales))
 
 
 def _validated(file: Path, tree: dict[str, Any]) -> TrainConfig:
@@ -145,10 +147,10 @@ def _put(tree: dict[str, Any], override: str) -> None:
     *parents, last = path.split(".")
     node: Any = tree
     try:
-        for key in parents:
-            node = node[int(key)] if isinstance(node, list) else node[key]
+        for key in parents:  # what the file leaves out may be told all the same: it is checked with the rest
+            node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
         node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
-    except (KeyError, IndexError, ValueError, TypeError, yaml.YAMLError):
+    except (AttributeError, IndexError, ValueError, TypeError, yaml.YAMLError):
         raise MvlmError(f"{override!r}: the configuration has no {path}") from None
 
 

@@ -10,6 +10,7 @@ patch on its own, as the language model would read it; the patch loss and the ro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -153,8 +154,8 @@ def sincos_codes(side: int, width: int) -> Tensor:
 
 
 def start_random(connector: QueryConnector) -> None:
-    """MQT's own start: small random queries, fixed codes on a grid of √M, resized to the patches for the keys."""
-    side, width = round(connector.num_queries**0.5), connector.query.shape[1]
+    """MQT's own start: small random queries, fixed codes on a grid of √M (upwards), resized for the keys."""
+    side, width = math.isqrt(connector.num_queries - 1) + 1, connector.query.shape[1]
     codes = sincos_codes(side, width)
     nn.init.trunc_normal_(connector.query, std=0.02)
     grid = codes.T.reshape(1, width, side, side)

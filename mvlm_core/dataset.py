@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from export.runtime.errors import MvlmError
 
@@ -95,6 +95,8 @@ class Stream(IterableDataset[Planned]):
     """The run of steps over rows that are read as they come, again from the start when they end.
 
     Neighbouring rows about the same pictures are one group. `rows` opens the stream anew; `steps` must be stated.
+    The loader takes a pass from one worker after another: each reads the whole stream, and yields the passes of its
+    turn.
     """
 
     def __init__(
@@ -106,12 +108,16 @@ class Stream(IterableDataset[Planned]):
         self.schedule = Schedule.of(stage, stage.steps, run_scales, np.random.default_rng(seed))
 
     def __iter__(self) -> Iterator[Planned]:
+        worker = get_worker_info()
+        turn, turns = (worker.id, worker.num_workers) if worker else (0, 1)
         random = np.random.default_rng((self.seed, 1))
         for n, group in enumerate(_shuffled(self._groups(), random)):
             step = n // self.stage.pictures
             if step == len(self.schedule.scales):
                 return
-            yield _planned(group, step, self.schedule, self.stage, random)
+            planned = _planned(group, step, self.schedule, self.stage, random)
+            if n // (self.stage.pictures // self.stage.accumulate) % turns == turn:
+                yield planned
 
     def _groups(self) -> Iterator[Group]:
         """Groups without end. Raises `MvlmError` when the stream holds none."""

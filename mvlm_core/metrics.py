@@ -37,7 +37,9 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
-        lines = [line for line in self.path.read_text().splitlines() if not self._again(json.loads(line))]
+        # What stands behind the last line end was cut short with the run: its step comes after the checkpoint.
+        whole = self.path.read_text().rpartition("\n")[0]
+        lines = [line for line in whole.splitlines() if not self._again(json.loads(line))]
         self.path.write_text("".join(f"{line}\n" for line in lines))
         self.advance = self.progress(self.stage.name, len(self.schedule.scales) - self.start)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,6 +17,8 @@ from .scales import pool_scales, query_scales
 
 # What a part that is loaded may say besides; everything else is the part's own.
 _NAMED_KEYS = {"name", "revision"}
+_WORDS = {*_NAMED_KEYS, "model_type"}
+Spread = Annotated[float, Field(gt=0)]
 
 
 class _Strict(BaseModel):
@@ -32,7 +34,7 @@ class ImageConfig(_Strict):
 
     size_px: int | None = Field(default=None, gt=0)
     mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    std: tuple[Spread, Spread, Spread] | None = None
     fit: Literal["stretch", "crop", "pad"] = "stretch"
     resample: Literal["bicubic", "bilinear"] | None = None
 
@@ -78,6 +80,8 @@ class ModelConfig(_Strict):
                     f"{part} needs either a name (of a folder, or on the hub) or a model_type, as in transformers"
                     " (resnet, clip_vision_model, qwen3, llama)"
                 )
+            elif wrong := [key for key in told if key in _WORDS and not (isinstance(told[key], str) and told[key])]:
+                raise ValueError(f"{part}.{wrong[0]} is no text")
             elif "name" in told and (more := sorted(set(told) - _NAMED_KEYS)):
                 raise ValueError(f"{part} is loaded by its name, and takes no {', '.join(more)} besides")
         return self

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,20 @@ def _config(told: Told) -> PreTrainedConfig:
     with _telling(told):
         if "name" in told:
             return AutoConfig.from_pretrained(**_place(told))
-        return AutoConfig.for_model(**told)
+        config = AutoConfig.for_model(**told)
+    # transformers keeps a key that it does not know as it is, and nothing reads it.
+    known, kept = AutoConfig.for_model(told["model_type"]).to_dict(), config.to_dict()
+    if unknown := [key for key in told if key in kept and key not in known]:
+        raise MvlmError(
+            f"a {told['model_type']} has no {', '.join(_with_nearest(key, list(known)) for key in unknown)}: its keys"
+            " are those of its configuration in transformers"
+        )
+    return config
+
+
+def _with_nearest(key: str, known: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(key, known, n=1)
+    return f"{key} (did you mean {nearest[0]}?)" if nearest else key
 
 
 def _place(told: Told) -> dict[str, Any]:

@@ -156,11 +156,17 @@ def prompt_of(processor: MvlmProcessor) -> Prompt:
     Raises `MvlmError` when the parts do not encode questions as the processor does: a template that changes the
     question, or a tokenizer whose pieces depend on what stands before them.
     """
+    asked = processor.ask(_ANY_QUESTION)
+    if _ANY_QUESTION not in asked:
+        raise MvlmError(
+            "the chat template shows no question (`plain` is for a first stage, of captions): train a second stage with"
+            " this run as model.start, and with another model.chat_template"
+        )
     tokenizer = processor.tokenizer.backend_tokenizer
     special = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     borders = "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True))
     parts: list[Part] = []
-    for piece in filter(None, re.split(f"({borders})", processor.ask(_ANY_QUESTION))):
+    for piece in filter(None, re.split(f"({borders})", asked)):
         if piece == IMAGE_TOKEN:
             parts.append(ImagePlace())
         elif piece in special:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
@@ -32,7 +33,7 @@ class WholeCheckpoints(TrainerCallback):
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    files = (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(_WHOLE))
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(_WHOLE))
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
@@ -54,16 +55,18 @@ def last_whole_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | No
 
 def _is_whole(checkpoint: Path) -> bool:
     mark = checkpoint / _WHOLE
-    return mark.is_file() and json.loads(mark.read_text()) == _sizes(checkpoint)
+    return mark.is_file() and mark.read_text() == json.dumps(_sizes(checkpoint))
 
 
 def require_fitting_weights(checkpoint: Path, model: nn.Module) -> None:
     """Raise `CheckFailed` unless the weights of a checkpoint are the model's, name for name and shape for shape.
 
-    The Trainer loads what fits and logs the rest (reference/ecosystem.md, T3), so a renamed weight would start anew.
-    Adapters and sharded checkpoints are checked by those who load them.
+    The Trainer loads what fits and logs the rest (reference/ecosystem.md, T3), so a renamed weight would start anew;
+    of adapters, and of the parts that learn in full beside them, peft does the same. Sharded checkpoints are checked by
+    those who load them.
     """
-    file = checkpoint / "model.safetensors"
+    adapted = isinstance(model, PeftModel)
+    file = checkpoint / ("adapter_model.safetensors" if adapted else "model.safetensors")
     if not file.is_file():
         return
     try:
@@ -71,7 +74,8 @@ def require_fitting_weights(checkpoint: Path, model: nn.Module) -> None:
             shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise MvlmError(f"{file} cannot be read ({error}): remove {checkpoint} and resume again") from None
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    held = get_peft_model_state_dict(model, save_embedding_layers=False) if adapted else model.state_dict()
+    wanted = {name: tuple(value.shape) for name, value in held.items()}
     tied = set(getattr(model, "all_tied_weights_keys", ()))
     wrong = {name for name, shape in shapes.items() if wanted.get(name) != shape}
     missing = {name for name in wanted if name not in shapes and name not in tied}

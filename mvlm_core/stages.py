@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .policies import Shown
 
 Part = Literal["vision_tower", "connector", "language_model"]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Strict(BaseModel):
@@ -41,6 +42,7 @@ class StageConfig(_Strict):
     """One stage of the recipe: a loss, how long, what it shows, and how the weights move.
 
     Attributes:
+        name: also that of its folder of checkpoints.
         loss: `patches` (the tower learns what is in a patch, and the connector's patches learn to speak the language
             model's words) or `answers`.
         steps, epochs: how long, one of the two; rows that are streamed need steps.
@@ -66,7 +68,7 @@ class StageConfig(_Strict):
         evaluate_pictures: how many pictures of the split val the loss at each of the run's scales is taken on.
     """
 
-    name: str
+    name: str = Field(pattern=r"^\w[\w .-]*$")
     loss: Literal["patches", "answers"] = "answers"
     steps: int | None = Field(None, gt=0)
     epochs: float | None = Field(None, gt=0)
@@ -83,7 +85,7 @@ class StageConfig(_Strict):
     lr_of: LearningRates = LearningRates()
     matrix_lr: float | None = Field(None, gt=0)
     weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(20, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
@@ -104,4 +106,10 @@ class StageConfig(_Strict):
             raise ValueError("the loss `patches` runs no language model: lora has nothing to adapt")
         if self.lora and self.matrix_lr:
             raise ValueError("lora trains with AdamW: leave matrix_lr out")
+        if self.lora and "language_model" in self.frozen:
+            raise ValueError("lora adapts the language model, which keeps its own weights: leave it out of frozen")
+        if set(self.frozen) == set(get_args(Part)):
+            raise ValueError("every part is frozen: leave one that is to learn out of frozen")
+        if self.evaluate_every and self.loss == "patches":
+            raise ValueError("the loss `patches` shows pictures at no scale: leave evaluate_every out")
         return self

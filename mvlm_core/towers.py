@@ -73,6 +73,14 @@ def tower_grid_side(config: PreTrainedConfig, size_px: int) -> int:
     return size_px // config.patch_size
 
 
+def require_layer(config: PreTrainedConfig, layer: int) -> None:
+    """Raise `MvlmError` unless the tower has the hidden state `layer`, with the patches of its last one."""
+    states = 1 if config.model_type == "resnet" else config.num_hidden_layers + 1
+    if layer != -1 and not (states > 1 and -states <= layer < states):
+        allowed = f"it has those from {-states} to {states - 1}" if states > 1 else "of a ResNet only -1 is read"
+        raise MvlmError(f"vision_feature_layer is {layer}, and the tower has no such hidden state: {allowed}")
+
+
 def patch_features(features: Tensor, grid_side: int, leading: int) -> Tensor:
     """A tower's output as patches: (B, D_vision, G, G) or (B, leading + P, D_vision) -> (B, P, D_vision)."""
     if features.ndim == 4:  # a convolutional tower: its last grid counts

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from accelerate.utils import parse_flag_from_env
+from peft import PeftModel
 from torch import nn
-from transformers.utils import logging
 
 from export.runtime.artefact import refuse_if_filled
 from export.runtime.errors import MvlmError
@@ -20,6 +18,7 @@ from .build import build_model, build_processor
 from .config import TrainConfig, read_config, write_config
 from .dataset import Group, Plan, Stream, group_rows
 from .kernels import use_kernels
+from .lora import add_lora, merge_lora
 from .metrics import MetricsFile, StageProgress
 from .model import MvlmForConditionalGeneration
 from .packing import Packer, PicturesOnly
@@ -32,9 +31,6 @@ from .runs import INDEX, WEIGHTS
 from .stages import StageConfig
 from .tags import PatchTags
 from .trainer import StageTrainer, process_state, training_arguments
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 Say = Callable[[str], None]
 
@@ -150,18 +146,14 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> None:
 
 
 def adapt(model: MvlmForConditionalGeneration, stage: StageConfig, folder: Path, seed: int) -> PeftModel | None:
-    """The model with adapters, for a stage that trains those. peft is imported only then: it takes seconds."""
+    """The model with adapters, for a stage that trains those."""
     if not stage.lora:
         return None
-    from .lora import add_lora
-
     return add_lora(model, stage.lora, frozen=stage.frozen, base=folder / "base", seed=seed)
 
 
 def fold_in(adapted: PeftModel, stage: StageConfig, folder: Path, out: Path) -> MvlmForConditionalGeneration:
     """The model behind a stage that trained adapters, which are kept beside it."""
-    from .lora import merge_lora
-
     assert stage.lora
     return merge_lora(adapted, stage.lora, base=folder / "base", adapter=out / "adapter")
 
@@ -196,13 +188,3 @@ def save_run(trainer: StageTrainer, model: MvlmForConditionalGeneration, process
     for file in sorted(finished.iterdir(), key=lambda file: file.name in (WEIGHTS, INDEX)):
         file.replace(out / file.name)
     finished.rmdir()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' own bars off the terminal: ours are there."""
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()

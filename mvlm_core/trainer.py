@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import PartialState
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -21,9 +22,6 @@ from .optim import build_optimizer
 from .packing import PADDING, block_mask, flex_mask
 from .resume import WholeCheckpoints, require_fitting_weights
 from .stages import StageConfig
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 
 def process_state() -> PartialState:
@@ -39,8 +37,8 @@ class StageTrainer(Trainer):
     ) -> None:
         self.stage, self.schedule = stage, plan.schedule
         self.tokens = 0  # read by this process since the last line of the log, padding left out
-        wrapped: Any = model
-        inner = model if isinstance(model, MvlmForConditionalGeneration) else wrapped.get_base_model()
+        self.whole = model
+        inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self.inner: MvlmForConditionalGeneration = inner
         optimizer = build_optimizer(model, stage, self.inner.get_input_embeddings())
         super().__init__(model=model, train_dataset=plan, optimizers=(optimizer, None), **options)
@@ -50,7 +48,7 @@ class StageTrainer(Trainer):
     def run(self, checkpoint: Path | None) -> None:
         """Train, from a checkpoint on where there is one. Raises `MvlmError` when memory runs out."""
         if checkpoint:
-            require_fitting_weights(checkpoint, self.inner)
+            require_fitting_weights(checkpoint, self.whole)
         try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (torch.OutOfMemoryError, RuntimeError) as error:

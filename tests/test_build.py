@@ -196,6 +196,11 @@ def test_a_tower_of_any_size_takes_its_grid_from_the_pictures(hub):
         ({"vision": {"model_type": "clip_vision_model", "patch_size": 7, "image_size": 96}}, "allows 1, 169"),
         ({"vision": {"model_type": "clip_vision_model", "image_size": [96, 48]}}, "pictures or patches are not square"),
         ({"vision": {"model_type": "no_such"}}, "no_such cannot be read"),
+        ({"vision": {**RESNET, "depth": [1]}, "image": {"size_px": 96}}, r"resnet has no depth \(did you mean depths"),
+        ({"vision_feature_layer": -5}, "no such hidden state: it has those from -4 to 3"),
+        ({"vision_feature_layer": 4}, "no such hidden state"),
+        ({"vision": RESNET, "image": {"size_px": 96}, "vision_feature_layer": -2}, "of a ResNet only -1 is read"),
+        ({"connector": "query", "num_heads": 5}, "16 wide, which the query connector's 5 heads cannot share"),
         ({"vision": {"name": "/nowhere/at/all"}}, "/nowhere/at/all cannot be read"),
     ],
 )  # fmt: skip
@@ -209,7 +214,7 @@ def test_a_tower_and_a_grid_that_do_not_fit(hub, model, message):
 def test_a_language_model_of_another_kind(hub):
     config = told({"name": str(hub / "clip")}, {"model_type": "gpt2"})
     with pytest.raises(MvlmError, match="text is a gpt2, and the language models that are trained here are llama"):
-        build(config, rows())
+        resolve_config(config)
 
 
 @pytest.mark.parametrize(

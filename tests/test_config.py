@@ -22,6 +22,8 @@ def test_written_and_read_back(tmp_path, family):
     assert read_config(tmp_path / "train.yaml") == config
     assert config.model.connector == family
     assert run_scales(tmp_path) == config.scales
+    write_config(tmp_path / "train.yaml", config.model_copy(update={"scales": (144, 1)}))
+    assert run_scales(tmp_path) == (1, 144)
 
 
 def test_rows_are_as_seen_from_the_file(tmp_path, file):
@@ -32,6 +34,12 @@ def test_rows_are_as_seen_from_the_file(tmp_path, file):
 def test_overrides(file):
     config = read_config(file, ("stages.1.steps=9", "scales=[1, 144]", "model.image.size_px=48"))
     assert (config.stages[1].steps, config.scales, config.model.image.size_px) == (9, (1, 144), 48)
+    tree = yaml.safe_load(file.read_text())
+    del tree["attention"]
+    file.write_text(yaml.safe_dump(tree))
+    assert read_config(file, ("attention.text=eager",)).attention.text == "eager"
+    with pytest.raises(MvlmError, match="atention: no such key; did you mean attention"):
+        read_config(file, ("atention.text=eager",))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +72,10 @@ def test_every_fault_at_once_with_the_nearest_key(file):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"scales": [9, 9]}, "each stands once"),
+        ({"seed": -1}, "seed: Input should be greater"),
+        ({"model": {"vision": {"name": 3}}}, r"vision\.name is no text"),
+        ({"model": {"image": {"size_px": 96, "std": [0.2, 0, 0.2]}}}, r"image\.std\.1: Input should be greater than 0"),
         ({"scales": [1, 100]}, "cannot show a picture in 100 tokens: it allows 1, 4, 9"),
         ({"stages": []}, "stages"),
         ({"model": {"vision": {}}}, "vision needs either a name"),

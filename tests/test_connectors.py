@@ -87,6 +87,12 @@ def test_pyramid_starts_as_pooling_does():
     assert spread[-10:].mean() < 4
 
 
+def test_random_start_of_any_number_of_queries():
+    connector = QueryConnector(3, 8, 4, num_queries=5, num_heads=2, value_mlp=False, positions=False)
+    start_random(connector)
+    torch.testing.assert_close(connector.query_codes, sincos_codes(3, 8)[:5])
+
+
 def test_random_start_resizes_codes_to_the_patches():
     connector = query(start_random, value_mlp=False)
     assert torch.equal(connector.query_codes, sincos_codes(12, WIDTH))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tiny import one_question
+from torch.utils.data import DataLoader
 
 from export.runtime.errors import MvlmError
 from mvlm_core.dataset import Plan, Stream, group_rows
@@ -69,6 +70,19 @@ def test_a_stream_is_shuffled_grouped_and_without_end():
     assert all(len(item.group.rows) == 3 for item in items)
     assert len({item.group.pictures for item in islice(items, 20)}) == 5
     assert [item.scales for item in items[::2]] == stream.schedule.scales
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stream_read_by_workers_is_the_same_stream(workers):
+    """Each worker has the whole data set before it, and would show all of it anew."""
+    stream = Stream(lambda: iter(rows(5)), (1, 9), stage(steps=5, pictures=4, accumulate=2), seed=3)
+
+    def batches(workers: int) -> list[list[str]]:
+        loader = DataLoader(stream, batch_size=2, num_workers=workers, collate_fn=list)
+        return [[f"{item.group.rows[0].id} {item.scales} {item.order}" for item in batch] for batch in loader]
+
+    assert batches(workers) == batches(0)
+    assert len(batches(0)) == 10
 
 
 def test_a_stream_of_nothing_and_one_without_an_end():

@@ -1,6 +1,5 @@
 """What a stopped stage goes on from: whole checkpoints only, and only weights that fill the model."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +9,9 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 
 from export.runtime.errors import CheckFailed, MvlmError
+from mvlm_core.lora import add_lora
 from mvlm_core.resume import WholeCheckpoints, last_whole_checkpoint, require_fitting_weights, step_of
+from mvlm_core.stages import LoraConfig
 
 
 def checkpoint(stage: Path, step: int) -> Path:
@@ -41,8 +42,13 @@ def cut(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [cut, lambda folder: (folder / "model.safetensors").unlink(), lambda folder: (folder / "whole.json").unlink()],
-    ids=["a file cut short", "a file gone", "never finished"],
+    [
+        cut,
+        lambda folder: (folder / "model.safetensors").unlink(),
+        lambda folder: (folder / "whole.json").unlink(),
+        lambda folder: (folder / "whole.json").write_text(""),
+    ],
+    ids=["a file cut short", "a file gone", "never finished", "an empty mark"],
 )
 def test_one_that_was_cut_short_is_left_out_and_the_one_before_taken(tmp_path, damage):
     said: list[str] = []
@@ -87,6 +93,21 @@ def test_weights_that_cannot_be_read(stored):
         require_fitting_weights(folder, model)
 
 
-def test_adapters_have_no_model_file(tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({}))
+@pytest.mark.parametrize("part", ["lora_B", "connector"])
+def test_adapters_that_do_not_all_load_are_an_error(tmp_path, part):
+    """peft itself would say nothing, and go on from an adapter that changes nothing."""
+    lora = LoraConfig(rank=2, alpha=4)
+    adapted = add_lora(tiny_model(), lora, frozen=["vision_tower"], base=tmp_path, seed=0)
+    adapted.save_pretrained(tmp_path)
+    require_fitting_weights(tmp_path, adapted)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if part in name)
+    tensors[f"{name}.more"] = tensors.pop(name)
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(CheckFailed, match=f"2 tensors differ .*{name}"):
+        require_fitting_weights(tmp_path, adapted)
+
+
+def test_a_checkpoint_in_shards_is_left_to_those_who_load_it(tmp_path):
     require_fitting_weights(tmp_path, tiny_model())

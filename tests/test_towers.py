@@ -26,9 +26,8 @@ def test_patches_of_a_resnet(size_px, stages, first_stage):
 @pytest.mark.parametrize("size_px", [96, 100])
 @pytest.mark.parametrize("kind", ["clip_vision_model", "siglip_vision_model"])
 def test_patches_of_towers_of_one_size(kind, size_px):
-    assert_patches(
-        vision_config({"model_type": kind, **TOWERS["clip"][1]["vision_config"], "image_size": size_px}), size_px
-    )
+    told = {"clip_vision_model": TOWERS["clip"][1]["vision_config"], "siglip_vision_model": TOWERS["siglip"][1]}[kind]
+    assert_patches(vision_config({**told, "model_type": kind, "image_size": size_px}), size_px)
 
 
 @torch.inference_mode()

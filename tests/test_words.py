@@ -88,6 +88,8 @@ def test_plain_is_a_picture_and_its_caption():
     messages = turn("describe it", "a red star")
     assert processor.render(messages) == "<s><image>a red star\n"
     assert learned(processor, messages) == "a red star\n"
+    with pytest.raises(MvlmError, match="shows no question"):
+        prompt_of(processor)
 
 
 def test_an_own_template_that_does_it_all_is_kept():
