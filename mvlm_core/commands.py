@@ -146,6 +146,10 @@ def _tokens(rows: list[Row], config: TrainConfig, show: int, bars: Bars) -> tupl
     return [*lengths(report, most), *shown], report.faults
 
 
+def _nothing(_: str) -> None:
+    """What processes besides the first one say."""
+
+
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path), default="train.yaml")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -170,19 +174,23 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
 
         resolved = resolve_config(read_config(config, overrides))
         sources = weights_from(resolved)
-    if process_state().is_main_process:
-        for source in sources:
-            click.echo(source)
+    say = click.echo if process_state().is_main_process else _nothing
+    for source in sources:
+        say(source)
     with Bars() as bars, quiet():
 
         def progress(stage: str, steps: int) -> Callable[[], None]:
             advance = bars.start(f"training, stage {stage}", steps)
             return lambda: advance(1)
 
-        run_recipe(resolved, out, resume=resume, overwrite=overwrite, progress=progress, say=click.echo)
+        run_recipe(resolved, out, resume=resume, overwrite=overwrite, progress=progress, say=say)
     if not process_state().is_main_process:
         return
     click.echo(f"a trained model in {out}; each step's loss and scale in {out / 'metrics.jsonl'}")
+    if resolved.model.chat_template == "plain":
+        click.echo("captions alone were learned, and nothing can be asked yet: a second stage starts from this run")
+        say_next(f"mvlm train STAGE2.yaml model.start={out.absolute()}")
+        return
     scales = ",".join(map(str, resolved.scales))
     defaults = out == Path("run") and resolved.rows == Path("rows")
     say_next(

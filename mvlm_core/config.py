@@ -84,6 +84,8 @@ class TrainConfig(_Strict):
                 "stream: a language model that starts from nothing needs a tokenizer made of all rows; name one, or"
                 " read the rows at once"
             )
+        if self.stream and (endless := [stage.name for stage in self.stages if stage.steps is None]):
+            raise ValueError(f"stream: rows have no known end, so say steps, not epochs, of {', '.join(endless)}")
         if self.stream and any(stage.evaluate_every for stage in self.stages):
             raise ValueError("stream: rows of the split val are not kept, so leave evaluate_every out")
         return self

@@ -49,9 +49,14 @@ def _inner_name(model: MvlmForConditionalGeneration) -> str:
     return model.language_model.base_model_prefix
 
 
-def _in_four_bits(model: MvlmForConditionalGeneration, base: Path) -> MvlmForConditionalGeneration:
+def require_bitsandbytes() -> None:
+    """Raise `MvlmError` where four bits cannot be had."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MvlmError('lora.four_bit: bitsandbytes is not installed: pip install "mvlm[qlora]", or leave it out')
+
+
+def _in_four_bits(model: MvlmForConditionalGeneration, base: Path) -> MvlmForConditionalGeneration:
+    require_bitsandbytes()
     with PartialState().main_process_first():
         if PartialState().is_main_process:
             model.save_pretrained(base)

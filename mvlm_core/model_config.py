@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .scales import pool_scales, query_scales
+from .templates import TEMPLATES
 
 # What a part that is loaded may say besides; everything else is the part's own.
 _NAMED_KEYS = {"name", "revision"}
@@ -106,7 +107,7 @@ class ModelConfig(_Strict):
         changed: dict[str, Any] = {}
         if self.start:
             changed["start"] = Path(change(str(self.start)))
-        if self.chat_template:
+        if self.chat_template and self.chat_template not in TEMPLATES:
             changed["chat_template"] = change(self.chat_template)
         for part in ("vision", "text"):
             told = getattr(self, part)

@@ -29,6 +29,8 @@ class PatchTags:
             raise MvlmError(f"{file} is missing: the loss `patches` needs tags, as `mvlm data scenes` writes them")
         stored = np.load(file, allow_pickle=False)
         groups = read_artefact(folder, "rows")["tag_words"]
+        if unknown := sorted(set(weights) - set(groups)):
+            raise MvlmError(f"tag_weights names {', '.join(unknown)}: {file} has the groups {', '.join(groups)}")
         shares = {group: weights.get(group, 1.0) for group in groups}
         self._folder = folder
         self._index = {str(name): i for i, name in enumerate(stored["images"])}

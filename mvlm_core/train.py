@@ -18,7 +18,7 @@ from .build import build_model, build_processor
 from .config import TrainConfig, read_config, write_config
 from .dataset import Group, Plan, Stream, group_rows
 from .kernels import use_kernels
-from .lora import add_lora, merge_lora
+from .lora import add_lora, merge_lora, require_bitsandbytes
 from .metrics import MetricsFile, StageProgress
 from .model import MvlmForConditionalGeneration
 from .packing import Packer, PicturesOnly
@@ -46,6 +46,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool, overwrite: bool, prog
     _refuse_sharded_stages(config)
     data = read_data(config)
     processor = build_processor(config, data.train)
+    check_stages(config, data, processor, out, say)
     model = build_model(config, processor)
     use_kernels(model, config)
     with state.main_process_first():
@@ -55,7 +56,8 @@ def train(config: TrainConfig, out: Path, *, resume: bool, overwrite: bool, prog
     for number, stage in enumerate(config.stages):
         folder, seed = out / "checkpoints" / f"{number}-{stage.name}", config.seed + number
         plan = data.plan(config, stage, seed=seed)
-        checkpoint = last_whole_checkpoint(folder, say) if resume else None
+        with state.main_process_first():  # it removes what was cut short
+            checkpoint = last_whole_checkpoint(folder, say) if resume else None
         freeze(model, stage.frozen)
         adapted = adapt(model, stage, folder, seed)
         trainer = StageTrainer(
@@ -128,6 +130,19 @@ def check_start(out: Path, config: TrainConfig, *, resume: bool, overwrite: bool
         raise MvlmError(f"{out} holds no unfinished run: start one without --resume")
     if read_config(out / "train.yaml").model_dump(exclude={"rows"}) != config.model_dump(exclude={"rows"}):
         raise MvlmError(f"{out} was started with another configuration: resume with {out / 'train.yaml'}")
+
+
+def check_stages(config: TrainConfig, data: Data, processor: MvlmProcessor, out: Path, say: Say) -> None:
+    """Raise `MvlmError` for what a later stage would stumble over, before the first one is begun."""
+    tasks = {row.task for row in data.train}
+    for stage in config.stages:
+        if tasks and (unknown := set(stage.task_weights) - tasks):
+            say(f"stage {stage.name}: task_weights names {', '.join(sorted(unknown))}, and no row to train on has it")
+        data.evaluations(config, stage)
+        _collator(config, stage, processor)
+        training_arguments(config, stage, out, steps=1)
+        if stage.lora and stage.lora.four_bit:
+            require_bitsandbytes()
 
 
 def start_run(out: Path, config: TrainConfig) -> None:

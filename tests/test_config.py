@@ -26,6 +26,11 @@ def test_written_and_read_back(tmp_path, family):
     assert run_scales(tmp_path) == (1, 144)
 
 
+def test_a_template_s_name_is_no_folder_that_is_called_so(tmp_path, file):
+    (tmp_path / "vicuna").mkdir()
+    assert read_config(file, ("model.chat_template=vicuna",)).model.chat_template == "vicuna"
+
+
 def test_rows_are_as_seen_from_the_file(tmp_path, file):
     assert yaml.safe_load(file.read_text())["rows"] == "rows"
     assert read_config(file).rows == tmp_path / "rows"

@@ -130,12 +130,13 @@ def test_evaluation_needs_rows_to_evaluate_on(scenes, tmp_path, mvlm):
         scenes.parent / "train.yaml",
         *SMALL,
         f"rows={rows}",
-        "stages.0.evaluate_every=1",
+        "stages.1.evaluate_every=1",
         "--out",
         tmp_path / "a",
     )
     assert result.exit_code == 2
     assert "evaluate_every needs rows of the split val" in result.output
+    assert not (tmp_path / "a").exists(), "a later stage's fault is found before the first begins"
 
 
 def test_activation_checkpointing_and_accumulation_change_no_number(scenes, tmp_path, mvlm):
@@ -167,6 +168,18 @@ def test_streamed_rows_train_as_others_do(trained, scenes, tmp_path, mvlm):
         result = mvlm("train", config, *SMALL, *overrides, "--out", tmp_path / "other")
         assert result.exit_code == 2
         assert message in result.output
+
+
+def test_a_first_stage_of_captions_is_for_a_second_one(trained, scenes, tmp_path, mvlm):
+    plain = (f"model={{start: {trained}, chat_template: plain}}", "stages.0.steps=1", "stages.1.steps=1")
+    weighed = "stages.1.task_weights={dots: 2, dotts: 2}"
+    result = mvlm("train", scenes.parent / "train.yaml", *SMALL, *plain, weighed, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "stage answers: task_weights names dotts, and no row to train on has it" in result.output
+    assert f"next: mvlm train STAGE2.yaml model.start={tmp_path / 'run'}" in result.output
+    result = mvlm("label", tmp_path / "run", "--rows", scenes, "--out", tmp_path / "labels")
+    assert result.exit_code == 2
+    assert "the chat template shows no question" in result.output
 
 
 def test_same_seed_same_weights(trained, scenes, tmp_path, mvlm):
@@ -202,6 +215,9 @@ def test_rows_without_a_train_split_or_tags(scenes, tmp_path, mvlm):
     config = scenes.parent / "train.yaml"
     rows = tmp_path / "rows"
     shutil.copytree(scenes, rows)
+    result = mvlm("train", config, *SMALL, "stages.1.tag_weights={shap: 2}", "--out", tmp_path / "a")
+    assert result.exit_code == 2
+    assert "tag_weights names shap" in result.output
     (rows / "patch_tags.npz").unlink()
     result = mvlm("train", config, *SMALL, f"rows={rows}", "--out", tmp_path / "a")
     assert result.exit_code == 2
