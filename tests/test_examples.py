@@ -16,6 +16,7 @@ from bundles import Made, pool_bundle
 
 from export.runtime import Answer, Runtime
 from export.runtime.request import Options
+from export.targets import TARGETS
 
 ROOT = Path(__file__).parents[1]
 QUESTION = "is it day or night?"
@@ -81,6 +82,16 @@ def test_the_alert_on_a_real_bundle(made, tmp_path):
         assert share == runtime.ask(made.picture(0), QUESTION, choices=["yes", "no"]).choices["yes"]
 
 
+def test_container_files_say_that_nobody_built_them_here():
+    files = sorted((ROOT / "examples" / "containers").glob("*.Dockerfile"))
+    assert [file.stem for file in files] == ["jetpack-6.2", "jetpack-7.2"]
+    for file in files:
+        first = file.read_text().split("\n")[0]
+        assert "not built here" in first
+        assert TARGETS[file.stem].device.rpartition(" by ")[2] in first
+        assert TARGETS[file.stem].provider == "tensorrt"
+
+
 def test_the_page_of_the_runtime_lists_what_there_is():
     page = (ROOT / "export" / "runtime" / "README.md").read_text()
     for name in Options.__annotations__:
@@ -90,7 +101,7 @@ def test_the_page_of_the_runtime_lists_what_there_is():
     code = "".join(path.read_text() for path in (ROOT / "export" / "runtime").glob("*.py"))
     table = page[page.index("| code | when |") : page.index("## The server")]
     first = [row.split("|")[1] for row in table.splitlines()[2:] if row.startswith("|")]
-    codes = [code for cell in first for code in re.findall(r"`([a-z-]+)`", cell)]
-    assert len(codes) > 15
-    for listed in codes:
-        assert f'code="{listed}"' in code, listed
+    listed = {name for cell in first for name in re.findall(r"`([a-z-]+)`", cell)}
+    of_the_server = page[page.index("Its own codes:") : page.index("## Examples")]
+    listed |= set(re.findall(r"`([a-z_-]+)`", of_the_server))
+    assert listed == set(re.findall(r'code="([a-z_-]+)"', code))

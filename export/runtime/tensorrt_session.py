@@ -128,7 +128,8 @@ class TensorrtSession:
 
     def _require(self, done: bool, what: str) -> None:
         if not done:
-            raise MvlmError(f"{self.path} cannot {what} ({self.api.said()}): run `mvlm build` again", code="engine")
+            reason = self.api.said()
+            raise MvlmError(f"{self.path} cannot {what} ({reason}): run `mvlm build` again", code="engine-failed")
 
 
 class TensorrtDecoder:
