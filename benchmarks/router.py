@@ -25,6 +25,7 @@ import numpy as np
 from machine import keep
 from numpy.typing import NDArray
 from scipy.special import expit
+from threadpoolctl import threadpool_limits
 
 from export.runtime.features import FEATURE_VERSION
 from router.fit import fit_table, workers
@@ -277,7 +278,7 @@ def main(quick: bool, only: str | None, processes: int, large: bool, kept: bool)
         click.echo(f"a fit of {rows:,} rows: {one['seconds']:.0f} s, {one['threads']} threads,"
                    f" {one['peak_gib']:.1f} GiB at most")  # fmt: skip
     os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, initializer=threadpool_limits, initargs=(1,)) as pool:
         waiting = {case.name: [pool.submit(run, case, seed) for seed in seeds] for case in cases}
         for case in cases:
             runs = []

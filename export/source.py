@@ -60,10 +60,11 @@ def read_source(run: Path, router_folder: Path | None, scales: Sequence[int] | N
         if router is None:
             raise MvlmError("there is no router to take the scales from: name them with --scales, as in 9,36,144")
         scales = router.scales
-    if router and not set(scales) <= set(router.scales):
+    # Between its scales the router's log odds are interpolated; beyond its ends it knows nothing.
+    if router and not router.scales[0] <= min(scales) <= max(scales) <= router.scales[-1]:
         raise MvlmError(
             f"the bundle is to hold the scales {_listed(scales)}, and the router {router_folder} was fitted for"
-            f" {_listed(router.scales)}: name some of those, or label and fit again"
+            f" {_listed(router.scales)}: stay between its ends, or label and fit again"
         )
     tokenizer_file = run / _TOKENIZER_FILE
     if not tokenizer_file.is_file():

@@ -45,8 +45,8 @@ from .table import Table, require_facts
 Floats = NDArray[np.floating]
 ROUTER = "router"
 _BUDGETS = (4, 9, 18, 36, 60)
-# A budget is a mean on the fit rows; what test rows spend lies a little beside it, and is to be at most half.
-_UNDER_HALF = 0.45
+_SURELY = 2.0
+_AT_ANY_PRICE = 1e6
 # A ladder lower than this, from the coarsest scale to the finest, gives a router nothing to choose.
 FLAT = 0.05
 # A kind counts as learned when its finest scale is right this often, or surely better than its commonest answer.
@@ -196,7 +196,9 @@ def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callab
     best, sober = oracle_of(test.scores, test.scores, test.cost), without_luck(test)
     mixed = np.random.default_rng(0).permutation(choices)
     spent, score = follow(choices, test.scores, test.cost).mean
-    parts, half = breakdown(choices, test), _half(router, strange, fit, test)
+    *_, familiarity_fit = ask_graph(folder / "router.onnx", fit, facts["default_price"])
+    strange_fit = familiarity_fit < facts["least_familiarity"]
+    parts, half = breakdown(choices, test), _half(router, strange_fit, strange, fit, test)
     progress(1)
     return Evaluation(
         scales=test.scales, cost=test.cost.tolist(), cost_unit=facts["cost_unit"], rows=len(test),
@@ -241,11 +243,24 @@ def _at_budget(contender: Baseline, fit: Table, test: Table, budget: float) -> O
     return follow(choose(contender.test, test.cost, price), test.scores, test.cost)
 
 
-def _half(router: Baseline, strange: NDArray[np.bool_], fit: Table, test: Table) -> tuple[float, Interval]:
-    """At a budget under half the finest scale's cost: mean cost, and the score minus that of the finest, paired."""
-    price = price_for_budget(router.fit, fit.cost, _UNDER_HALF * float(fit.cost[-1]))
-    choice = np.where(strange, len(test.scales) - 1, choose(router.test, test.cost, price))
-    outcome = follow(choice, test.scores, test.cost)
+def _half(
+    router: Baseline, strange_fit: NDArray[np.bool_], strange: NDArray[np.bool_], fit: Table, test: Table
+) -> tuple[float, Interval]:
+    """At half the finest scale's cost: mean cost on the test rows, and the score minus that of the finest, paired.
+
+    The price is read from the fit rows alone. Their budget lies so far under half that the mean over the test pictures
+    lies under it too, nearly always: by `_SURELY` standard errors of the difference of the two means.
+    """
+    half = float(fit.cost[-1]) / 2
+    # What is unfamiliar gets the finest scale at every price, and its cost counts.
+    finest = np.eye(len(fit.scales))[-1] * _AT_ANY_PRICE
+    fitted = np.where(strange_fit[:, None], finest, router.fit)
+    spent = fit.cost[choose(fitted, fit.cost, price_for_budget(fitted, fit.cost, half))]
+    names, picture = np.unique(fit.groups, return_inverse=True)
+    by_picture = np.bincount(picture, spent) / np.bincount(picture)  # (g,)
+    error = by_picture.std() * (1 / len(names) + 1 / len(np.unique(test.groups))) ** 0.5
+    price = price_for_budget(fitted, fit.cost, half - _SURELY * error)
+    outcome = follow(choose(np.where(strange[:, None], finest, router.test), test.cost, price), test.scores, test.cost)
     lost = interval(Resamples(test.groups).mean(outcome.score - test.scores[:, -1]))
     return float(outcome.cost.mean()), lost
 

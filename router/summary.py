@@ -49,8 +49,9 @@ def oracles(e: Evaluation) -> list[str]:
 def half(e: Evaluation) -> str:
     """Half of the finest scale's tokens for at most half a point less: whether it is so, and if not what bounds it."""
     spent = e.half_cost
-    text = f"at that budget the router spends {100 * spent / e.cost[-1]:.0f} % of the finest scale's {e.cost_unit}"
-    text += f" and is {e.half.points()} points from it"
+    text = f"at a price read from the {e.rows_labelled:,} rows of the fit alone, the test rows spend"
+    text += f" {100 * spent / e.cost[-1]:.1f} % of the finest scale's {e.cost_unit},"
+    text += f" {e.half.points()} points from it"
     if spent <= e.cost[-1] / 2 and e.half.value >= -_HALF_A_POINT:
         return f"holds: half the {e.cost_unit} for at most half a point less ({text})"
     bound = e.sober_oracle or e.oracle

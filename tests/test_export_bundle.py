@@ -10,12 +10,15 @@ import pytest
 from bundles import Made, pool_bundle, query_bundle, write_router, write_run
 from onnx import TensorProto, external_data_helper, numpy_helper
 
-from export.bundle import stop_ids
-from export.runtime import MvlmError
+from export.bundle import stop_ids, write_bundle
+from export.runtime import MvlmError, Runtime
 from export.runtime.artefact import sha256_file
 from export.runtime.manifest import read_manifest
 from export.source import read_source
+from export.targets import plan
+from export.verify import sample_rows, verify_bundle
 from export.weights import WeightFile
+from mvlm_core.rows import read_rows
 
 
 def graphs(made: Made) -> dict[str, onnx.ModelProto]:
@@ -92,6 +95,24 @@ def test_scales_come_from_the_router_or_are_named(tmp_path):
     assert read_source(made.run, tmp_path / "router", None).scales == (9, 36)
     assert read_source(made.run, made.router, [36, 1]).scales == (1, 36)
     assert read_source(made.run, None, [4]).router is None
+
+
+def test_scales_between_those_of_the_router(tmp_path):
+    """Any m between the router's ends: it is exported, verified and chosen."""
+    made = query_bundle()
+    write_router(tmp_path / "router", made.run, (1, 9, 36))
+    source = read_source(made.run, tmp_path / "router", [2, 5, 23])
+    assert source.scales == (2, 5, 23)
+    (tmp_path / "bundle").mkdir()
+    write_bundle(source, plan("ort-cpu", None, None, source.positions), tmp_path / "bundle", lambda steps: None)
+    report = verify_bundle(source, tmp_path / "bundle", sample_rows(read_rows(made.rows), 1), lambda steps: None)
+    assert report["router"] == {"asked": 1, "same": 1}
+    view = Runtime.load(tmp_path / "bundle").look(made.picture(0))
+    seen = {price: view.ask("what?", max_new_tokens=1, price=price).num_visual_tokens for price in (0.0, 100.0)}
+    assert seen[100.0] == 2
+    assert set(seen.values()) <= {2, 5, 23}
+    with pytest.raises(MvlmError, match="stay between its ends"):
+        read_source(made.run, tmp_path / "router", [9, 37])
 
 
 @pytest.mark.parametrize(

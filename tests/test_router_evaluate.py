@@ -12,10 +12,10 @@ from labels_maker import FLAT, NOISE, PICTURE_DECIDES, QUESTION_DECIDES, Kind, R
 from export.runtime import MvlmError
 from export.runtime.features import FEATURE_VERSION
 from router import baselines as baselines_module
-from router.baselines import COUNT, baselines
+from router.baselines import COUNT, Baseline, baselines
 from router.breakdown import answer_kind, worst
 from router.estimators import PooledTrees, ScaleLogistic
-from router.evaluate import STEPS, _estimator, evaluate, read_out_of_fold, read_router
+from router.evaluate import STEPS, _estimator, _half, evaluate, read_out_of_fold, read_router
 from router.fit import OUT_OF_FOLD, ask_graph, fit_table, write_router
 from router.metrics import Resamples, gain_samples, interval
 from router.policy import choose, follow, price_for_budget
@@ -455,6 +455,33 @@ def test_half_the_tokens_for_half_a_point(made):
     for one in (dear, bad):
         assert half(one).startswith("NOT SHOWN: half the tokens")
         assert "the oracle, luck included reaches" in half(one)
+
+
+def test_half_is_read_from_the_fit_rows_and_kept_on_others(made):
+    """Of many halves of one table, fit and test: where the price is read stays below half, and so does nearly every
+    other half; a price at half itself is passed about every other time."""
+    _, table, _ = made("question")
+    random = np.random.default_rng(0)
+    groups = np.unique(table.groups)
+    probability = random.beta(0.6, 0.6, (len(table), 1)) * [0.2, 0.5, 0.6, 1.0][: len(table.scales)]
+    assert probability.shape == table.scores.shape
+    half_of_finest, over, naive_over = table.cost[-1] / 2, 0, 0
+    for _ in range(40):
+        seen = np.isin(table.groups, random.permutation(groups)[: len(groups) // 2])
+        fit, test = table.take(seen), table.take(~seen)
+        policy = Baseline("router", probability[seen], probability[~seen])
+        nothing = np.zeros(len(table), bool)
+        spent, lost = _half(policy, nothing[seen], nothing[~seen], fit, test)
+        assert spent > 0.8 * half_of_finest
+        assert lost.low <= lost.value <= lost.high
+        over += spent > half_of_finest
+        price = price_for_budget(policy.fit, fit.cost, half_of_finest)
+        naive_over += test.cost[choose(policy.test, test.cost, price)].mean() > half_of_finest
+    assert over <= 3
+    assert naive_over >= 10
+    # Unfamiliar rows get the finest scale, and are paid for.
+    spent, _ = _half(policy, nothing[seen], ~nothing[~seen], fit, test)
+    assert spent == table.cost[-1]
 
 
 def test_is_it_worth_a_router(made):

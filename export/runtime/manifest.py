@@ -170,8 +170,12 @@ def _check_names(manifest: Manifest, files: dict[str, tuple[str, int]]) -> None:
     unknown = sorted(used - set(files))
     if unknown:
         raise MvlmError(f"{manifest.folder / 'bundle.json'} gives no hash for {', '.join(unknown)}: export again")
-    if manifest.router and not set(manifest.scales) <= set(manifest.router.scales):
-        raise MvlmError(f"the router of {manifest.folder} was fitted for other scales than the bundle's: export again")
+    known = manifest.router.scales if manifest.router else manifest.scales
+    if not known[0] <= min(manifest.scales) <= max(manifest.scales) <= known[-1]:
+        raise MvlmError(
+            f"the router of {manifest.folder} was fitted for {known[0]} to {known[-1]} tokens, and the bundle's scales"
+            " go beyond: export again"
+        )
     table = manifest.embedding
     end = table.offset + _BYTES.get(table.dtype, 0) * table.shape[0] * table.shape[1]
     if table.dtype not in _BYTES or table.offset < 0 or min(table.shape) < 1 or end > files[table.file][1]:
@@ -181,6 +185,8 @@ def _check_names(manifest: Manifest, files: dict[str, tuple[str, int]]) -> None:
 def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
     graphs = value["graphs"]
     scales = tuple(int(scale) for scale in value["scales"])
+    if not scales:
+        raise ValueError("no scales")
     decoder, table, router = graphs["decoder"], value["embedding"], value["router"]
     return Manifest(
         folder=folder,
@@ -225,6 +231,6 @@ def _one_of(value: Any, known: Sequence[str]) -> str:
 def _router(value: dict[str, Any]) -> RouterFacts:
     scales = tuple(int(scale) for scale in value["scales"])
     costs = tuple(float(cost) for cost in value["costs"])
-    if len(costs) != len(scales) or not all(0 < cost < float("inf") for cost in costs):
+    if not scales or len(costs) != len(scales) or not all(0 < cost < float("inf") for cost in costs):
         raise ValueError("the router needs a cost above 0 for each of its scales")
     return RouterFacts(str(value["file"]), scales, costs, str(value["cost_unit"]), float(value["default_price"]))
