@@ -45,6 +45,7 @@ from .table import Table, require_facts
 Floats = NDArray[np.floating]
 ROUTER = "router"
 _BUDGETS = (4, 9, 18, 36, 60)
+HALF_A_POINT = 0.005
 _SURELY = 2.0
 _AT_ANY_PRICE = 1e6
 # A ladder lower than this, from the coarsest scale to the finest, gives a router nothing to choose.
@@ -246,20 +247,24 @@ def _at_budget(contender: Baseline, fit: Table, test: Table, budget: float) -> O
 def _half(
     router: Baseline, strange_fit: NDArray[np.bool_], strange: NDArray[np.bool_], fit: Table, test: Table
 ) -> tuple[float, Interval]:
-    """At half the finest scale's cost: mean cost on the test rows, and the score minus that of the finest, paired.
+    """What half a point costs on the test rows: mean cost, and the score minus that of the finest, paired.
 
-    The price is read from the fit rows alone. Their budget lies so far under half that the mean over the test pictures
-    lies under it too, nearly always: by `_SURELY` standard errors of the difference of the two means.
+    The price is read from the fit rows alone, as the default price is: the highest that loses at most half a point
+    there. Where that spends more than half of the finest scale's cost, it is one that spends under half, by `_SURELY`
+    standard errors of the difference between a mean over the fit's pictures and one over the test's.
     """
-    half = float(fit.cost[-1]) / 2
     # What is unfamiliar gets the finest scale at every price, and its cost counts.
     finest = np.eye(len(fit.scales))[-1] * _AT_ANY_PRICE
     fitted = np.where(strange_fit[:, None], finest, router.fit)
+    half = float(fit.cost[-1]) / 2
     spent = fit.cost[choose(fitted, fit.cost, price_for_budget(fitted, fit.cost, half))]
     names, picture = np.unique(fit.groups, return_inverse=True)
     by_picture = np.bincount(picture, spent) / np.bincount(picture)  # (g,)
     error = by_picture.std() * (1 / len(names) + 1 / len(np.unique(test.groups))) ** 0.5
-    price = price_for_budget(fitted, fit.cost, half - _SURELY * error)
+    at_half = price_for_budget(fitted, fit.cost, half - _SURELY * error)
+    least = float(fit.scores[:, -1].mean()) - HALF_A_POINT
+    keeping_up = [point.price for point in price_table(fitted, fit.scores, fit.cost) if point.score >= least]
+    price = max([at_half, *keeping_up])
     outcome = follow(choose(np.where(strange[:, None], finest, router.test), test.cost, price), test.scores, test.cost)
     lost = interval(Resamples(test.groups).mean(outcome.score - test.scores[:, -1]))
     return float(outcome.cost.mean()), lost

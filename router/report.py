@@ -35,15 +35,21 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem } h3 { font
 .verdict { font-size: 1.15rem; border-left: 4px solid #c8102e; padding: .3rem 1rem; background: #faf6f6 }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e6e8eb; white-space: nowrap }
+th, td { padding: .25rem .5rem; text-align: right; border-bottom: 1px solid #e6e8eb; white-space: nowrap }
 th:first-child, td:first-child { text-align: left } tr.router td { font-weight: 600; color: #c8102e }
 figure { margin: 1.2rem 0 } figcaption { color: #5b616b; font-size: .9rem }
-img.plot { width: 100%; min-width: 36rem } .answers { color: #5b616b; font-size: .85rem }
-.answers span { display: inline-block; margin-right: .6em; overflow-wrap: anywhere }
+img.plot { width: 100% }
+table.prose td, table.prose th { white-space: normal; text-align: left }
+ul.answers { list-style: none; margin: .4rem 0 0; padding: 0; color: #5b616b; font-size: .85rem }
+ul.answers li { overflow-wrap: anywhere }
+.answers i { display: inline-block; height: .6em; margin-right: .4em; background: #c3c8d0 }
 .answers .right { color: #1d7a3a; font-weight: 600 }
 .answers .chosen { border-bottom: 2px solid #c8102e }
 .examples { display: grid; grid-template-columns: repeat(4, 1fr); gap: .8rem }
-@media (max-width: 48rem) { .examples { grid-template-columns: repeat(2, 1fr) } }
+@media (max-width: 48rem) {
+  .examples { grid-template-columns: repeat(2, 1fr) }
+  table { font-size: .72rem } th, td { white-space: normal; padding: .2rem .25rem }
+}
 .example { border: 1px solid #e6e8eb; border-radius: .5rem; padding: .7rem; font-size: .88rem }
 .example img { width: 100%; image-rendering: pixelated; border-radius: .3rem } small { color: #5b616b }
 """
@@ -66,11 +72,13 @@ def write_report(folder: Path, e: Evaluation, table: Table, sources: dict[str, s
         f"<p>Points above mixing two fixed scales at the same mean {html.escape(e.cost_unit)}, with 95 % intervals"
         " paired by picture.</p>",
         _budget_table(e),
-        "<ul>" + "".join(f"<li>{html.escape(line.strip())}</li>" for line in summary.oracles(e)) + "</ul>",
+        "<ul>"
+        + "".join(f"<li>{html.escape(line.strip())}</li>" for line in [summary.random_mix(e), *summary.oracles(e)])
+        + "</ul>",
         _share(e),
         "<h2>Is this ladder worth a router?</h2>",
         f"<p>{html.escape(summary.worth_it(e))}</p>",
-        _html_table(*summary.effort(e)),
+        _html_table(*summary.effort(e), kind="prose"),
         "<h2>The ladder: right answers by kind of question</h2>",
         _ladder_table(e),
         _figure("chosen", plots),
@@ -134,12 +142,12 @@ def _ladder_table(e: Evaluation) -> str:
     return _html_table(["right, %", *map(tokens, e.scales)], rows)
 
 
-def _html_table(head: list[str], rows: list[list[str]], marked: str = "") -> str:
+def _html_table(head: list[str], rows: list[list[str]], marked: str = "", kind: str = "figures") -> str:
     def line(cells: list[str], tag: str) -> str:
         return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
 
     body = "".join(f'<tr class="{"router" if row[0] == marked else ""}">{line(row, "td")}</tr>' for row in rows)
-    return f'<div class="wide"><table><tr>{line(head, "th")}</tr>{body}</table></div>'
+    return f'<div class="wide"><table class="{kind}"><tr>{line(head, "th")}</tr>{body}</table></div>'
 
 
 def _examples(e: Evaluation, table: Table) -> str:
@@ -156,7 +164,10 @@ def _examples(e: Evaluation, table: Table) -> str:
     }
     picked = {title: _spread(np.flatnonzero(mask), _EXAMPLES) for title, mask in chosen.items()}
     shown, why_not = _rows_shown(table, {str(test.ids[row]) for rows in picked.values() for row in rows})
-    parts = ["<p>Under each question, what each scale answered: green is right, underlined is what was chosen.</p>"]
+    parts = [
+        "<p>Under each question, what each scale answered, and how likely the router held it to be right (P, the bar):"
+        " green is right, underlined is what was chosen.</p>"
+    ]
     if why_not:
         parts.append(f"<p>{html.escape(why_not)}</p>")
     for title, mask in chosen.items():
@@ -177,11 +188,15 @@ def _card(e: Evaluation, test: Table, row: int, shown: dict[str, tuple[Path, str
     answers = []
     for i, m in enumerate(test.scales):
         marks = [word for word, true in (("right", test.scores[row, i] >= 1), ("chosen", i == k)) if true]
-        answers.append(f'<span class="{" ".join(marks)}">{m}: {html.escape(str(test.predictions[row, i]))}</span>')
+        said = f"{e.probability[row, i]:.2f}"
+        answers.append(
+            f'<li class="{" ".join(marks)}"><i style="width:{said}em"></i>{m}: '
+            f"{html.escape(str(test.predictions[row, i]))} <small>P {said}</small></li>"
+        )
     return (
         f'<div class="example">{_inline(path)}<b>{html.escape(question)}</b><br>'
         f"right is {html.escape(str(test.answers[row]))}; chosen <b>{tokens(test.scales[k])}</b>"
-        f' (P {e.probability[row, k]:.2f})<div class="answers">{" ".join(answers)}</div></div>'
+        f'<ul class="answers">{"".join(answers)}</ul></div>'
     )
 
 

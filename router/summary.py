@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .evaluate import ROUTER, Evaluation
+from .evaluate import HALF_A_POINT, ROUTER, Evaluation
 from .metrics import Interval
 
 
@@ -46,13 +46,22 @@ def oracles(e: Evaluation) -> list[str]:
     return out
 
 
+def random_mix(e: Evaluation) -> str:
+    """The router's own choices, shuffled over the rows."""
+    (cost, score), (spent, right) = e.random_mix, e.default
+    return (
+        f"a random mix of the router's own shares: {100 * score:.1f} % at {cost:.1f} {e.cost_unit}"
+        f" (the router: {100 * right:.1f} % at {spent:.1f})"
+    )
+
+
 def half(e: Evaluation) -> str:
     """Half of the finest scale's tokens for at most half a point less: whether it is so, and if not what bounds it."""
     spent = e.half_cost
     text = f"at a price read from the {e.rows_labelled:,} rows of the fit alone, the test rows spend"
     text += f" {100 * spent / e.cost[-1]:.1f} % of the finest scale's {e.cost_unit},"
     text += f" {e.half.points()} points from it"
-    if spent <= e.cost[-1] / 2 and e.half.value >= -_HALF_A_POINT:
+    if spent <= e.cost[-1] / 2 and e.half.value >= -HALF_A_POINT:
         return f"holds: half the {e.cost_unit} for at most half a point less ({text})"
     bound = e.sober_oracle or e.oracle
     what = "the oracle without its luck" if e.sober_oracle else "the oracle, luck included"
@@ -61,9 +70,6 @@ def half(e: Evaluation) -> str:
         f" {100 * bound.score:.1f} % at {bound.mean_cost:.1f}, and of its gain the features give"
         f" {100 * (e.share or 0):.0f} %"
     )
-
-
-_HALF_A_POINT = 0.005
 
 
 def effort(e: Evaluation) -> tuple[list[str], list[list[str]]]:
@@ -92,7 +98,7 @@ def worth_it(e: Evaluation) -> str:
     router, lookup = e.policy(ROUTER).mean_gain, e.policy("lookup by task").mean_gain
     if router.low <= 0:
         return "No: the router is not surely above mixing two fixed scales."
-    if router.value - lookup.value < _HALF_A_POINT:
+    if router.value - lookup.value < HALF_A_POINT:
         return "Only just: a table by task, where the task is known, brings about as much."
     return f"Yes: {router.points()} points over mixing fixed scales, where a table by task brings {lookup.points()}."
 
@@ -160,8 +166,7 @@ def lines(e: Evaluation) -> list[str]:
     for policy in e.policies:
         cells = (f"{at.gain.points()} @{at.mean_cost:.0f}" for at in policy.at)
         out.append(f"  {policy.name:<16}" + "".join(f"{cell:>25}" for cell in cells))
-    cost, score = e.random_mix
-    out.append(f"  a random mix of the router's own shares: {100 * score:.1f} % at {cost:.1f} {e.cost_unit}")
+    out.append(f"  {random_mix(e)}")
     out += [
         f"  cascade on the first token, budget {c.budget:g}: {100 * c.score:.1f} % at {c.mean_cost:.1f} {e.cost_unit}"
         f" ({c.first}, then {c.then})"

@@ -154,15 +154,15 @@ def test_examples_show_pictures_and_answers(done):
     assert 8 <= len(shown) <= 12
     assert all(picture.size == (8, 8) for picture in shown)
     assert "no longer where they were" not in page.text
-    marks = [a["class"] for a in page.all("span")]
+    marks = [a["class"] for a in page.all("li") if "class" in a]
     assert len(marks) == 4 * len(shown)
     assert sum("chosen" in mark for mark in marks) == len(shown)
     # The marks say what is true: "right" on the answers that are, "chosen" on the scale that is named.
     text = (folder / "report" / "index.html").read_text()
-    cards = re.findall(r'<div class="example">.*?right is (\w+); chosen <b>(\d+) .*?"answers">(.*?)</div>', text)
+    cards = re.findall(r'<div class="example">.*?right is (\w+); chosen <b>(\d+) .*?"answers">(.*?)</ul>', text)
     assert len(cards) == len(shown)
     for answer, chosen, spans in cards:
-        for mark, scale, said in re.findall(r'<span class="([^"]*)">(\d+): (\w+)</span>', spans):
+        for mark, scale, said in re.findall(r'<li class="([^"]*)"><i .*?</i>(\d+): (\w+) <small>P [01]\.\d\d<', spans):
             assert ("right" in mark, "chosen" in mark) == (said == answer, scale == chosen)
 
 

@@ -479,6 +479,11 @@ def test_half_is_read_from_the_fit_rows_and_kept_on_others(made):
         naive_over += test.cost[choose(policy.test, test.cost, price)].mean() > half_of_finest
     assert over <= 3
     assert naive_over >= 10
+    # A router that knows the scores loses nothing, and spends far less than half.
+    knows = Baseline("router", fit.scores, test.scores)
+    spent, lost = _half(knows, nothing[seen], nothing[~seen], fit, test)
+    assert spent < 0.5 * half_of_finest
+    assert lost.value >= -0.005
     # Unfamiliar rows get the finest scale, and are paid for.
     spent, _ = _half(policy, nothing[seen], ~nothing[~seen], fit, test)
     assert spent == table.cost[-1]
