@@ -94,7 +94,8 @@ def test_overwrite_keeps_the_old_bundle_until_the_new_one_is_verified(made, tmp_
     ("more", "says"),
     [
         (["--scales", "nine"], "is not a list of scales"),
-        (["--scales", "9,25"], "was fitted for 1, 4, 9, 36, 144"),
+        (["--scales", "9,576"], "was fitted for 1, 4, 9, 36, 144"),
+        (["--scales", "9,25"], "cannot show a picture in 25 tokens"),
         (["--no-router"], "name them with --scales"),
         (["--no-router", "--scales", "25"], "cannot show a picture in 25 tokens"),
         (["--router", "absent"], "there is no router absent"),
