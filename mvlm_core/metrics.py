@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from .dataset import Schedule
 from .resume import step_of
 from .stages import StageConfig
 
+_PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 _EVALUATION = re.compile(r"eval_(\d+)_loss")
 # What a bar is told: the stage's name and how many steps it has; it answers with a function to call after each.
 StageProgress = Callable[[str, int], Callable[[], None]]
@@ -92,7 +92,10 @@ class MetricsFile(TrainerCallback):
 
 
 def peak_memory_mib() -> float:
-    """The most memory that was held at once: of the GPU where there is one, else of the process."""
+    """The most memory that was held at once: of the GPU where there is one, else of the process (Linux)."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    # Not getrusage's: a process that another started begins there with the most that one held.
+    status = Path("/proc/self/status").read_text()
+    match = _PEAK.search(status)
+    return int(match.group(1)) / 2**10 if match else float("nan")
