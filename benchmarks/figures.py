@@ -103,8 +103,8 @@ def _train_step(step: dict[str, Any]) -> str:
         f" trained): packed into one pass it is {step['ratio']:.2f} times as fast as M3's own way, which encodes the"
         f" picture and runs once a scale, at {fast['peak_mib']:.0f} MiB against {slow['peak_mib']:.0f}. Encoding once"
         f" gives {slow['seconds'] / once['seconds']:.2f} of that. The loss is the same ({fast['loss']:.5f} and"
-        f" {slow['loss']:.5f}). The packed step runs at {step['fraction']:.2f} of the matrix peak measured beside it, so"
-        f" the rest is arithmetic: all scales are read by the language model in either way. {_where(step)}"
+        f" {slow['loss']:.5f}). The packed step runs at {step['fraction']:.2f} of the matrix peak measured beside it,"
+        f" so the rest is arithmetic: the language model reads all scales in either way. {_where(step)}"
     )
 
 
