@@ -10,7 +10,7 @@ demo: $(DONE)
 	$(BIN)/mvlm demo --out demo
 
 test: $(DONE)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(DONE)
 	$(BIN)/ruff check .

@@ -58,7 +58,7 @@ def fit_router(
     \b
     Example:
       mvlm fit-router labels --out router
-      mvlm fit-router labels --within 1% --confidence 90%
+      mvlm fit-router labels --within 1% --confidence 90% --out promised
     """
     from .fit import fit_count, fit_table, write_router
     from .promise import Wanted

@@ -110,8 +110,9 @@ WRITES = {
 }  # fmt: skip
 
 
-# The demo's own example is the rehearsal; those of checkpoints run in test_checkpoint_commands.
-ELSEWHERE = {"data", "demo", "import", "export-checkpoint"}
+# The demo's own example is the rehearsal; those of checkpoints run in test_checkpoint_commands; `serve` runs on and on
+# (test_serve_commands), and `build` needs a bundle for TensorRT (test_device_commands).
+ELSEWHERE = {"data", "demo", "import", "export-checkpoint", "serve", "build"}
 
 
 @pytest.mark.parametrize("verb", ["data", "data scenes", "data check", *(v for v in VERBS if v not in ELSEWHERE)])

@@ -49,7 +49,8 @@ def assert_shows(config, model, processor, question: str = QUESTIONS[0]) -> None
 
 
 def test_all_are_tested():
-    assert {file.name for file in CONFIGS.iterdir()} == {
+    """Those of accelerate's launcher are read in test_training_page."""
+    assert {file.name for file in CONFIGS.iterdir() if not file.name.startswith("accelerate_")} == {
         "demo.yaml", "m3.yaml", "mqt_stage1.yaml", "mqt_stage2.yaml", "small_model.yaml",
     }  # fmt: skip
 
