@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from export.runtime.errors import MvlmError
@@ -38,8 +39,8 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
     config = config.model_copy(update={"model": model})
     try:
         TrainConfig.model_validate(config.model_dump())
-    except ValueError as error:
-        faults = "; ".join(str(fault["msg"]).removeprefix("Value error, ") for fault in error.errors())  # type: ignore[attr-defined]
+    except ValidationError as error:
+        faults = "; ".join(str(fault["msg"]).removeprefix("Value error, ") for fault in error.errors())
         raise MvlmError(f"the vision tower has a grid of {model.grid_side} x {model.grid_side}: {faults}") from None
     return config
 
