@@ -148,11 +148,17 @@ def _tables(files: DataFiles, *, streaming: bool) -> Iterator[tuple[Any, Origin]
     for split, paths in files.of_split.items():
         with _faults_of(files, paths):
             table = _open(files.suffix, paths, streaming=streaming)
-            for index, entry in enumerate(table):
+            for index, entry in enumerate(_one_by_one(table) if streaming else table):
                 again = None if streaming else _Entry(table, index, shape)
                 value, name = shape(entry), f"{split}-{index}"
                 origin = Origin(f"row {index} of {split}", files.base, split, again, name)
                 yield value, origin
+
+
+def _one_by_one(stream: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a stream, all of them: iterated over itself, it shows each worker of a loader other files."""
+    for batch in stream.iter(batch_size=1):
+        yield {name: held[0] for name, held in batch.items()}
 
 
 def _open(suffix: str, paths: Sequence[Path], *, streaming: bool) -> Any:

@@ -10,6 +10,7 @@ import datasets
 import pytest
 from PIL import Image
 from tiny import drawn_picture
+from torch.utils.data import DataLoader, IterableDataset
 
 from export.runtime.errors import MvlmError
 from export.runtime.image import open_picture
@@ -127,7 +128,7 @@ def test_pictures_inside_the_files_are_not_kept(tmp_path, write):
             assert not any(isinstance(held, bytes) for held in vars(picture).values())
 
 
-def question(i: int, **more):
+def question(i: int | str, **more):
     return {"id": str(i), "image": None, "question": "?", "answers": ["!"]} | more
 
 
@@ -234,6 +235,28 @@ def test_a_stream_stops_at_the_first_fault(tmp_path):
     assert next(stream).id == "1"
     with pytest.raises(MvlmError, match="line 2, id 2: no answers"):
         next(stream)
+
+
+class _Ids(IterableDataset):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self):
+        return iter([row.id for row in stream_rows(self.path)])
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_every_worker_of_a_loader_reads_the_whole_stream(tmp_path, kind):
+    for shard in range(3):
+        if kind == "tar":
+            write_tar(tmp_path / f"{shard}.tar", {f"{shard}-{i}.json": json.dumps(question(i)).encode() for i in "ab"})
+        else:
+            told = [question(f"{shard}-{i}") for i in "ab"]
+            datasets.Dataset.from_list(told).to_parquet(tmp_path / f"{shard}.parquet")
+    ids = [row.id for row in stream_rows(tmp_path)]
+    assert len(ids) == 6
+    loader = DataLoader(_Ids(tmp_path), batch_size=None, num_workers=2)
+    assert sorted(loader) == sorted(ids * 2)
 
 
 def test_reading_leaves_the_settings_of_datasets_alone(tmp_path):
