@@ -20,7 +20,7 @@ def figures() -> str:
     parts = [f"\n{_ladder(demos)}\n", f"\n{_gains(demos)}\n"]
     parts += [f"\n{_claims(demo)}\n" for demo in demos]
     parts.append(f"\n{_seconds(demos)}\n")
-    written = {"parity": _parity, "train_step_*": _train_step, "label_sweep": _label_sweep}
+    written = {"parity": _parity, "router": _router_tables, "train_step_*": _train_step, "label_sweep": _label_sweep}
     for name, write in written.items():
         parts += [f"\n{write(_read(file))}\n" for file in sorted(RESULTS.glob(f"{name}.json"))]
     return "".join(parts) + "\n"
@@ -92,6 +92,24 @@ def _parity(parity: dict[str, Any]) -> str:
         f"**Exact**: of {parity['answers']} greedy answers (every test question at every scale), the runtime and torch"
         f" differ in {len(parity['differ'])}; `{parity['command']}`."
     )
+
+
+def _router_tables(router: dict[str, Any]) -> str:
+    """On noise nothing is attainable, so no share of it is told."""
+    lines = [
+        "**The router on tables drawn from known probabilities**: the share that it takes of what any router could gain"
+        " over mixing two fixed scales, and its worst gain at any budget, in points.\n",
+        "| table | share | asked for | worst gain | RouteLLM's way | RouterBench's way |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, table in router["tables"].items():
+        ours, others = table["ways"]["ours"], [table["ways"][way] for way in ("RouteLLM", "RouterBench")]
+        known = table["target"] is not None
+        shares = [f"{way['share']:.2f}" if known else "" for way in (ours, *others)]
+        target = f"{table['target']:.2f}" if known else "nothing claimed"
+        row = [name, shares[0], target, f"{ours['worst_gain_points']:+.2f}", *shares[1:]]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join([*lines, f"\n{_where(router)}"])
 
 
 def _train_step(step: dict[str, Any]) -> str:
