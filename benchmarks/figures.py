@@ -62,7 +62,8 @@ def _gains(demos: list[dict[str, Any]]) -> str:
         for policy in demo["policies"]:
             gains = [f"{_points(at['gain'])} @{at['mean_cost']:.0f}" for at in policy["at"]]
             lines.append(f"| {_title(demo)}: {policy['name']} | " + " | ".join(gains) + " |")
-    cost, score = demos[0]["oracle"]
+    oracle = demos[0]["oracle"]
+    cost, score = oracle["mean_cost"], oracle["score"]
     lines.append(
         f"\nThe oracle of {_title(demos[0])}, which knows each answer: {100 * score:.1f} % at {cost:.1f} tokens."
     )
@@ -84,7 +85,9 @@ def _seconds(demos: list[dict[str, Any]]) -> str:
             f"- {_title(demo)}: {sum(seconds.values()):.0f} s in all ({spent}) on {machine['cores']} cores of"
             f" {machine['processor']}, {demo['date']}; `{demo['command']}`"
         )
-    return "\n".join(["**The demo's time** after the installation:\n", *lines])
+    return "\n".join(
+        ["**The demo's time** after the installation:\n", *(lines or ["- not taken on a quiet machine yet"])]
+    )
 
 
 def _parity(parity: dict[str, Any]) -> str:
