@@ -19,8 +19,9 @@ import numpy as np
 from machine import keep
 
 from export.runtime import features as runtime_features
-from router.estimators import OnBasis, ScaleNetwork
+from router.candidates import OnBasis
 from router.fit import _judge, features, out_of_fold
+from router.learned import ScaleNetwork
 from router.table import Table, read_table
 
 # A feature belongs to the first group that its name begins with, `match0_` and `match1_` taken off.

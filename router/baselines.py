@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from .estimators import Neighbours, OnBasis, PlattScaling, ScaleEstimator, shrunk_means
+from .averages import Neighbours, shrunk_means
+from .candidates import OnBasis
+from .estimators import PlattScaling, ScaleEstimator
 from .fit import features, out_of_fold, workers
 from .table import Table
 

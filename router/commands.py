@@ -60,9 +60,10 @@ def fit_router(
       mvlm fit-router labels --out router
       mvlm fit-router labels --within 1% --confidence 90% --out promised
     """
-    from .fit import fit_count, fit_table, write_router
+    from .fit import fit_count, fit_table
     from .promise import Wanted
     from .table import read_table
+    from .write import write_router
 
     wanted = Wanted(within, confidence, bound, by == "task") if within else None
     if not 0 <= unfamiliar < 1:

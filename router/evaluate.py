@@ -28,8 +28,8 @@ from .breakdown import (
     share_of,
     without_luck,
 )
-from .estimators import ScaleEstimator, candidates
-from .fit import OUT_OF_FOLD, ask_graph
+from .candidates import candidates
+from .estimators import ScaleEstimator
 from .metrics import (
     Interval,
     Reliability,
@@ -41,6 +41,7 @@ from .metrics import (
 )
 from .policy import Outcome, choose, follow, price_for_budget, price_table
 from .table import Table, require_facts
+from .write import OUT_OF_FOLD, ask_graph
 
 Floats = NDArray[np.floating]
 ROUTER = "router"

@@ -22,9 +22,10 @@ from export.source import Source, read_source
 from export.targets import plan
 from mvlm_core.model import MvlmForConditionalGeneration
 from mvlm_core.runs import model_sha256
-from router.estimators import PlattScaling, ScaleLogistic
+from router.estimators import PlattScaling
 from router.familiar import Familiarity
 from router.graph import router_graph
+from router.learned import ScaleLogistic
 
 PRICE = 0.1
 

@@ -22,7 +22,8 @@ import router.evaluate
 import router.fit
 from export.runtime.artefact import describe, sha256_file, write_json
 from export.runtime.features import FEATURE_VERSION
-from router.estimators import PooledTrees, ScaleEstimator, ScaleLogistic
+from router.estimators import ScaleEstimator
+from router.learned import PooledTrees, ScaleLogistic
 
 IMAGE_FEATURES = ("energy_lost_0", "energy_kept", "log_energy")
 QUESTION_FEATURES = ("tokens", "match0_peak", "match0_area", *(f"hash{word}" for word in range(6)))
@@ -168,7 +169,7 @@ def write_rows(labels: Path, question: str) -> Path:
 
 
 def quick_candidates(scales: tuple[int, ...], seed: int) -> dict[str, ScaleEstimator]:
-    """The candidates of `router.estimators`, smaller."""
+    """The candidates of `router.candidates`, smaller."""
     return {
         "logistic": ScaleLogistic(l2=3.0),
         "trees-small": PooledTrees(scales, num_trees=20, num_leaves=7, rate=0.06, seed=seed),

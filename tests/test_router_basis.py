@@ -7,7 +7,8 @@ import pytest
 from scipy.special import expit
 
 from router.basis import LIMIT, Basis, column_strengths
-from router.estimators import OnBasis, PooledTrees, ScaleLogistic
+from router.candidates import OnBasis
+from router.learned import PooledTrees, ScaleLogistic
 
 SCALES = (1, 4, 36)
 

@@ -16,7 +16,7 @@ from labels_maker import FLAT, NOISE, PICTURE_DECIDES, Recipe, alter, make_label
 from onnx import numpy_helper
 from PIL import Image
 
-import router.fit
+import router.write
 from router.plots import joined
 
 QUESTION = 'is the <b>large</b> "one" here & red?'
@@ -340,7 +340,7 @@ def test_a_router_fitted_on_other_rows_ends_with_2(pair, mvlm):
 
 
 def test_a_graph_that_is_wrong_ends_with_1_and_leaves_nothing(pair, mvlm, monkeypatch):
-    written = router.fit.router_graph
+    written = router.write.router_graph
 
     def corrupted(*arguments, **named):
         model = written(*arguments, **named)
@@ -348,7 +348,7 @@ def test_a_graph_that_is_wrong_ends_with_1_and_leaves_nothing(pair, mvlm, monkey
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + np.float32(0.5), "intercept"))
         return model
 
-    monkeypatch.setattr(router.fit, "router_graph", corrupted)
+    monkeypatch.setattr(router.write, "router_graph", corrupted)
     result = mvlm("fit-router", pair / "labels", "--out", pair / "out")
     assert result.exit_code == 1
     assert "error: router.onnx and the fitted estimator differ by" in result.output

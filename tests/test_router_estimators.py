@@ -9,19 +9,10 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 
-from router.estimators import (
-    Blend,
-    Constant,
-    Neighbours,
-    OnBasis,
-    PlattScaling,
-    PooledTrees,
-    ScaleEstimator,
-    ScaleLogistic,
-    ScaleNetwork,
-    TaskLookup,
-    candidates,
-)
+from router.averages import Constant, Neighbours, TaskLookup
+from router.candidates import Blend, OnBasis, candidates
+from router.estimators import PlattScaling, ScaleEstimator
+from router.learned import PooledTrees, ScaleLogistic, ScaleNetwork
 
 SCALES = (1, 4, 36)
 

@@ -14,14 +14,15 @@ from export.runtime.features import FEATURE_VERSION
 from router import baselines as baselines_module
 from router.baselines import COUNT, Baseline, baselines
 from router.breakdown import answer_kind, worst
-from router.estimators import PooledTrees, ScaleLogistic
 from router.evaluate import STEPS, _estimator, _half, evaluate, read_out_of_fold, read_router
-from router.fit import OUT_OF_FOLD, ask_graph, fit_table, write_router
+from router.fit import fit_table
+from router.learned import PooledTrees, ScaleLogistic
 from router.metrics import Resamples, gain_samples, interval
 from router.policy import choose, follow, price_for_budget
 from router.promise import Wanted
 from router.summary import claims, half, lines, verdict, worth_it
 from router.table import read_table
+from router.write import OUT_OF_FOLD, ask_graph, write_router
 
 RECIPES = {
     "question": Recipe(rows=2400, groups=240),

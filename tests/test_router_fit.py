@@ -13,25 +13,17 @@ from labels_maker import FLAT, NOISE, PICTURE_DECIDES, Recipe, make_labels, quic
 from onnx import numpy_helper
 
 import router.fit
+import router.write
 from export.runtime import MvlmError
 from export.runtime.errors import CheckFailed
-from router.estimators import Blend, OnBasis, PooledTrees, ScaleEstimator, ScaleLogistic
-from router.fit import (
-    DEFAULT_LOSS,
-    FOLDS,
-    OUT_OF_FOLD,
-    PARITY,
-    Candidate,
-    ask_graph,
-    features,
-    fit_count,
-    fit_table,
-    out_of_fold,
-    write_router,
-)
+from router.candidates import Blend, OnBasis
+from router.estimators import ScaleEstimator
+from router.fit import DEFAULT_LOSS, FOLDS, Candidate, features, fit_count, fit_table, out_of_fold
+from router.learned import PooledTrees, ScaleLogistic
 from router.policy import choose, follow
 from router.promise import Wanted, set_apart
 from router.table import read_table
+from router.write import OUT_OF_FOLD, PARITY, ask_graph, write_router
 
 pytestmark = pytest.mark.usefixtures("_quickly")
 
@@ -269,7 +261,7 @@ def test_the_same_seed_gives_the_same_file_and_another_does_not(tables, tmp_path
 
 @pytest.mark.parametrize("wrong", [0.05, float("nan")], ids=["a leaf", "no number"])
 def test_a_graph_that_is_not_the_estimator_is_not_kept(fits, tables, tmp_path, monkeypatch, wrong):
-    written = router.fit.router_graph
+    written = router.write.router_graph
 
     def corrupted(*arguments, **named):
         model = written(*arguments, **named)
@@ -280,7 +272,7 @@ def test_a_graph_that_is_not_the_estimator_is_not_kept(fits, tables, tmp_path, m
                 )
         return model
 
-    monkeypatch.setattr(router.fit, "router_graph", corrupted)
+    monkeypatch.setattr(router.write, "router_graph", corrupted)
     with pytest.raises(CheckFailed, match=r"router\.onnx and the fitted estimator differ by .*, and 1e-05 is allowed"):
         write_router(tmp_path, fits["question"], tables["question"], "")
     assert not (tmp_path / "router.json").exists()
@@ -291,7 +283,7 @@ def test_one_leaf_of_one_tree_is_noticed(tables, tmp_path, monkeypatch):
         router.fit, "candidates", lambda scales, seed: {"trees": quick_candidates(scales, seed)["trees-small"]}
     )
     fitted = fit_table(tables["question"], seed=0, progress=lambda fits: None)
-    written = router.fit.router_graph
+    written = router.write.router_graph
 
     def corrupted(*arguments, **named):
         model = written(*arguments, **named)
@@ -300,7 +292,7 @@ def test_one_leaf_of_one_tree_is_noticed(tables, tmp_path, monkeypatch):
         weights.floats[3] += 1e-3
         return model
 
-    monkeypatch.setattr(router.fit, "router_graph", corrupted)
+    monkeypatch.setattr(router.write, "router_graph", corrupted)
     with pytest.raises(CheckFailed, match="differ by"):
         write_router(tmp_path, fitted, tables["question"], "")
 

@@ -8,21 +8,15 @@ import onnxruntime
 import pytest
 from scipy.special import expit
 
-from router import graph as graph_module
-from router.estimators import (
-    Blend,
-    Constant,
-    Neighbours,
-    OnBasis,
-    PlattScaling,
-    PooledTrees,
-    ScaleEstimator,
-    ScaleLogistic,
-    ScaleNetwork,
-    TaskLookup,
-)
+from router import graph_trees
+from router.averages import Constant, Neighbours, TaskLookup
+from router.candidates import Blend, OnBasis
+from router.estimators import PlattScaling, ScaleEstimator
 from router.familiar import Familiarity
-from router.graph import OPSETS, floor_to_float32, router_graph, split_value, tree_attributes
+from router.graph import router_graph
+from router.graph_trees import floor_to_float32, split_value, tree_attributes
+from router.graph_writer import OPSETS
+from router.learned import PooledTrees, ScaleLogistic, ScaleNetwork
 from router.policy import choose
 
 SCALES = (1, 4, 9, 36)
@@ -178,7 +172,7 @@ def test_thresholds_rounded_to_the_nearest_would_be_wrong(rows, monkeypatch):
     """That the test above can fail: with the usual rounding some value goes to the other side."""
     estimator = fitted("trees", rows)
     x = rows_at_thresholds(estimator, rows[0])
-    monkeypatch.setattr(graph_module, "floor_to_float32", np.float32)
+    monkeypatch.setattr(graph_trees, "floor_to_float32", np.float32)
     probability, _ = ask(session(estimator), x)
     assert np.abs(probability - calibration().probability(estimator.margins(x))).max() > 100 * PARITY
 

@@ -17,9 +17,10 @@ from export.runtime.features import image_feature_names, question_feature_names
 from export.runtime.manifest import RouterFacts
 from export.runtime.router import Router, Terms, interpolate
 from export.runtime.sessions import Device
-from router.estimators import PlattScaling, ScaleLogistic
+from router.estimators import PlattScaling
 from router.familiar import Familiarity
 from router.graph import router_graph
+from router.learned import ScaleLogistic
 
 FACTS = RouterFacts("router.onnx", SCALES, tuple(map(float, SCALES)), "tokens", PRICE)
 
