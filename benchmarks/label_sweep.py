@@ -17,7 +17,7 @@ import torch
 from machine import keep
 from train_step import SCALES, build
 
-from mvlm_core.answering import answer_greedily
+from mvlm_core.answering import answer_together
 from mvlm_core.processing import prompt_of
 
 _QUESTIONS = ("what colour is the large disc", "how many", "is the red star left the blue disc")
@@ -46,7 +46,7 @@ class Pictures:
         encoded = time.perf_counter() - start
         for scale in scales:
             visual = self.model.connector.tokens(values, scale)  # (B, m, D)
-            answer_greedily(self.model, self.before, visual, self.after, self.new_tokens)
+            answer_together(self.model, self.before, visual, self.after, self.new_tokens)
         return time.perf_counter() - start, encoded
 
     def tokens(self, scales: tuple[int, ...]) -> int:

@@ -1,6 +1,7 @@
-"""All questions of a picture, answered greedily behind one copy of it: what packing is to training, for labels.
+"""All questions of a picture, answered behind one copy of it: what packing is to training, for labels.
 
-Letters: B pictures, Q questions of the picture that has most, m visual tokens, S positions written so far, D width.
+Letters: B pictures, Q questions of the picture that has most, m visual tokens, S positions written so far, D width,
+V words of the vocabulary.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from .packing import PADDING, PREFIX, block_mask
 
 @dataclass
 class Answered:
-    """One greedy answer: its ids without the stop token, and the probability that the model gave to all of it.
+    """One answer: its ids without the stop token, and the probability that the model gave to all of it.
 
-    `margin` is by how much the first token was likelier than the next likely one.
+    `margin` is by how much the likeliest first token was likelier than the next likely one.
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -29,17 +30,18 @@ class Answered:
 
 
 @torch.inference_mode()
-def answer_greedily(
+def answer_together(
     model: MvlmForConditionalGeneration,
     ids_before: Sequence[int],
     visual: Tensor,
     ids_after: Sequence[Sequence[Sequence[int]]],
     max_new_tokens: int,
+    drawn_by: torch.Generator | None = None,
 ) -> list[list[Answered]]:
     """The ids before the picture, the visual tokens (B, m, D), and for each picture its questions as the ids after it.
 
     Every question sees the picture and itself, so this is the same as asking one at a time (a test compares it with
-    `generate`). Each step writes one token of every answer.
+    `generate`). Each step writes one token of every answer: the likeliest, or one drawn at temperature 1.
     """
     first = _pack(model, ids_before, visual, ids_after)
     hidden, cache = _read(model, first.embeds, block_mask(first.segments), first.positions, DynamicCache())
@@ -52,8 +54,8 @@ def answer_greedily(
     alive = first.asked
     for _ in range(max_new_tokens):
         states = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, Q, D)
-        probability, tokens = model.get_output_embeddings()(states).float().softmax(dim=-1).topk(2)  # (B, Q, 2)
-        chosen = tokens[..., 0]  # (B, Q)
+        probability = model.get_output_embeddings()(states).float().softmax(dim=-1)  # (B, Q, V)
+        chosen = probability.argmax(dim=-1) if drawn_by is None else _drawn(probability, drawn_by)  # (B, Q)
         _write_down(answers, alive, chosen, probability, stop)
         alive = alive & (chosen != stop)
         if not alive.any():
@@ -115,13 +117,20 @@ def _read(
     return output.last_hidden_state, output.past_key_values
 
 
+def _drawn(probability: Tensor, by: torch.Generator) -> Tensor:
+    """One token of each distribution, drawn on the CPU, so that every device draws alike: (B, Q, V) -> (B, Q)."""
+    drawn = torch.multinomial(probability.flatten(0, 1).cpu(), 1, generator=by)  # (BQ, 1)
+    return drawn.view(probability.shape[:2]).to(probability.device)
+
+
 def _write_down(answers: list[list[Answered]], alive: Tensor, chosen: Tensor, probability: Tensor, stop: int) -> None:
-    tokens, likely = chosen.tolist(), probability.tolist()
+    tokens, likely = chosen.tolist(), probability.gather(-1, chosen[..., None])[..., 0].tolist()  # (B, Q)
+    best, second = probability.topk(2).values.unbind(-1)  # (B, Q)
+    margins = (best - second).tolist()
     for picture, question in alive.nonzero().tolist():
         answer = answers[picture][question]
-        best, second = likely[picture][question]
-        answer.confidence *= best
+        answer.confidence *= likely[picture][question]
         if answer.margin is None:
-            answer.margin = best - second
+            answer.margin = margins[picture][question]
         if tokens[picture][question] != stop:
             answer.token_ids.append(tokens[picture][question])

@@ -203,15 +203,19 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
 @rows_option()
 @click.option("--scales", default=None, help="As in 1,4,9,36,144; left out, those of the run's train.yaml.")
 @click.option("--splits", default="val,test", show_default=True, help="What the model was not trained on.")
+@click.option(
+    "--runs", type=click.IntRange(min=1), default=1, show_default=True,
+    help="Runs beyond the first draw their answers: they tell what a row needs from luck.",
+)  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @out_option("labels")
 @OVERWRITE
 def label(
-    run: Path, rows: Path, scales: str | None, splits: str, device: str, precision: Literal["float32", "bfloat16"],
-    out: Path, overwrite: bool,
+    run: Path, rows: Path, scales: str | None, splits: str, runs: int, device: str,
+    precision: Literal["float32", "bfloat16"], out: Path, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Answer every row at every scale, once, and store what was right. Stopped and started again, it goes on.
+    """Answer every row at every scale and store what was right. Stopped and started again, it goes on.
 
     \b
     Example:
@@ -229,7 +233,7 @@ def label(
         raise MvlmError(f"no split is called {', '.join(unknown)}: choose among {', '.join(SPLITS)}")
     refuse_if_filled(out, overwrite=overwrite)
     asked = parse_scales(scales) if scales else run_scales(run)
-    sweep = Sweep(run, rows, asked, wanted, device=device, precision=precision)
+    sweep = Sweep(run, rows, asked, wanted, runs, device=device, precision=precision)
     with Bars() as bars:
         facts = sweep_rows(sweep, out, overwrite=overwrite, progress=bars.reach("labelling"))
     steps = ladder(out)

@@ -1,4 +1,4 @@
-"""The sweep: every row at every scale, once. Stopped and started again it goes on where it was."""
+"""The sweep: every row at every scale. Stopped and started again it goes on where it was."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from export.runtime.features import (
 )
 from export.runtime.prompt import Prompt
 
-from .answering import answer_greedily
+from .answering import Answered, answer_together
 from .dataset import Group, group_rows
 from .model import MvlmForConditionalGeneration
 from .processing import MvlmProcessor, prompt_of
-from .row import single_questions
+from .row import Row, single_questions
 from .rows import read_rows, rows_sha256
 from .runs import Precision, load_run, model_sha256
 from .scales import require_scales
@@ -50,7 +50,7 @@ from .scoring import score
 _LABELS = pa.schema(
     [
         ("id", pa.string()), ("group", pa.string()), ("task", pa.string()), ("split", pa.string()),
-        ("num_visual_tokens", pa.int32()), ("score", pa.float32()), ("loss", pa.float32()),
+        ("num_visual_tokens", pa.int32()), ("run", pa.int32()), ("score", pa.float32()), ("loss", pa.float32()),
         ("confidence", pa.float32()), ("margin", pa.float32()), ("prediction", pa.string()), ("answer", pa.string()),
     ]
 )  # fmt: skip
@@ -65,12 +65,16 @@ _STRANGERS = 64
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is labelled: the rows of some splits, at some scales, by one model."""
+    """What is labelled: the rows of some splits, at some scales, by one model.
+
+    The first of `runs` answers greedily, as a device does; further ones draw at temperature 1, and tell need from luck.
+    """
 
     run: Path
     rows: Path
     scales: tuple[int, ...]
     splits: tuple[str, ...]
+    runs: int = 1
     max_new_tokens: int = 16
     pictures_per_part: int = 32
     device: str = "cpu"
@@ -80,7 +84,8 @@ class Sweep:
         """What a part already written must have been made from to be taken over."""
         return {
             "model_sha256": model_sha256(self.run), "rows_sha256": rows_sha256(self.rows),
-            "scales": list(self.scales), "splits": list(self.splits), "feature_version": FEATURE_VERSION,
+            "scales": list(self.scales), "splits": list(self.splits), "runs": self.runs,
+            "feature_version": FEATURE_VERSION,
             "max_new_tokens": self.max_new_tokens, "pictures_per_part": self.pictures_per_part,
             "precision": self.precision,
         }  # fmt: skip
@@ -138,17 +143,27 @@ def _sweep_pictures(
     for scale in sweep.scales:
         with torch.inference_mode():
             visual = model.connector.tokens(values, scale)  # (B, m, D)
-        answers = answer_greedily(model, ids_before, visual, ids_after, sweep.max_new_tokens)
-        for picture, answered in zip(pictures, answers, strict=True):
-            for row, answer in zip(picture.rows, answered, strict=True):
-                prediction = prompt.answer(answer.token_ids)
-                labels[row.id].append(
-                    {"id": row.id, "group": row.group, "task": row.task, "split": row.split,
-                     "num_visual_tokens": scale, "score": score(prediction, row.answers), "loss": None,
-                     "confidence": answer.confidence, "margin": answer.margin, "prediction": prediction,
-                     "answer": row.answers[0]}
-                )  # fmt: skip
+        for run in range(sweep.runs):
+            by = _draws(pictures[0].rows[0].id, scale, run) if run else None
+            answers = answer_together(model, ids_before, visual, ids_after, sweep.max_new_tokens, by)
+            for picture, answered in zip(pictures, answers, strict=True):
+                for row, answer in zip(picture.rows, answered, strict=True):
+                    labels[row.id].append(_label(row, scale, run, answer, prompt))
     return [line for lines in labels.values() for line in lines], features
+
+
+def _label(row: Row, scale: int, run: int, answer: Answered, prompt: Prompt) -> dict[str, Any]:
+    prediction = prompt.answer(answer.token_ids)
+    return {
+        "id": row.id, "group": row.group, "task": row.task, "split": row.split, "num_visual_tokens": scale, "run": run,
+        "score": score(prediction, row.answers), "loss": None, "confidence": answer.confidence,
+        "margin": answer.margin, "prediction": prediction, "answer": row.answers[0],
+    }  # fmt: skip
+
+
+def _draws(first_id: str, scale: int, run: int) -> torch.Generator:
+    """Of one part at one scale in one run, so that a sweep that was stopped draws what it would have drawn."""
+    return torch.Generator().manual_seed(int(sha256_json([first_id, scale, run])[:12], 16))
 
 
 def _strangers(
@@ -233,6 +248,7 @@ def _assemble(
         precision=sweep.precision,
         feature_version=FEATURE_VERSION,
         feature_names={"image": image_feature_names(), "question": question_feature_names()},
+        runs=sweep.runs,
         counts={"rows": sum(splits.values()), "groups": groups, "splits": dict(splits)},
         tasks=known.get("tasks", {}),
         key_sha256=sha256_json(key),

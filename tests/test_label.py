@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -14,8 +16,10 @@ from tiny import QUESTIONS, SCALES, drawn_picture, tiny_model, tiny_processor
 from export.runtime.artefact import read_artefact, sha256_file
 from export.runtime.errors import MvlmError
 from mvlm_core import label as sweeping
-from mvlm_core.answering import answer_greedily
+from mvlm_core.answering import answer_together
 from mvlm_core.label import Sweep, label
+from router.breakdown import without_luck
+from router.table import read_table
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def test_shared_pictures_equal_generate_one_at_a_time(family):
         values = model.encode_images(processor.image_processor(pictures)["pixel_values"])
     for scale in SCALES:
         visual = model.connector.tokens(values, scale)
-        fast = answer_greedily(model, ids[0][0][:place], visual, [[i[place + 1 :] for i in qs] for qs in ids], 8)
+        fast = answer_together(model, ids[0][0][:place], visual, [[i[place + 1 :] for i in qs] for qs in ids], 8)
         for picture, asked, answered in zip(pictures, questions, fast, strict=True):
             for question, answer in zip(asked, answered, strict=True):
                 one = processor(images=picture, text=processor.ask(question), num_visual_tokens=scale)
@@ -120,6 +124,43 @@ def test_stopped_and_started_again_ends_the_same(labelled, run, scenes, tmp_path
     for name in ("labels.parquet", "features.parquet", "strangers.parquet"):
         assert (out / name).read_bytes() == (labelled / name).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["labels"]
+
+
+def test_further_runs_are_drawn_and_the_first_is_the_greedy_one(labelled, run, scenes, tmp_path):
+    """Each picture's draws are its own part's, so a sweep that was stopped goes on as if it had not been."""
+    for name in ("one", "another"):
+        label(sweep(run, scenes, runs=3), tmp_path / name, overwrite=False, progress=lambda done, whole: None)
+    assert (tmp_path / "one/labels.parquet").read_bytes() == (tmp_path / "another/labels.parquet").read_bytes()
+    table = pq.read_table(tmp_path / "one/labels.parquet")
+    by_run = [table.filter(pa.compute.equal(table["run"], number)).drop_columns("run") for number in range(3)]
+    assert by_run[0].equals(pq.read_table(labelled / "labels.parquet").drop_columns("run"))
+    said = [part["prediction"].to_pylist() for part in by_run]
+    assert said[0] != said[1]
+    assert said[1] != said[2]
+    assert read_artefact(tmp_path / "one", "labels")["runs"] == 3
+    read = read_table(tmp_path / "one")
+    assert read.runs.shape[1] == 3
+    assert without_luck(read) is not None
+    assert without_luck(read_table(labelled)) is None
+
+
+def test_answers_are_drawn_as_often_as_the_model_thinks_them_right():
+    """First tokens over many draws, against the probabilities of one look."""
+    processor = tiny_processor()
+    model = tiny_model(processor=processor)
+    ids = processor.tokenizer(processor.ask(QUESTIONS[0]), add_special_tokens=False)["input_ids"]
+    place = ids.index(processor.image_token_id)
+    with torch.inference_mode():
+        pixels = processor.image_processor([drawn_picture(0)])["pixel_values"]
+        visual = model.connector.tokens(model.encode_images(pixels), 9)
+    asked = [[ids[place + 1 :]] * 500]
+    drawn = answer_together(model, ids[:place], visual, asked, 1, torch.Generator().manual_seed(0))[0]
+    stop = model.generation_config.eos_token_id
+    first = [answer.token_ids[0] if answer.token_ids else stop for answer in drawn]
+    told = {token: answer.confidence for token, answer in zip(first, drawn, strict=True)}
+    often = max(told, key=lambda token: first.count(token))
+    assert len(told) > 1
+    assert first.count(often) / 500 == pytest.approx(told[often], abs=0.08)
 
 
 def test_parts_of_another_sweep_are_not_taken_over(labelled, run, scenes, tmp_path):
