@@ -42,9 +42,7 @@ def oracles(e: Evaluation) -> list[str]:
             f" at {sober.mean_cost:.1f} {e.cost_unit}"
         )
     else:
-        out.append(
-            "  the oracle's luck cannot be taken out: the labels hold one run of each row (mvlm label --runs 2 makes two)"
-        )
+        out.append("  the oracle's luck cannot be taken out: the labels hold one run of each row; mvlm label --runs 2")
     return out
 
 
