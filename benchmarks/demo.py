@@ -10,17 +10,18 @@ import click
 from machine import RESULTS, keep
 
 from mvlm_core.demo import Demo
+from mvlm_core.scales import FAMILIES, Family
 
 _PLOTS = ("accuracy", "chosen")
 
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True)
-@click.option("--family", type=click.Choice(["pool", "query"]), default="pool", show_default=True)
+@click.option("--family", type=click.Choice(FAMILIES), default="pool", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--rehearse", is_flag=True, help="A few pictures and steps; its figures are not kept.")
 @click.option("--untimed", is_flag=True, help="The machine has other work to do: keep the figures without the times.")
-def main(out: Path, family: str, seed: int, rehearse: bool, untimed: bool) -> None:
+def main(out: Path, family: Family, seed: int, rehearse: bool, untimed: bool) -> None:
     """Run the demo into OUT and keep its figures."""
     Demo(out, family, seed, rehearse).run(overwrite=True)
     if not rehearse:

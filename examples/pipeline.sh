@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `mvlm demo`, written out in verbs: every path is a default, so the bare verbs, one after another, are the pipeline.
-# Run it in an empty folder. The first argument names a family (pool or query).
+# Run it in an empty folder. The first argument names a family (pool, haar or query).
 set -euo pipefail
 
 mvlm data scenes --family "${1:-pool}"        # rows/ and train.yaml: pictures, questions, and the recipe for them

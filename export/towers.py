@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from export.quantize import per_output
 from export.runtime.errors import MvlmError
 from export.weights import Place, WeightFile
-from mvlm_core.connectors import PoolConnector, QueryConnector
+from mvlm_core.connectors import HaarConnector, PoolConnector, QueryConnector
 from mvlm_core.model import MvlmForConditionalGeneration, vision_width
 
 # Tracing may take a size of 1 for a constant, so the batch that is traced has two pictures.
 _TRACED_BATCH = 2
-_TRACED_QUERIES = 3
+_TRACED_TOKENS = 3
 # Primitive operators, which every engine knows; from 23 on there is an attention that TensorRT takes in halves only.
 _OPSET = 20
 _NONE = onnx.TensorProto()
@@ -74,6 +74,17 @@ class QueryGraph(nn.Module):
         return self.connector.gathered(values, attention.transpose(0, 1))
 
 
+class HaarGraph(nn.Module):
+    """A haar connector whose rows are given: values (B, P, D), (m, P), (m, D) -> tokens (B, m, D)."""
+
+    def __init__(self, connector: HaarConnector) -> None:
+        super().__init__()
+        self.connector = connector
+
+    def forward(self, values: Tensor, basis: Tensor, codes: Tensor) -> Tensor:
+        return self.connector.gathered(values, basis, codes)
+
+
 class Narrow(nn.Module):
     """A module that computes in other floats than those around it: float32 in, float32 out."""
 
@@ -111,40 +122,48 @@ def connector_models(
     model: MvlmForConditionalGeneration, scales: Sequence[int], weights: WeightFile, precision: str = "float32"
 ) -> Iterator[tuple[int, onnx.ModelProto]]:
     """Each scale of the connector, ascending, with its weights in the file."""
-    connector = model.connector
+    connector, largest = model.connector, max(scales)
+    patches, width = model.config.grid_side**2, model.config.text_config.hidden_size
     if isinstance(connector, QueryConnector):
-        yield from _query_models(model, connector, scales, weights, precision)
+        # Its keys hold no picture, so its attention is a constant of the weights.
+        attention = connector.attention(largest).transpose(0, 1).contiguous()  # (m, H, P)
+        values = torch.randn(_TRACED_BATCH, patches, vision_width(model.config.vision_config))
+        graph = _narrowed(QueryGraph(connector), precision)
+        yield from _prefix_models(graph, values, {"attention": attention}, scales, weights)
+        return
+    values = torch.randn(_TRACED_BATCH, patches, width)
+    if isinstance(connector, HaarConnector):
+        rows = {"basis": connector.basis[:largest], "codes": connector.codes[:largest]}
+        yield from _prefix_models(_narrowed(HaarGraph(connector), precision), values, rows, scales, weights)
         return
     for m in sorted(scales):
-        values = torch.randn(_TRACED_BATCH, model.config.grid_side**2, model.config.text_config.hidden_size)
         graph = trace(_narrowed(PoolGraph(connector, m), precision), {"values": (values, {0: "batch"})}, ["tokens"])
         weights.take(graph)
         yield m, graph
 
 
-def _query_models(
-    model: MvlmForConditionalGeneration, connector: QueryConnector, scales: Sequence[int], weights: WeightFile,
-    precision: str,
-) -> Iterator[tuple[int, onnx.ModelProto]]:  # fmt: skip
-    """A query connector is traced once, whatever the number of scales.
+def _prefix_models(
+    graph: nn.Module, values: Tensor, rows: Mapping[str, Tensor], scales: Sequence[int], weights: WeightFile
+) -> Iterator[tuple[int, onnx.ModelProto]]:
+    """A connector whose first m tokens are the same at every scale is traced once, whatever the number of scales.
 
-    Its keys hold no picture, so its attention is a constant of the weights, and that of m queries is the first m rows
-    of that of all: every scale's constant begins where the largest one's does.
+    `graph` takes the values, and the constants that hold a row for each token. Those of m tokens are the first m rows
+    of those of all: every scale's constants begin where the largest one's do.
     """
-    config, largest = model.config, max(scales)
-    attention = connector.attention(largest).transpose(0, 1).contiguous()  # (m, H, P)
-    values = torch.randn(_TRACED_BATCH, config.grid_side**2, vision_width(config.vision_config))
-    example = torch.rand(_TRACED_QUERIES, *attention.shape[1:])
-    inputs = {"values": (values, {0: "batch"}), "attention": (example, {0: "tokens"})}
-    traced = trace(_narrowed(QueryGraph(connector), precision), inputs, ["tokens"])
+    inputs: dict[str, tuple[Tensor, dict[int, str]]] = {"values": (values, {0: "batch"})}
+    for name, constant in rows.items():
+        inputs[name] = torch.rand(_TRACED_TOKENS, *constant.shape[1:]), {0: "tokens"}
+    traced = trace(graph, inputs, ["tokens"])
     weights.take(traced)
-    whole = weights.place(attention.numpy())
+    whole = {name: weights.place(constant.numpy()) for name, constant in rows.items()}
     for m in sorted(scales):
-        graph = onnx.ModelProto()
-        graph.CopyFrom(traced)
-        begin = Place(whole.offset, whole.length // largest * m)
-        _fold(graph, weights.tensor_at("attention", begin, np.dtype(np.float32), (m, *attention.shape[1:])))
-        yield m, graph
+        model = onnx.ModelProto()
+        model.CopyFrom(traced)
+        for name, constant in rows.items():
+            begin = Place(whole[name].offset, whole[name].length // len(constant) * m)
+            shape = (m, *constant.shape[1:])
+            _fold(model, weights.tensor_at(name, begin, np.dtype(np.float32), shape))
+        yield m, model
 
 
 def _fold(model: onnx.ModelProto, constant: onnx.TensorProto) -> None:

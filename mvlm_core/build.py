@@ -25,6 +25,8 @@ from .words import speak
 
 # What says which connector it is, and where it reads the tower; the rest of `ModelConfig` says where weights come from.
 _CONNECTOR = ("connector", "connector_positions", "num_queries", "num_heads", "value_mlp")
+# These contribute the same for each patch, by the same weights, and differ in how that is told.
+_POOLED = {"pool", "haar"}
 _OF_THE_START = (*_CONNECTOR, "grid_side", "vision_feature_layer")
 _HALF = (0.5, 0.5, 0.5)
 
@@ -122,8 +124,12 @@ def weights_from(config: TrainConfig) -> list[str]:
     """Where the weights of each part come from, in words for a person: nothing is initialised in silence."""
     model, fresh = resolve_model(config.model), f"from nothing, seed {config.seed}"
     if model.start:
-        new = _connector_is_new(model, run_config(model.start))
-        connector = fresh if new else f"from {model.start}"
+        begin = run_config(model.start)
+        connector = f"from {model.start}"
+        if _keeps_values(model, begin):
+            connector += f", where it is {begin.connector}; what that lacks is new"
+        elif _connector_is_new(model, begin):
+            connector = fresh
         return [f"vision tower and language model: from {model.start}", f"connector ({model.connector}): {connector}"]
     told = {"vision tower": model.vision or {}, "language model": model.text or {}}
     parts = [f"{part}: " + (f"from {t['name']}" if "name" in t else fresh) for part, t in told.items()]
@@ -157,10 +163,19 @@ def _from_start(config: ModelConfig, run: Path) -> MvlmForConditionalGeneration:
         return begun
     told = begin.to_dict() | {key: getattr(config, key) for key in (*_OF_THE_START, "query_start")}
     told["num_visual_tokens"] = None  # what the start showed is not what the new connector will
-    return MvlmForConditionalGeneration(MvlmConfig.from_dict(told), begun.vision_tower, begun.language_model)
+    model = MvlmForConditionalGeneration(MvlmConfig.from_dict(told), begun.vision_tower, begun.language_model)
+    if _keeps_values(config, begin):
+        model.connector.load_state_dict(begun.connector.state_dict(), strict=False)
+    return model
 
 
 def _connector_is_new(config: ModelConfig, begun: MvlmConfig) -> bool:
     """Whether a connector is told that is not the start's."""
     counts = _CONNECTOR if config.connector == "query" else ("connector", "connector_positions")
     return any(getattr(config, key) != getattr(begun, key) for key in counts)
+
+
+def _keeps_values(config: ModelConfig, begun: MvlmConfig) -> bool:
+    """Whether a connector is new, and what it takes of each patch is the start's all the same."""
+    kinds = {config.connector, begun.connector}
+    return kinds == _POOLED and config.connector_positions == begun.connector_positions

@@ -13,6 +13,7 @@ from export.runtime.artefact import output_folder, refuse_if_filled
 from export.runtime.errors import CheckFailed, MvlmError
 
 from .bars import Bars, quiet
+from .scales import FAMILIES, Family
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -54,12 +55,10 @@ def data() -> None:
 @click.option("--train", default=16000, show_default=True, help="Pictures that the model is trained on.")
 @click.option("--val", default=900, show_default=True, help="Pictures that the router is fitted on.")
 @click.option("--test", default=900, show_default=True, help="Pictures that the report is made of.")
-@click.option(
-    "--family", type=click.Choice(["pool", "query"]), default="pool", show_default=True, help="For train.yaml."
-)
+@click.option("--family", type=click.Choice(FAMILIES), default="pool", show_default=True, help="For train.yaml.")
 @click.option("--seed", default=0, show_default=True)
 @OVERWRITE
-def scenes(out: Path, train: int, val: int, test: int, family: str, seed: int, overwrite: bool) -> None:
+def scenes(out: Path, train: int, val: int, test: int, family: Family, seed: int, overwrite: bool) -> None:
     """Draw the benchmark: pictures whose questions need different amounts of sight. Writes a train.yaml beside it.
 
     \b
@@ -248,11 +247,13 @@ def label(
 
 @click.command()
 @out_option("demo")
-@click.option("--family", type=click.Choice(["pool", "query"]), default="pool", show_default=True, help="M3 or MQT.")
+@click.option(
+    "--family", type=click.Choice(FAMILIES), default="pool", show_default=True, help="M3, M3 nested by prefix, or MQT."
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--rehearse", is_flag=True, help="A few pictures and steps: shows the way, not the result.")
 @OVERWRITE
-def demo(out: Path, family: str, seed: int, rehearse: bool, overwrite: bool) -> None:
+def demo(out: Path, family: Family, seed: int, rehearse: bool, overwrite: bool) -> None:
     """The whole way in one command: draw, train, label, fit a router, report, export, and ask.
 
     \b

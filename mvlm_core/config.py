@@ -16,7 +16,7 @@ from export.runtime.errors import MvlmError
 from . import policies
 from .model_config import ModelConfig
 from .policies import possible_scales
-from .scales import require_scales
+from .scales import Family, require_scales
 from .stages import StageConfig
 
 
@@ -109,13 +109,13 @@ def read_config(file: Path, overrides: tuple[str, ...] = ()) -> TrainConfig:
     return _validated(file, tree)
 
 
-def scenes_config(family: str, *, rows: Path, seed: int) -> TrainConfig:
-    """The recipe for the drawn benchmark, for one of the two families."""
+def scenes_config(family: Family, *, rows: Path, seed: int) -> TrainConfig:
+    """The recipe for the drawn benchmark, for one family."""
     recipes = Path(__file__).parent / "recipes"
     recipe = recipes / "scenes.yaml"
     tree = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    if family == "query":
-        tree["model"] |= yaml.safe_load((recipes / "scenes_query.yaml").read_text(encoding="utf-8"))
+    if family != tree["model"]["connector"]:
+        tree["model"] |= yaml.safe_load((recipes / f"scenes_{family}.yaml").read_text(encoding="utf-8"))
     return _validated(recipe, tree | {"seed": seed}).model_copy(update={"rows": rows.absolute()})
 
 

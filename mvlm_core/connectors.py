@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .scales import pool_scales, query_scales, require_scales
+from .nested_grids import nested_basis
+from .scales import haar_scales, pool_scales, query_scales, require_scales
 
 # A softmax that has settled on one patch no longer learns, so no query of the pyramid starts sharper than this.
 _FEWEST_PATCHES = 2.0
@@ -67,6 +68,39 @@ class PoolConnector(nn.Module):
     def words(self, values: Tensor) -> Tensor:
         """Each patch on its own: (B, P, D) -> (B, P, D)."""
         return values
+
+
+class HaarConnector(PoolConnector):
+    """The patches of `PoolConnector` told from coarse to fine: the first m tokens hold what m pooled ones hold.
+
+    The tokens are a fixed invertible linear map of the patches (`nested_basis`) plus a learned code for each place, so
+    token i is the same for every m >= i, and at the squares of `nested_sides` the m tokens and the m averages of
+    `PoolConnector` are each a linear map of the other. Between two squares a prefix holds a part of the finer grid.
+    """
+
+    def __init__(self, grid_side: int, vision_width: int, text_width: int, *, positions: bool) -> None:
+        super().__init__(grid_side, vision_width, text_width, positions=positions)
+        self.basis: Tensor
+        self.register_buffer("basis", torch.zeros(grid_side**2, grid_side**2), persistent=False)
+        self.codes = nn.Parameter(torch.empty(grid_side**2, text_width))
+
+    @property
+    def scales(self) -> Sequence[int]:
+        return haar_scales(self.grid_side)
+
+    def tokens(self, values: Tensor, num_visual_tokens: int) -> Tensor:
+        """The first m tokens: (B, P, D) -> (B, m, D). Raises `MvlmError` for a scale that is not allowed."""
+        require_scales([num_visual_tokens], self.scales)
+        return self.gathered(values, self.basis[:num_visual_tokens], self.codes[:num_visual_tokens])
+
+    def gathered(self, values: Tensor, basis: Tensor, codes: Tensor) -> Tensor:
+        """(B, P, D), (m, P), (m, D) -> (B, m, D)."""
+        return basis @ values + codes
+
+    def ladder(self, values: Tensor, scales: Sequence[int]) -> dict[int, Tensor]:
+        """The tokens at several scales: (B, P, D) -> for each m (B, m, D). Coarse ones begin the finest."""
+        finest = self.tokens(values, max(scales))  # (B, m, D)
+        return {scale: finest[:, :scale] for scale in scales}
 
 
 class QueryConnector(nn.Module):
@@ -138,7 +172,7 @@ class QueryConnector(nn.Module):
         return self.proj(self.out_proj(values))
 
 
-Connector = PoolConnector | QueryConnector
+Connector = PoolConnector | HaarConnector | QueryConnector
 
 
 def sincos_codes(side: int, width: int) -> Tensor:
@@ -151,6 +185,12 @@ def sincos_codes(side: int, width: int) -> Tensor:
     line = torch.cat([line.sin(), line.cos()], dim=1)  # (side, width / 2)
     columns, rows = line.repeat(side, 1), line.repeat_interleave(side, dim=0)
     return torch.cat([columns, rows], dim=1).float()
+
+
+def start_nested(connector: HaarConnector) -> None:
+    """The constant change of basis, and codes that add nothing yet: token 1 is that of pooling."""
+    connector.basis.copy_(torch.from_numpy(nested_basis(connector.grid_side)))
+    nn.init.zeros_(connector.codes)
 
 
 def start_random(connector: QueryConnector) -> None:

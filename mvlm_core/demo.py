@@ -13,6 +13,8 @@ import click
 from export.runtime.artefact import describe, refuse_if_filled, write_json
 from export.runtime.errors import MvlmError
 
+from .scales import Family
+
 _PARTS = ("rows", "train.yaml", "run", "labels", "router", "report", "bundle")
 _REHEARSAL_PICTURES = ("--train", "120", "--val", "60", "--test", "60")
 _REHEARSAL_STEPS = ("stages.0.steps=6", "stages.1.steps=6")
@@ -24,7 +26,7 @@ class Demo:
     """One demo in one folder. A rehearsal runs every stage on a few pictures and learns nothing."""
 
     out: Path
-    family: str
+    family: Family
     seed: int
     rehearse: bool
     seconds: dict[str, float] = field(default_factory=dict)

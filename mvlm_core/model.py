@@ -31,10 +31,19 @@ from transformers.utils.generic import can_return_tuple
 
 from export.runtime.errors import MvlmError
 
-from .connectors import Connector, PatchPositions, PoolConnector, QueryConnector, start_pyramid, start_random
+from .connectors import (
+    Connector,
+    HaarConnector,
+    PatchPositions,
+    PoolConnector,
+    QueryConnector,
+    start_nested,
+    start_pyramid,
+    start_random,
+)
 from .losses import IGNORED_LABEL, TagGroup, answer_loss, word_loss
 from .processing import MvlmImageProcessor, MvlmProcessor
-from .scales import require_scales
+from .scales import Family, require_scales
 from .towers import leading_tokens, patch_features, vision_width
 
 
@@ -43,7 +52,7 @@ class MvlmConfig(PreTrainedConfig):
     """A tower, a connector and a language model.
 
     Attributes:
-        connector: `pool` (M3) or `query` (MQT).
+        connector: `pool` (M3), `haar` (M3's grids, each finer one as what it adds) or `query` (MQT).
         grid_side: patches along one side of the picture, as the tower leaves them.
         image_token_id: stands m times where a picture goes. It is never looked up, so it may lie past the word table.
         num_visual_tokens: the scale when a caller names none; None asks callers to name one.
@@ -61,7 +70,7 @@ class MvlmConfig(PreTrainedConfig):
     # Given as dictionaries or configurations; transformers makes configurations of them.
     vision_config: Any = None
     text_config: Any = None
-    connector: Literal["pool", "query"] = "pool"
+    connector: Family = "pool"
     grid_side: int = 24
     image_token_id: int = 0
     num_visual_tokens: int | None = None
@@ -80,8 +89,9 @@ class MvlmConfig(PreTrainedConfig):
 
 def build_connector(config: MvlmConfig) -> Connector:
     widths = (config.grid_side, vision_width(config.vision_config), config.text_config.hidden_size)
-    if config.connector == "pool":
-        return PoolConnector(*widths, positions=config.connector_positions)
+    if config.connector != "query":
+        pooled = {"pool": PoolConnector, "haar": HaarConnector}[config.connector]
+        return pooled(*widths, positions=config.connector_positions)
     return QueryConnector(
         *widths, positions=config.connector_positions, num_queries=config.num_queries,
         num_heads=config.num_heads, value_mlp=config.value_mlp,
@@ -124,6 +134,8 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super()._init_weights(module)
         if isinstance(module, PatchPositions):
             nn.init.trunc_normal_(module.table, std=0.02)
+        if isinstance(module, HaarConnector):
+            start_nested(module)
         if isinstance(module, QueryConnector):
             {"random": start_random, "pyramid": start_pyramid}[self.config.query_start](module)
 

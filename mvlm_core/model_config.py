@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .scales import pool_scales, query_scales
+from .scales import Family, haar_scales, pool_scales, query_scales
 from .templates import TEMPLATES
 
 # What a part that is loaded may say besides; everything else is the part's own.
@@ -58,7 +58,7 @@ class ModelConfig(_Strict):
     start: Path | None = None
     vision: dict[str, Any] | None = None
     text: dict[str, Any] | None = None
-    connector: Literal["pool", "query"] = "pool"
+    connector: Family = "pool"
     grid_side: int | None = Field(default=None, gt=0)
     vision_feature_layer: int = -1
     connector_positions: bool = False
@@ -91,7 +91,8 @@ class ModelConfig(_Strict):
         """The scales that the connector allows; None while the grid is not known."""
         if self.connector == "query":
             return query_scales(self.num_queries)
-        return pool_scales(self.grid_side) if self.grid_side else None
+        allowed = haar_scales if self.connector == "haar" else pool_scales
+        return allowed(self.grid_side) if self.grid_side else None
 
     def found_from(self, folder: Path) -> ModelConfig:
         """With every path as it is found from `folder`; a name that is no folder there is left to the hub."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
 
 from export.runtime.errors import MvlmError
+
+Family = Literal["pool", "haar", "query"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
 def pool_scales(grid_side: int) -> tuple[int, ...]:
@@ -15,6 +19,23 @@ def pool_scales(grid_side: int) -> tuple[int, ...]:
 def query_scales(num_queries: int) -> range:
     """The scales of a query connector: every prefix of its queries (MQT, arXiv 2405.19315)."""
     return range(1, num_queries + 1)
+
+
+def nested_sides(grid_side: int) -> tuple[int, ...]:
+    """Sides of grids, coarse to fine, each a divisor of the next: from the finest down, by its smallest prime factor.
+
+    24 gives 1, 3, 6, 12, 24, the grids of M3 (arXiv 2405.17430).
+    """
+    sides = [grid_side]
+    while sides[0] > 1:
+        factor = next(k for k in range(2, sides[0] + 1) if sides[0] % k == 0)
+        sides.insert(0, sides[0] // factor)
+    return tuple(sides)
+
+
+def haar_scales(grid_side: int) -> range:
+    """The scales of nested grids: every prefix. The squares of `nested_sides` are whole grids."""
+    return range(1, grid_side**2 + 1)
 
 
 def require_scales(asked: Iterable[int], allowed: Sequence[int]) -> None:

@@ -7,13 +7,14 @@ import functools
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from tiny import QUESTIONS, SCALES, drawn_picture, tiny_model, tiny_processor
+from tiny import QUESTIONS, SCALES, drawn_picture, shake_codes, tiny_model, tiny_processor
 
 from export.bundle import write_bundle
 from export.runtime.artefact import describe, sha256_file, write_json
@@ -67,6 +68,13 @@ def query_bundle() -> Made:
     return made("query", "clip", "llama")
 
 
+def haar_bundle() -> Made:
+    return made("haar", "resnet", "llama")
+
+
+FAMILIES: dict[str, Callable[[], Made]] = {"pool": pool_bundle, "haar": haar_bundle, "query": query_bundle}
+
+
 @functools.cache
 def bundle_for(made: Made, target: str, precision: str | None, scales: tuple[int, ...] = (4, 9)) -> Made:
     """The same run as another bundle; `source` holds the scales that are in it."""
@@ -87,6 +95,7 @@ def write_run(folder: Path, connector: str, tower: str, language: str) -> None:
     torch.manual_seed(1)
     model = MvlmForConditionalGeneration(narrow.config)
     model.generation_config = narrow.generation_config
+    shake_codes(model)
     for norm in model.modules():  # a norm's weights start at one, and would hide being forgotten
         if hasattr(norm, "variance_epsilon"):
             torch.nn.init.uniform_(norm.weight, 0.5, 1.5)

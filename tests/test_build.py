@@ -27,6 +27,7 @@ from mvlm_core.build import build_model, build_processor, resolve_config, weight
 from mvlm_core.model import IGNORED_LABEL, MvlmForConditionalGeneration
 from mvlm_core.processing import MvlmProcessor, prompt_of, turn
 from mvlm_core.row import Row
+from mvlm_core.runs import load_run
 
 SCALE = 9
 FROM_NOTHING = {"model_type": "qwen3", **TEXT, "head_dim": 8}
@@ -267,6 +268,30 @@ def test_a_new_connector_is_put_on_a_run(tmp_path):
     with torch.inference_mode():
         batch = processor(images=drawn_picture(), text=processor.ask("?"), num_visual_tokens=77)
         assert model(**batch).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("begun", "asked"), [("pool", "haar"), ("haar", "pool")])
+def test_pooled_connectors_take_over_each_others_values(tmp_path, begun, asked):
+    run = saved(tmp_path / "run", begun)
+    config = resolve_config(told(start=str(run), connector=asked))
+    assert config == resolve_config(config)
+    model, processor = build(config)
+    assert model.config.connector == asked
+    there, pixels = load_run(run)[0], processor.image_processor([drawn_picture()])["pixel_values"]
+    with torch.inference_mode():
+        values = model.encode_images(pixels)
+        assert torch.equal(values, there.encode_images(pixels))
+        if asked == "haar":  # its codes are new, and nothing
+            torch.testing.assert_close(model.connector.tokens(values, 1), there.connector.tokens(values, 1))
+    assert weights_from(config)[1] == f"connector ({asked}): from {run}, where it is {begun}; what that lacks is new"
+
+
+def test_other_positions_make_a_pooled_connector_new(tmp_path):
+    run = saved(tmp_path / "run", "pool")
+    config = resolve_config(told(start=str(run), connector="haar", connector_positions=True))
+    assert weights_from(config)[1] == "connector (haar): from nothing, seed 0"
+    model, _ = build(config)
+    assert not torch.equal(model.connector.mlp[0].weight, load_run(run)[0].connector.mlp[0].weight)
 
 
 def test_pictures_and_words_of_a_run_but_for_what_is_stated(tmp_path):

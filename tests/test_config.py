@@ -7,6 +7,7 @@ import yaml
 
 from export.runtime.errors import MvlmError
 from mvlm_core.config import read_config, run_scales, scenes_config, write_config
+from mvlm_core.scales import FAMILIES
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def file(tmp_path) -> Path:
     return tmp_path / "train.yaml"
 
 
-@pytest.mark.parametrize("family", ["pool", "query"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_written_and_read_back(tmp_path, family):
     config = scenes_config(family, rows=tmp_path / "rows", seed=3)
     write_config(tmp_path / "train.yaml", config)

@@ -1,12 +1,20 @@
-"""What is true of both families: coarse from fine, prefixes, constants, and errors that name what is allowed."""
+"""What is true of the families: coarse from fine, prefixes, constants, and errors that name what is allowed."""
 
 import pytest
 import torch
 from torch import nn
 
 from export.runtime.errors import MvlmError
-from mvlm_core.connectors import PoolConnector, QueryConnector, sincos_codes, start_pyramid, start_random
-from mvlm_core.scales import parse_scales, pool_scales, query_scales, require_scales
+from mvlm_core.connectors import (
+    HaarConnector,
+    PoolConnector,
+    QueryConnector,
+    sincos_codes,
+    start_nested,
+    start_pyramid,
+    start_random,
+)
+from mvlm_core.scales import nested_sides, parse_scales, pool_scales, query_scales, require_scales
 
 SIDE, WIDTH, TEXT_WIDTH, QUERIES = 12, 16, 24, 144
 
@@ -15,6 +23,15 @@ def pool() -> PoolConnector:
     torch.manual_seed(0)
     connector = PoolConnector(SIDE, WIDTH, TEXT_WIDTH, positions=True)
     nn.init.normal_(connector.positions.table)
+    return connector.eval()
+
+
+def haar() -> HaarConnector:
+    torch.manual_seed(0)
+    connector = HaarConnector(SIDE, WIDTH, TEXT_WIDTH, positions=False)
+    with torch.no_grad():
+        start_nested(connector)
+    nn.init.normal_(connector.codes)
     return connector.eval()
 
 
@@ -42,6 +59,67 @@ def test_coarse_pooled_tokens_are_averages_of_fine_ones(features):
         side = round(scale**0.5)
         by_hand = nn.functional.avg_pool2d(finest.transpose(1, 2).unflatten(2, (SIDE, SIDE)), SIDE // side)
         torch.testing.assert_close(connector.tokens(values, scale), by_hand.flatten(2).transpose(1, 2))
+
+
+@torch.no_grad()
+def test_haar_tokens_and_pooled_ones_are_linear_maps_of_each_other(features):
+    """Both ways, at every nested grid, with the codes taken off; and a constant map, whatever the picture."""
+    connector, pooled = haar(), PoolConnector(SIDE, WIDTH, TEXT_WIDTH, positions=False)
+    values = connector.values(features).double()
+    for m in (side**2 for side in nested_sides(SIDE)):
+        cells = pooled.tokens(values, m)  # (B, m, D)
+        tokens = connector.double().tokens(values, m) - connector.codes[:m]  # (B, m, D)
+        there = map_from_pooling(connector, m)  # (m, m)
+        torch.testing.assert_close(there @ cells, tokens, atol=1e-6, rtol=0)
+        torch.testing.assert_close(torch.linalg.inv(there) @ tokens, cells, atol=1e-6, rtol=0)
+
+
+def map_from_pooling(connector: HaarConnector, m: int) -> torch.Tensor:
+    """What the first m tokens are of a picture of which one cell shows 1 and all others nothing: (m, m)."""
+    cells = torch.eye(m, dtype=torch.float64)[..., None]  # (B = m, m, 1)
+    side = round(m**0.5)
+    grid = cells.unflatten(1, (side, side)).repeat_interleave(SIDE // side, 1).repeat_interleave(SIDE // side, 2)
+    return (connector.basis[:m] @ grid.flatten(1, 2)).squeeze(-1).T
+
+
+def test_the_map_is_not_an_accident_of_this_test():
+    """One wrong number in the basis, and the maps are none."""
+    connector = haar().double()
+    connector.basis[4, 100] += 0.1
+    values = torch.randn(1, SIDE**2, 3, dtype=torch.float64)
+    cells = PoolConnector(SIDE, WIDTH, TEXT_WIDTH, positions=False).tokens(values, 9)
+    assert not torch.allclose(map_from_pooling(connector, 9) @ cells, connector.basis[:9] @ values, atol=1e-3)
+
+
+def test_haar_tokens_are_prefixes(features):
+    connector = haar()
+    values = connector.values(features)
+    finest = connector.tokens(values, SIDE**2)
+    ladder = connector.ladder(values, (2, 4, 36, 143))
+    for scale in (1, 2, 4, 36, 143):
+        alone = connector.tokens(values, scale)
+        torch.testing.assert_close(alone, finest[:, :scale], atol=1e-6, rtol=0)
+        if scale in ladder:
+            torch.testing.assert_close(ladder[scale], alone, atol=1e-6, rtol=0)
+
+
+def test_the_first_haar_token_starts_as_that_of_pooling(features):
+    connector = haar()
+    with torch.no_grad():
+        start_nested(connector)
+    values = connector.values(features)
+    torch.testing.assert_close(connector.tokens(values, 1), values.mean(1, keepdim=True), atol=1e-6, rtol=0)
+
+
+def test_gradients_of_a_haar_token_reach_the_patches_it_sees(features):
+    connector = haar()
+    values = connector.values(features).detach().requires_grad_()
+    connector.tokens(values, 9)[0].sum().backward()
+    torch.testing.assert_close(values.grad[0], connector.basis[:9].sum(0)[:, None].expand(-1, TEXT_WIDTH))
+    assert not values.grad[1].any()
+    torch.testing.assert_close(
+        connector.codes.grad, (torch.arange(SIDE**2) < 9).float()[:, None].expand(-1, TEXT_WIDTH)
+    )
 
 
 @pytest.mark.parametrize("start", [start_random, start_pyramid])
@@ -100,7 +178,8 @@ def test_random_start_resizes_codes_to_the_patches():
 
 
 @pytest.mark.parametrize(
-    ("connector", "words"), [(pool(), "1, 4, 9, 16, 36, 144"), (query(), "every number from 1 to 144")]
+    ("connector", "words"),
+    [(pool(), "1, 4, 9, 16, 36, 144"), (haar(), "number from 1 to 144"), (query(), "every number from 1 to 144")],
 )
 def test_a_scale_that_is_not_allowed_names_those_that_are(connector, words, features):
     with pytest.raises(MvlmError, match=words):

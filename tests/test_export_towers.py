@@ -9,7 +9,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from bundles import pool_bundle, query_bundle
+from bundles import FAMILIES, haar_bundle, pool_bundle, query_bundle
+from onnx import numpy_helper
 from tiny import SCALES, drawn_picture
 from torch import nn
 
@@ -21,7 +22,7 @@ def run(file, feeds, names=None):
     return onnxruntime.InferenceSession(file).run(names, feeds)
 
 
-@pytest.mark.parametrize("make", [pool_bundle, query_bundle])
+@pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize("batch", [1, 3])
 @torch.no_grad()
 def test_any_batch(make, batch):
@@ -30,7 +31,7 @@ def test_any_batch(make, batch):
     pixels = processor.image_processor([drawn_picture(i) for i in range(batch)])["pixel_values"]
     values = model.encode_images(pixels)
     outputs = run(made.bundle / "vision.onnx", {"pixel_values": pixels.numpy()})
-    wanted = [values] if model.config.connector == "pool" else [values, model.connector.words(values)]
+    wanted = [values] if model.config.connector != "query" else [values, model.connector.words(values)]
     assert len(outputs) == len(wanted)
     for output, want in zip(outputs, wanted, strict=True):
         np.testing.assert_allclose(output, want.numpy(), atol=1e-5 * float(want.abs().max()))
@@ -47,6 +48,24 @@ def test_the_constant_attention_of_a_query_connector_is_folded():
     heads, patches = made.source.model.config.num_heads, made.source.model.config.grid_side**2
     assert [9, heads, patches] in [list(tensor.dims) for tensor in graph.initializer]
     assert [value.name for value in graph.input] == ["values"]
+
+
+def test_the_rows_of_a_haar_connector_are_folded_and_shared():
+    made = haar_bundle()
+    connector = made.source.model.connector
+    begins = set()
+    for m in SCALES:
+        graph = onnx.load(made.bundle / f"connector_{m}.onnx", load_external_data=False).graph
+        assert [value.name for value in graph.input] == ["values"]
+        assert [node.op_type for node in graph.node] == ["MatMul", "Add"]
+        rows = {tensor.name: tensor for tensor in graph.initializer}
+        assert list(rows["basis"].dims) == [m, connector.grid_side**2]
+        begins.add(tuple(e.value for t in graph.initializer for e in t.external_data if e.key == "offset"))
+    assert len(begins) == 1
+    whole = onnx.load(made.bundle / "connector_36.onnx")
+    rows = {tensor.name: numpy_helper.to_array(tensor) for tensor in whole.graph.initializer}
+    np.testing.assert_array_equal(rows["basis"], connector.basis[:36].numpy())
+    np.testing.assert_array_equal(rows["codes"], connector.codes[:36].detach().numpy())
 
 
 def test_the_unused_last_layer_of_a_tower_is_gone():

@@ -18,6 +18,7 @@ from export.runtime.errors import MvlmError
 from mvlm_core import label as sweeping
 from mvlm_core.answering import answer_together
 from mvlm_core.label import Sweep, label
+from mvlm_core.scales import FAMILIES
 from router.breakdown import without_luck
 from router.table import read_table
 
@@ -44,7 +45,7 @@ def labelled(run, scenes, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("family", ["pool", "query"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_shared_pictures_equal_generate_one_at_a_time(family):
     processor = tiny_processor()
     model = tiny_model(family, processor=processor)

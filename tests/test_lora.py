@@ -13,6 +13,7 @@ from tiny import SMALL_MODEL, drawn_picture, metrics, tiny_model, tiny_processor
 from export.runtime.errors import MvlmError
 from mvlm_core.lora import add_lora, merge_lora
 from mvlm_core.runs import load_run
+from mvlm_core.scales import FAMILIES
 from mvlm_core.stages import LoraConfig
 
 SHORT = (*SMALL_MODEL, "stages.0.steps=2", "stages.1.steps=4", "stages.1.save_every=2", "stages.1.matrix_lr=null")
@@ -35,7 +36,7 @@ def test_adapters_on_every_linear_layer_of_the_language_model(tmp_path):
     assert any("vision_tower" in name for name, parameter in whole.named_parameters() if parameter.requires_grad)
 
 
-@pytest.mark.parametrize("family", ["pool", "query"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_folded_in_it_gives_the_same_logits(family, tmp_path):
     processor = tiny_processor()
     lora = LoraConfig(rank=2, alpha=4)

@@ -8,9 +8,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from export.runtime.errors import MvlmError
 from mvlm_core.model import MvlmForConditionalGeneration
 from mvlm_core.processing import MvlmProcessor, prompt_of, turn
+from mvlm_core.scales import FAMILIES
 from mvlm_core.towers import patch_features
-
-FAMILIES = ("pool", "query")
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from mvlm_core.losses import IGNORED_LABEL
 from mvlm_core.packing import Block, Packer, block_mask, fill_rows, flex_mask, joined
 from mvlm_core.pictures import PictureFile
 from mvlm_core.row import PicturePlace, Row, Turn
+from mvlm_core.scales import FAMILIES
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ NAMES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["pool", "query"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", NAMES)
 def test_one_pass_equals_one_row_at_a_time_in_loss_and_gradient(rows, processor, family, name):
     model = tiny_model(family, processor=processor)  # in eval mode: batch statistics would differ, as they should

@@ -16,6 +16,7 @@ from tiny import QUESTIONS, drawn_picture, tiny_model, tiny_processor
 
 from mvlm_core.run_code import carry_code, code_files
 from mvlm_core.runs import load_run
+from mvlm_core.scales import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 SCALE = 9
@@ -36,7 +37,7 @@ print(*(type(part).__module__ for part in (model, processor, processor.image_pro
 WITHOUT_US = "import sys\nsys.modules |= dict.fromkeys(['mvlm_core', 'export', 'router'])\n"
 
 
-@pytest.fixture(params=["pool", "query"])
+@pytest.fixture(params=FAMILIES)
 def run(request, tmp_path) -> Path:
     """A run with a picture and its logits beside it."""
     processor = tiny_processor()

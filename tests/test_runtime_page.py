@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from bundles import Made, pool_bundle, query_bundle
+from bundles import FAMILIES, Made
 from serving import serving
 from tiny import QUESTIONS, SCALES
 
@@ -32,7 +32,7 @@ def browser():
         opened.close()
 
 
-@pytest.fixture(scope="module", params=[pool_bundle, query_bundle], ids=["pool", "query"])
+@pytest.fixture(scope="module", params=FAMILIES.values(), ids=FAMILIES)
 def made(request) -> Made:
     return request.param()
 

@@ -49,7 +49,7 @@ class Runtime:
         self.router = Router(manifest.path(router.file), router, manifest.scales, files.for_small) if router else None
         if self.router and costs:
             self.router = self.router.with_costs(costs.costs, "ms")
-        self.reader = Reader(self.decoder, self.table, self.prompt, nested=manifest.family == "query")
+        self.reader = Reader(self.decoder, self.table, self.prompt, nested=manifest.nested)
 
     @classmethod
     def load(cls, path: str | Path, provider: str = "cpu", threads: int | None = None) -> Runtime:

@@ -16,6 +16,8 @@ from .image import ImageSpec
 SEAL = "manifest_sha256"
 CACHE_FORMS = ("in place", "scatter", "concat")
 _MOST_FILES = 4096
+# Families whose coarse tokens begin the finer ones; another's are read anew at every scale, which is always right.
+_NESTED = ("query", "haar")
 _BYTES = {"float32": 4, "float16": 2}  # of one number
 
 
@@ -97,6 +99,11 @@ class Manifest:
 
     def path(self, name: str) -> Path:
         return self.folder / name
+
+    @property
+    def nested(self) -> bool:
+        """Whether the tokens of a scale are the first ones of every finer scale."""
+        return self.family in _NESTED
 
 
 def read_manifest(folder: Path) -> Manifest:
