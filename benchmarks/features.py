@@ -2,15 +2,17 @@
 
     python benchmarks/features.py LABELS [--keep NAME]
 
-What a group brings is measured out of fold on the rows outside the test split, with the network of the candidates: log
-loss and regret with every feature, and with one group set to nothing. Microseconds are those of one question on one
-core, on a grid of 12 x 12 patches 128 wide: of a whole function, and beside it the share that a group has of it.
+What a group brings is measured out of fold on the rows outside the test split, with the network and the trees of the
+candidates: log loss and regret of the words alone, of the words with one group, of every feature, and of every feature
+but one group. Groups overlap (where a match is high it is also large), so what a group adds to the words and what goes
+with it are different questions. Microseconds are those of one question on one core, on a grid of 12 x 12 patches 128
+wide: of a whole function, and beside it the share that a group has of it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +21,11 @@ import numpy as np
 from machine import keep
 
 from export.runtime import features as runtime_features
-from router.candidates import OnBasis
-from router.fit import _judge, features, out_of_fold
-from router.learned import ScaleNetwork
+from router.candidates import candidates
+from router.fit import features, judge, out_of_fold
 from router.table import Table, read_table
 
+ESTIMATORS = ("network", "trees")
 # A feature belongs to the first group that its name begins with, `match0_` and `match1_` taken off.
 GROUPS = {
     "energy of the picture": ("energy_", "log_energy"),
@@ -47,18 +49,21 @@ def group_of(name: str) -> str:
     return max(begins)[1]
 
 
-def without(table: Table, group: str) -> Table:
-    """The table with the features of a group set to nothing."""
+def only(table: Table, groups: Collection[str]) -> Table:
+    """The table with the features of all other groups set to nothing."""
     names = table.facts["feature_names"]
-    kept = {kind: np.array([group_of(name) != group for name in names[kind]]) for kind in ("image", "question")}
+    kept = {kind: np.array([group_of(name) in groups for name in names[kind]]) for kind in ("image", "question")}
     return replace(table, image=table.image * kept["image"], question=table.question * kept["question"])
 
 
-def judged(table: Table) -> tuple[float, float]:
-    """Log loss and regret out of fold."""
-    estimator = OnBasis(ScaleNetwork())
-    candidate = _judge("", estimator, out_of_fold(estimator, features(table), table), table)
-    return float(candidate.log_loss.mean()), float(candidate.regret.mean())
+def judged(table: Table) -> dict[str, dict[str, float]]:
+    """Log loss and regret out of fold, by estimator."""
+    found = {}
+    for name in ESTIMATORS:
+        estimator = candidates(table.scales, seed=0)[name]
+        candidate = judge(name, estimator, out_of_fold(estimator, features(table), table), table)
+        found[name] = {"log_loss": float(candidate.log_loss.mean()), "regret": float(candidate.regret.mean())}
+    return found
 
 
 def microseconds(call: Callable[[], object]) -> float:
@@ -98,22 +103,32 @@ def costs() -> dict[str, float]:
 @click.argument("labels", type=click.Path(path_type=Path))
 @click.option("--keep", "name", help="Write results/features_NAME.json.")
 def main(labels: Path, name: str | None) -> None:
-    """Take one group of features away at a time."""
+    """Add one group of features to the words, and take one away from all, at a time."""
     table = read_table(labels).fit_rows
-    whole = judged(table)
     spent = costs()
-    click.echo(f"{'every feature':<26} log loss {whole[0]:.4f}   regret {whole[1]:.4f}")
+    whole, words = judged(table), judged(only(table, ["words"]))
+    click.echo(f"{'log loss (regret)':<36}" + "".join(f"{name:>20}" for name in ESTIMATORS))
+    click.echo(line("every feature", whole))
+    click.echo(line("words alone", words))
     found = {}
-    for group in GROUPS:
-        loss, regret = judged(without(table, group))
-        found[group] = {"log_loss_without": loss, "regret_without": regret, "microseconds": spent.get(group)}
-        cost = f"{spent[group]:.0f} us" if group in spent else ""
-        click.echo(f"without {group:<26} log loss {loss - whole[0]:+.4f}   regret {regret - whole[1]:+.4f}   {cost}")
+    for group in (group for group in GROUPS if group != "words"):
+        with_it = judged(only(table, ["words", group]))
+        without = judged(only(table, set(GROUPS) - {group}))
+        found[group] = {"words_and_it": with_it, "all_but_it": without, "microseconds": spent.get(group)}
+        cost = f"   {spent[group]:.0f} us" if group in spent else ""
+        click.echo(line(f"words and {group}", with_it))
+        click.echo(line(f"all but {group}", without) + cost)
     click.echo("   ".join(f"{what}: {us:.0f} us" for what, us in spent.items() if what not in GROUPS))
     if name:
         command = f"python benchmarks/features.py LABELS --keep {name}"
-        figures = {"log_loss": whole[0], "regret": whole[1], "groups": found, "microseconds": spent}
+        figures = {"every_feature": whole, "words_alone": words, "groups": found, "microseconds": spent}
         click.echo(keep(f"features_{name}", command, **figures))
+
+
+def line(what: str, by_estimator: dict[str, dict[str, float]]) -> str:
+    """One set of features for the terminal."""
+    cells = (f"{one['log_loss']:.4f} ({one['regret']:.4f})" for one in by_estimator.values())
+    return f"{what:<36}" + "".join(f"{cell:>20}" for cell in cells)
 
 
 if __name__ == "__main__":

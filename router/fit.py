@@ -171,12 +171,12 @@ def _judge_all(
     with ThreadPoolExecutor(workers()) as pool:
         margins = pool.map(lambda estimator: out_of_fold(estimator, x, table), alone.values())
         for name, found in zip(alone, margins, strict=True):
-            judged[name] = _judge(name, estimators[name], found, table)
+            judged[name] = judge(name, estimators[name], found, table)
             progress(1)
     for name, estimator in estimators.items():
         if name not in judged:
             mean = np.mean([judged[part].margins for part in _parts(estimator)], axis=0)
-            judged[name] = _judge(name, estimator, mean, table)
+            judged[name] = judge(name, estimator, mean, table)
             progress(1)
     return [judged[name] for name in estimators]
 
@@ -196,7 +196,8 @@ def out_of_fold(estimator: ScaleEstimator, x: Floats, table: Table, folds: int =
     return margins
 
 
-def _judge(name: str, estimator: ScaleEstimator, margins: Floats, table: Table) -> Candidate:
+def judge(name: str, estimator: ScaleEstimator, margins: Floats, table: Table) -> Candidate:
+    """Regret and log loss of out-of-fold margins (n, K), by group."""
     probability = PlattScaling().fit(margins, table.scores).probability(margins)
     lost = [regrets(choose(probability, table.cost, p), table.scores, table.cost, p) for p in _REGRET_PRICES]
     clipped = probability.clip(1e-7, 1 - 1e-7)
