@@ -3,14 +3,15 @@
     python benchmarks/runtime.py --bundle demo/bundle --rows demo/rows
 
 The bundle is copied and measured with `mvlm bench` first, so that the router weighs this machine's milliseconds. What
-needs a decoder whose tokens cost runs on a random model of the `query` family, made on the spot, with transformers' own
-loop beside it. Where onnxruntime-genai's loop stands is measured by benchmarks/decode.py.
+needs a decoder whose tokens cost runs on a random model of each family, made on the spot, with transformers' own loop
+beside it; `pool` shows what a second look costs where no cache can be kept. Where onnxruntime-genai's loop stands is
+measured by benchmarks/decode.py.
 """
 
 from __future__ import annotations
 
 # First, since `machine` takes this folder off the path.
-from runtime_random import random_query_run, torch_seconds
+from runtime_random import RandomRun, random_run, torch_seconds
 from runtime_server import throughput
 
 # isort: split
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 from export.runtime import Runtime, View
 from mvlm_core.row import Row
 from mvlm_core.rows import read_rows
+from mvlm_core.scales import FAMILIES
 from mvlm_core.scoring import score
 
 _PRICES = (0.0, 0.003, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4)
@@ -65,15 +67,11 @@ def main(bundle: Path, rows: Path, threads: int, pictures: int, rehearse: bool) 
         figures["own_work"] = own_work(copy, picture, threads, rounds)
         _say("own work", figures["own_work"])
         figures["two_questions"] = two_questions(runtime, picture, rounds)
-        run = random_query_run(Path(scratch) / "random", width=64 if rehearse else 512, layers=2 if rehearse else 8)
-        large = Runtime.load(run.bundle, threads=threads)
-        figures["large"] = {
-            "decoder": "8 x 512, random, float32; a ResNet tower that costs next to nothing",
-            "second_look_9_to_144": second_look(large, run.picture, _QUESTION, rounds),
-            "second_look_short_question": second_look(large, run.picture, _SHORT_QUESTION, rounds),
-            "two_questions": two_questions(large, run.picture, rounds),
-            "transformers": beside_transformers(large, run, threads, rounds),
-        }
+        figures["large"] = {"decoder": "8 x 512, random, float32; a ResNet tower that costs next to nothing"}
+        for family in FAMILIES:
+            width, layers = (64, 2) if rehearse else (512, 8)
+            run = random_run(Path(scratch) / family, family, width, layers)
+            figures["large"][family] = large_decoder(run, threads, rounds)
         _say("large decoder", figures["large"])
         figures["server"] = throughput(copy, picture, _QUESTION, threads, requests=16 if rehearse else 320)
         _say("server", figures["server"])
@@ -82,6 +80,17 @@ def main(bundle: Path, rows: Path, threads: int, pictures: int, rehearse: bool) 
     if not rehearse:
         command = f"python benchmarks/runtime.py --threads {threads} --pictures {pictures}"
         click.echo(keep("runtime", command, **figures))
+
+
+def large_decoder(run: RandomRun, threads: int, rounds: int) -> dict[str, Any]:
+    """One family, where the language model is what takes the time."""
+    runtime = Runtime.load(run.bundle, threads=threads)
+    return {
+        "second_look_9_to_144": second_look(runtime, run.picture, _QUESTION, rounds),
+        "second_look_short_question": second_look(runtime, run.picture, _SHORT_QUESTION, rounds),
+        "two_questions": two_questions(runtime, run.picture, rounds),
+        "transformers": beside_transformers(runtime, run, threads, rounds),
+    }
 
 
 # Start and own work
@@ -202,7 +211,7 @@ def two_questions(runtime: Runtime, picture: Path, rounds: int) -> dict[str, flo
     return _ratio("one_ms", one, "two_ms", two)
 
 
-def beside_transformers(runtime: Runtime, run: Any, threads: int, rounds: int) -> dict[str, float]:
+def beside_transformers(runtime: Runtime, run: RandomRun, threads: int, rounds: int) -> dict[str, float]:
     """The same weights, picture, question and 32 tokens through transformers' own `generate`, greedy."""
     object.__setattr__(runtime.manifest, "stop_ids", frozenset())
     own = [_ms(lambda: runtime.ask(run.picture, _QUESTION, 144, max_new_tokens=32)) for _ in range(rounds)]

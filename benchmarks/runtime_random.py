@@ -1,4 +1,4 @@
-"""A random model of the `query` family whose language model is large enough that tokens cost, and its bundle."""
+"""A random model whose language model is large enough that tokens cost, and its bundle."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from export.bundle import write_bundle
 from export.source import read_source
 from export.targets import plan
 from mvlm_core.model import MvlmForConditionalGeneration
+from mvlm_core.scales import Family
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from tiny import drawn_picture, tiny_model, tiny_processor
@@ -32,9 +33,9 @@ class RandomRun:
     picture: Path
 
 
-def random_query_run(folder: Path, width: int, layers: int) -> RandomRun:
+def random_run(folder: Path, family: Family, width: int, layers: int) -> RandomRun:
     processor = tiny_processor()
-    config = copy.deepcopy(tiny_model("query", processor=processor).config)
+    config = copy.deepcopy(tiny_model(family, processor=processor).config)
     config.text_config.update(
         {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers, "head_dim": _HEAD,
          "num_attention_heads": width // _HEAD, "num_key_value_heads": max(1, width // _HEAD // 2),

@@ -75,14 +75,10 @@ class QueryGraph(nn.Module):
 
 
 class HaarGraph(nn.Module):
-    """A haar connector whose rows are given: values (B, P, D), (m, P), (m, D) -> tokens (B, m, D)."""
+    """A haar connector whose rows are given: values (B, P, D), (m, P) -> tokens (B, m, D)."""
 
-    def __init__(self, connector: HaarConnector) -> None:
-        super().__init__()
-        self.connector = connector
-
-    def forward(self, values: Tensor, basis: Tensor, codes: Tensor) -> Tensor:
-        return self.connector.gathered(values, basis, codes)
+    def forward(self, values: Tensor, basis: Tensor) -> Tensor:
+        return basis @ values
 
 
 class Narrow(nn.Module):
@@ -133,8 +129,8 @@ def connector_models(
         return
     values = torch.randn(_TRACED_BATCH, patches, width)
     if isinstance(connector, HaarConnector):
-        rows = {"basis": connector.basis[:largest], "codes": connector.codes[:largest]}
-        yield from _prefix_models(_narrowed(HaarGraph(connector), precision), values, rows, scales, weights)
+        rows = {"basis": connector.basis[:largest]}  # (m, P)
+        yield from _prefix_models(_narrowed(HaarGraph(), precision), values, rows, scales, weights)
         return
     for m in sorted(scales):
         graph = trace(_narrowed(PoolGraph(connector, m), precision), {"values": (values, {0: "batch"})}, ["tokens"])

@@ -25,7 +25,7 @@ from .words import speak
 
 # What says which connector it is, and where it reads the tower; the rest of `ModelConfig` says where weights come from.
 _CONNECTOR = ("connector", "connector_positions", "num_queries", "num_heads", "value_mlp")
-# These contribute the same for each patch, by the same weights, and differ in how that is told.
+# These have the same weights, and differ in how they tell the patches.
 _POOLED = {"pool", "haar"}
 _OF_THE_START = (*_CONNECTOR, "grid_side", "vision_feature_layer")
 _HALF = (0.5, 0.5, 0.5)
@@ -127,7 +127,7 @@ def weights_from(config: TrainConfig) -> list[str]:
         begin = run_config(model.start)
         connector = f"from {model.start}"
         if _keeps_values(model, begin):
-            connector += f", where it is {begin.connector}; what that lacks is new"
+            connector += f", where it is {begin.connector}"
         elif _connector_is_new(model, begin):
             connector = fresh
         return [f"vision tower and language model: from {model.start}", f"connector ({model.connector}): {connector}"]
@@ -165,7 +165,7 @@ def _from_start(config: ModelConfig, run: Path) -> MvlmForConditionalGeneration:
     told["num_visual_tokens"] = None  # what the start showed is not what the new connector will
     model = MvlmForConditionalGeneration(MvlmConfig.from_dict(told), begun.vision_tower, begun.language_model)
     if _keeps_values(config, begin):
-        model.connector.load_state_dict(begun.connector.state_dict(), strict=False)
+        model.connector.load_state_dict(begun.connector.state_dict())
     return model
 
 
@@ -176,6 +176,6 @@ def _connector_is_new(config: ModelConfig, begun: MvlmConfig) -> bool:
 
 
 def _keeps_values(config: ModelConfig, begun: MvlmConfig) -> bool:
-    """Whether a connector is new, and what it takes of each patch is the start's all the same."""
+    """Whether a connector is another than the start's, and its weights are the start's all the same."""
     kinds = {config.connector, begun.connector}
     return kinds == _POOLED and config.connector_positions == begun.connector_positions

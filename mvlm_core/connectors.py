@@ -3,7 +3,7 @@
 Letters: B pictures, P patches (a square grid of side G), M queries, m visual tokens (the scale), H heads,
 D_vision and D the widths of vision tower and language model.
 
-Both connectors work in two steps, so that the picture is encoded once and every scale follows from that:
+Every connector works in two steps, so that the picture is encoded once and every scale follows from that:
 `values` is what each patch contributes whatever the scale, `tokens` gathers it into m tokens. `words` is each
 patch on its own, as the language model would read it; the patch loss and the router look at it.
 """
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .nested_grids import nested_basis
 from .scales import haar_scales, pool_scales, query_scales, require_scales
 
 # A softmax that has settled on one patch no longer learns, so no query of the pyramid starts sharper than this.
@@ -73,16 +72,15 @@ class PoolConnector(nn.Module):
 class HaarConnector(PoolConnector):
     """The patches of `PoolConnector` told from coarse to fine: the first m tokens hold what m pooled ones hold.
 
-    The tokens are a fixed invertible linear map of the patches (`nested_basis`) plus a learned code for each place, so
-    token i is the same for every m >= i, and at the squares of `nested_sides` the m tokens and the m averages of
-    `PoolConnector` are each a linear map of the other. Between two squares a prefix holds a part of the finer grid.
+    The tokens are a fixed invertible linear map of the patches (`nested_basis`), so token i is the same for every
+    m >= i, and at the squares of `nested_sides` the m tokens and the m averages of `PoolConnector` are each a linear
+    map of the other. Between two squares a prefix holds a part of the finer grid. The weights are those of pooling.
     """
 
     def __init__(self, grid_side: int, vision_width: int, text_width: int, *, positions: bool) -> None:
         super().__init__(grid_side, vision_width, text_width, positions=positions)
         self.basis: Tensor
         self.register_buffer("basis", torch.zeros(grid_side**2, grid_side**2), persistent=False)
-        self.codes = nn.Parameter(torch.empty(grid_side**2, text_width))
 
     @property
     def scales(self) -> Sequence[int]:
@@ -91,11 +89,7 @@ class HaarConnector(PoolConnector):
     def tokens(self, values: Tensor, num_visual_tokens: int) -> Tensor:
         """The first m tokens: (B, P, D) -> (B, m, D). Raises `MvlmError` for a scale that is not allowed."""
         require_scales([num_visual_tokens], self.scales)
-        return self.gathered(values, self.basis[:num_visual_tokens], self.codes[:num_visual_tokens])
-
-    def gathered(self, values: Tensor, basis: Tensor, codes: Tensor) -> Tensor:
-        """(B, P, D), (m, P), (m, D) -> (B, m, D)."""
-        return basis @ values + codes
+        return self.basis[:num_visual_tokens] @ values
 
     def ladder(self, values: Tensor, scales: Sequence[int]) -> dict[int, Tensor]:
         """The tokens at several scales: (B, P, D) -> for each m (B, m, D). Coarse ones begin the finest."""
@@ -185,12 +179,6 @@ def sincos_codes(side: int, width: int) -> Tensor:
     line = torch.cat([line.sin(), line.cos()], dim=1)  # (side, width / 2)
     columns, rows = line.repeat(side, 1), line.repeat_interleave(side, dim=0)
     return torch.cat([columns, rows], dim=1).float()
-
-
-def start_nested(connector: HaarConnector) -> None:
-    """The constant change of basis, and codes that add nothing yet: token 1 is that of pooling."""
-    connector.basis.copy_(torch.from_numpy(nested_basis(connector.grid_side)))
-    nn.init.zeros_(connector.codes)
 
 
 def start_random(connector: QueryConnector) -> None:

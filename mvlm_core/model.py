@@ -37,11 +37,11 @@ from .connectors import (
     PatchPositions,
     PoolConnector,
     QueryConnector,
-    start_nested,
     start_pyramid,
     start_random,
 )
 from .losses import IGNORED_LABEL, TagGroup, answer_loss, word_loss
+from .nested_grids import nested_basis
 from .processing import MvlmImageProcessor, MvlmProcessor
 from .scales import Family, require_scales
 from .towers import leading_tokens, patch_features, vision_width
@@ -135,7 +135,7 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if isinstance(module, PatchPositions):
             nn.init.trunc_normal_(module.table, std=0.02)
         if isinstance(module, HaarConnector):
-            start_nested(module)
+            module.basis.copy_(torch.from_numpy(nested_basis(module.grid_side)))  # no file of weights holds it
         if isinstance(module, QueryConnector):
             {"random": start_random, "pyramid": start_pyramid}[self.config.query_start](module)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from tiny import QUESTIONS, SCALES, drawn_picture, shake_codes, tiny_model, tiny_processor
+from tiny import QUESTIONS, SCALES, drawn_picture, tiny_model, tiny_processor
 
 from export.bundle import write_bundle
 from export.runtime.artefact import describe, sha256_file, write_json
@@ -95,7 +95,6 @@ def write_run(folder: Path, connector: str, tower: str, language: str) -> None:
     torch.manual_seed(1)
     model = MvlmForConditionalGeneration(narrow.config)
     model.generation_config = narrow.generation_config
-    shake_codes(model)
     for norm in model.modules():  # a norm's weights start at one, and would hide being forgotten
         if hasattr(norm, "variance_epsilon"):
             torch.nn.init.uniform_(norm.weight, 0.5, 1.5)

@@ -10,10 +10,10 @@ from mvlm_core.connectors import (
     PoolConnector,
     QueryConnector,
     sincos_codes,
-    start_nested,
     start_pyramid,
     start_random,
 )
+from mvlm_core.nested_grids import nested_basis
 from mvlm_core.scales import nested_sides, parse_scales, pool_scales, query_scales, require_scales
 
 SIDE, WIDTH, TEXT_WIDTH, QUERIES = 12, 16, 24, 144
@@ -29,9 +29,7 @@ def pool() -> PoolConnector:
 def haar() -> HaarConnector:
     torch.manual_seed(0)
     connector = HaarConnector(SIDE, WIDTH, TEXT_WIDTH, positions=False)
-    with torch.no_grad():
-        start_nested(connector)
-    nn.init.normal_(connector.codes)
+    connector.basis.copy_(torch.from_numpy(nested_basis(SIDE)))
     return connector.eval()
 
 
@@ -63,12 +61,12 @@ def test_coarse_pooled_tokens_are_averages_of_fine_ones(features):
 
 @torch.no_grad()
 def test_haar_tokens_and_pooled_ones_are_linear_maps_of_each_other(features):
-    """Both ways, at every nested grid, with the codes taken off; and a constant map, whatever the picture."""
+    """Both ways, at every nested grid; and a constant map, whatever the picture."""
     connector, pooled = haar(), PoolConnector(SIDE, WIDTH, TEXT_WIDTH, positions=False)
     values = connector.values(features).double()
     for m in (side**2 for side in nested_sides(SIDE)):
         cells = pooled.tokens(values, m)  # (B, m, D)
-        tokens = connector.double().tokens(values, m) - connector.codes[:m]  # (B, m, D)
+        tokens = connector.double().tokens(values, m)  # (B, m, D)
         there = map_from_pooling(connector, m)  # (m, m)
         torch.testing.assert_close(there @ cells, tokens, atol=1e-6, rtol=0)
         torch.testing.assert_close(torch.linalg.inv(there) @ tokens, cells, atol=1e-6, rtol=0)
@@ -103,11 +101,12 @@ def test_haar_tokens_are_prefixes(features):
             torch.testing.assert_close(ladder[scale], alone, atol=1e-6, rtol=0)
 
 
-def test_the_first_haar_token_starts_as_that_of_pooling(features):
-    connector = haar()
-    with torch.no_grad():
-        start_nested(connector)
+def test_every_haar_token_is_one_of_the_pooled_ones_of_some_grid(features):
+    connector, pooled = haar(), PoolConnector(SIDE, WIDTH, TEXT_WIDTH, positions=False)
     values = connector.values(features)
+    cells = torch.cat([pooled.tokens(values, side**2) for side in nested_sides(SIDE)], dim=1)  # (B, ·, D)
+    tokens = connector.tokens(values, SIDE**2)  # (B, P, D)
+    assert (tokens[:, :, None] - cells[:, None]).abs().amax(-1).amin(-1).max() < 1e-5
     torch.testing.assert_close(connector.tokens(values, 1), values.mean(1, keepdim=True), atol=1e-6, rtol=0)
 
 
@@ -117,9 +116,6 @@ def test_gradients_of_a_haar_token_reach_the_patches_it_sees(features):
     connector.tokens(values, 9)[0].sum().backward()
     torch.testing.assert_close(values.grad[0], connector.basis[:9].sum(0)[:, None].expand(-1, TEXT_WIDTH))
     assert not values.grad[1].any()
-    torch.testing.assert_close(
-        connector.codes.grad, (torch.arange(SIDE**2) < 9).float()[:, None].expand(-1, TEXT_WIDTH)
-    )
 
 
 @pytest.mark.parametrize("start", [start_random, start_pyramid])

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from bundles import Made, bundle_for, pool_bundle, query_bundle
+from bundles import Made, bundle_for, haar_bundle, pool_bundle, query_bundle
 from onnx import numpy_helper
 from tiny import one_question
 
@@ -25,7 +25,9 @@ from export.verify import Difference, sample_rows, verify_bundle
 from mvlm_core.rows import read_rows
 
 EXACT = TOLERANCES["float32"].relative
-FAMILIES = {"pool, resnet, qwen3": pool_bundle, "query, clip, llama": query_bundle}
+FAMILIES = {
+    "pool, resnet, qwen3": pool_bundle, "haar, resnet, llama": haar_bundle, "query, clip, llama": query_bundle,
+}  # fmt: skip
 EVERY_PART = [
     "vision_tower", "connector", "language_model.model.embed_tokens", "language_model.model.layers.0.self_attn.q_proj",
     "language_model.model.layers.1.self_attn.v_proj", "language_model.model.layers.1.self_attn.o_proj",
@@ -100,6 +102,19 @@ def test_one_weight_changed_between_export_and_verification(part):
     made = pool_bundle()
     with one_weight_changed(made.source.model, part), pytest.raises(CheckFailed, match="do not compute what the model"):
         verify(made)
+
+
+def test_one_number_of_a_haar_connectors_rows_changed():
+    made = haar_bundle()
+    basis, place = made.source.model.connector.basis, (3, 0)  # of the fourth token
+    before = float(basis[place])
+    basis[place] += 0.1
+    try:
+        with pytest.raises(CheckFailed, match="scale 4, connector in float32 differs"):
+            verify(made)
+    finally:
+        basis[place] = before
+    verify(made)
 
 
 def test_every_dialect_and_precision_passes(other):

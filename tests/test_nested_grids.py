@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mvlm_core.nested_grids import cell_details, nested_basis
+from mvlm_core.nested_grids import nested_basis, spread_out
 from mvlm_core.scales import haar_scales, nested_sides
 
 
@@ -46,13 +46,32 @@ def test_a_prefix_between_two_grids_does_not_hold_the_finer_one():
     assert np.linalg.matrix_rank(np.concatenate([basis[:35], pooled])) == 36
 
 
-def test_two_by_two_is_haar():
-    across, down, both = ([[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]])
-    np.testing.assert_allclose(cell_details(2), np.array([across, down, both]) / 2, atol=1e-15)
+def test_each_row_is_the_average_of_one_cell_told_once():
+    rows = {tuple(row) for row in nested_basis(12)}
+    cells = {tuple(cell) for coarse in nested_sides(12) for cell in pooling(12, coarse)}
+    assert len(rows) == 144
+    assert rows < cells
 
 
-@pytest.mark.parametrize("parts", [2, 3, 7])
-def test_details_are_orthonormal_and_see_nothing_in_an_even_cell(parts):
-    details = cell_details(parts).reshape(parts**2 - 1, -1)
-    np.testing.assert_allclose(details @ details.T, np.eye(parts**2 - 1), atol=1e-12)
-    np.testing.assert_allclose(details.sum(axis=1), 0, atol=1e-12)
+def test_haars_wavelets_span_the_same():
+    """A cell of 2 x 2 and its three differences, of every grid: what the rows up to that grid hold."""
+    side, basis = 8, nested_basis(8)
+    for coarse in nested_sides(side)[:-1]:
+        half = side // coarse // 2
+        across = np.kron([[1, -1], [1, -1]], np.ones((half, half)))
+        details = [across, across.T, across * across.T]
+        wavelets = [
+            np.kron(np.eye(1, coarse**2, i).reshape(coarse, coarse), d) for i in range(coarse**2) for d in details
+        ]
+        m = 4 * coarse**2
+        both = np.concatenate([basis[:m], np.reshape(wavelets, (-1, side**2))])
+        assert np.linalg.matrix_rank(both) == m
+
+
+def test_a_prefix_within_a_grid_is_spread_over_the_picture():
+    assert spread_out(1) == [(0, 0)]
+    assert spread_out(2) == [(0, 0), (1, 1), (0, 1), (1, 0)]
+    assert spread_out(3)[:5] == [(0, 0), (2, 2), (0, 2), (2, 0), (1, 1)]
+    assert sorted(spread_out(5)) == [(i, j) for i in range(5) for j in range(5)]
+    halves = nested_basis(12)[9:18].sum(0).reshape(12, 12)  # of the 36 cells, the first of each coarser one
+    assert (halves.reshape(3, 4, 3, 4).any(axis=(1, 3))).all()

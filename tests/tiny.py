@@ -10,7 +10,6 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig, Qwen3Config, ResNetConfig
 
-from mvlm_core.connectors import HaarConnector
 from mvlm_core.model import MvlmConfig, MvlmForConditionalGeneration
 from mvlm_core.pictures import PictureFile
 from mvlm_core.processing import MvlmImageProcessor, MvlmProcessor
@@ -70,16 +69,9 @@ def tiny_model(
         vision_feature_layer=-2 if tower == "clip" else -1,
     )
     model = MvlmForConditionalGeneration(config).eval()
-    shake_codes(model)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
-
-
-def shake_codes(model: MvlmForConditionalGeneration) -> None:
-    """Codes of a haar connector start at nothing, and would hide being forgotten."""
-    if isinstance(model.connector, HaarConnector):
-        torch.nn.init.normal_(model.connector.codes)
 
 
 def _towers() -> dict[str, PreTrainedConfig]:
