@@ -104,7 +104,7 @@ def fit_table(
         why = f"{name}: {gain.points()} points over mixing fixed scales, out of fold and averaged over budgets"
     estimator = clone(estimator).fit(x, y, part.tasks)
     progress(1)
-    familiarity = Familiarity().fit(x, part.groups)
+    familiarity = Familiarity(part.image.shape[1]).fit(x, part.groups)
     probability = np.empty(table.scores.shape)
     probability[~apart] = calibration.probability(chosen.margins if name != "constant" else estimator.margins(x))
     if apart.any():

@@ -58,3 +58,15 @@ def test_the_p_value_is_the_rank_among_calibration_rows(rows):
 def test_few_rows_calibrate_as_many(rows):
     x, groups = rows
     assert len(Familiarity().fit(x[:60], groups[:60]).calibration_) == 60
+
+
+def test_a_strange_picture_is_noticed_beside_many_columns_of_words():
+    random = np.random.default_rng(2)
+    x = random.standard_normal((3000, 44)).astype(np.float32)
+    strange = random.standard_normal((300, 44)).astype(np.float32)
+    strange[:, :4] *= 2.5
+    groups = np.arange(3000).astype(str)
+    together, apart = (
+        (Familiarity(d_image).fit(x, groups).familiarity(strange) < 0.01).mean() for d_image in (0, 4)
+    )  # fmt: skip
+    assert apart > together + 0.1
