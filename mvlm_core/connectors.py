@@ -93,8 +93,7 @@ class HaarConnector(PoolConnector):
 
     def ladder(self, values: Tensor, scales: Sequence[int]) -> dict[int, Tensor]:
         """The tokens at several scales: (B, P, D) -> for each m (B, m, D). Coarse ones begin the finest."""
-        finest = self.tokens(values, max(scales))  # (B, m, D)
-        return {scale: finest[:, :scale] for scale in scales}
+        return _prefixes(self.tokens(values, max(scales)), scales)
 
 
 class QueryConnector(nn.Module):
@@ -158,8 +157,7 @@ class QueryConnector(nn.Module):
 
     def ladder(self, values: Tensor, scales: Sequence[int]) -> dict[int, Tensor]:
         """The tokens at several scales: (B, P, D_vision) -> for each m (B, m, D). Coarse ones begin the finest."""
-        finest = self.tokens(values, max(scales))  # (B, m, D)
-        return {scale: finest[:, :scale] for scale in scales}
+        return _prefixes(self.tokens(values, max(scales)), scales)
 
     def words(self, values: Tensor) -> Tensor:
         """Each patch on its own: (B, P, D_vision) -> (B, P, D)."""
@@ -167,6 +165,10 @@ class QueryConnector(nn.Module):
 
 
 Connector = PoolConnector | HaarConnector | QueryConnector
+
+
+def _prefixes(finest: Tensor, scales: Sequence[int]) -> dict[int, Tensor]:
+    return {scale: finest[:, :scale] for scale in scales}  # (B, m, D) each
 
 
 def sincos_codes(side: int, width: int) -> Tensor:
