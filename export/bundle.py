@@ -16,7 +16,8 @@ from export.runtime.artefact import describe, read_artefact, sha256_file, write_
 from export.runtime.errors import MvlmError
 from export.runtime.features import FEATURE_VERSION
 from export.runtime.manifest import SEAL, DecoderGraph, Embedding, Graph, RouterFacts, seal
-from export.source import ROUTER_FILE, RouterSource, Source
+from export.runtime.router_folder import ROUTER_FILE, RouterSource
+from export.source import Source
 from export.targets import Plan
 from export.towers import connector_models, vision_model, vision_outputs
 from export.weights import WeightFile
@@ -158,7 +159,4 @@ def _write_decoder(
 
 def _copy_router(router: RouterSource, folder: Path) -> RouterFacts:
     shutil.copyfile(router.folder / ROUTER_FILE, folder / ROUTER_FILE)
-    facts = router.facts
-    return RouterFacts(
-        ROUTER_FILE, router.scales, tuple(facts["costs"]), facts["cost_unit"], facts["default_price"]
-    )  # fmt: skip
+    return router.known

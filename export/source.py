@@ -5,30 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from export.runtime.artefact import read_artefact, sha256_file
 from export.runtime.errors import MvlmError
-from export.runtime.features import FEATURE_VERSION
+from export.runtime.router_folder import RouterSource, read_router
 from mvlm_core.model import MvlmForConditionalGeneration
 from mvlm_core.processing import MvlmProcessor
 from mvlm_core.runs import load_run, model_sha256
 from mvlm_core.scales import require_scales
 
-ROUTER_FILE = "router.onnx"
 _TOKENIZER_FILE = "tokenizer.json"
-
-
-@dataclass(frozen=True)
-class RouterSource:
-    """A router folder and its description."""
-
-    folder: Path
-    facts: dict[str, Any]
-
-    @property
-    def scales(self) -> tuple[int, ...]:
-        return tuple(self.facts["scales"])
 
 
 @dataclass(frozen=True)
@@ -72,24 +57,6 @@ def read_source(run: Path, router_folder: Path | None, scales: Sequence[int] | N
     model, processor = load_run(run)
     require_scales(scales, model.connector.scales)
     return Source(model, processor, tokenizer_file, hash_of_model, tuple(sorted(scales)), router)
-
-
-def read_router(folder: Path, hash_of_model: str) -> RouterSource:
-    """A router folder, checked to be whole and to belong to the model and to this version's features."""
-    if not folder.is_dir():
-        raise MvlmError(f"there is no router {folder}: fit one with `mvlm fit-router`, or export with --no-router")
-    facts = read_artefact(folder, "router")
-    if facts.get("model_sha256") != hash_of_model:
-        raise MvlmError(f"the router {folder} was fitted for another model: label this run and fit again")
-    if facts.get("feature_version") != FEATURE_VERSION:
-        raise MvlmError(
-            f"the router {folder} reads features of version {facts.get('feature_version')}, and this mvlm computes"
-            f" version {FEATURE_VERSION}: label and fit again"
-        )
-    file = folder / ROUTER_FILE
-    if not file.is_file() or facts.get("files", {}).get(ROUTER_FILE) != sha256_file(file):
-        raise MvlmError(f"{file} is missing or was changed: fit the router again")
-    return RouterSource(folder, facts)
 
 
 def _listed(scales: Sequence[int]) -> str:

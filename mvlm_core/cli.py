@@ -13,11 +13,12 @@ import click
 from export.runtime.errors import MvlmError
 
 VERBS = {
-    "data": "mvlm_core.commands:data",
+    "data": "mvlm_core.evaluation.data_commands:data",
     "import": "mvlm_core.checkpoint_commands:import_",
     "train": "mvlm_core.commands:train",
     "label": "mvlm_core.commands:label",
     "fit-router": "router.commands:fit_router",
+    "eval": "mvlm_core.evaluation.commands:eval_",
     "evaluate": "router.commands:evaluate",
     "export": "export.commands:export",
     "export-checkpoint": "mvlm_core.checkpoint_commands:export_checkpoint",
