@@ -6,36 +6,44 @@ A test holds the README to what this prints.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+Figures = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
 START, END = "<!-- figures -->\n", "<!-- end of figures -->"
 
 
 def figures() -> str:
-    """Markdown: the demo's ladder and what its router gains, for each run kept, and the parity of the runtime."""
-    demos = [_read(file) for file in sorted(RESULTS.glob("demo_*.json"))]
-    parts = [f"\n{_ladder(demos)}\n", f"\n{_gains(demos)}\n"]
-    parts += [f"\n{_claims(demo)}\n" for demo in demos]
-    parts.append(f"\n{_seconds(demos)}\n")
-    written = {"parity": _parity, "router": _router_tables, "train_step_*": _train_step, "label_sweep": _label_sweep}
-    for name, write in written.items():
-        parts += [f"\n{write(_read(file))}\n" for file in sorted(RESULTS.glob(f"{name}.json"))]
-    return "".join(parts) + "\n"
+    """Markdown: the demo's ladder and what its router gains, for each run kept, then what `_TOLD` knows of."""
+    demos = [read(file) for file in sorted(RESULTS.glob("demo_*.json"))]
+    parts = [_ladder(demos), _gains(demos), *map(_claims, demos), _seconds(demos)]
+    for pattern, (tell, joint) in _TOLD.items():
+        for found in map(read, sorted(RESULTS.glob(f"{pattern}.json"))):
+            parts.append(tell(found) if joint is None else f"{tell(found)}{joint}{where(found)}")
+    return "".join(f"\n{part}\n" for part in parts) + "\n"
 
 
-def _read(file: Path) -> dict[str, Any]:
+def told(found: Figures) -> str | None:
+    """What a file says, in words and tables; None where this does not know the file."""
+    if fnmatch(found["measured"], "demo_*"):
+        return "\n\n".join([_ladder([found]), _gains([found]), _claims(found), _seconds([found])])
+    return next((tell(found) for pattern, (tell, _) in _TOLD.items() if fnmatch(found["measured"], pattern)), None)
+
+
+def read(file: Path) -> Figures:
     return json.loads(file.read_text())
 
 
-def _title(demo: dict[str, Any]) -> str:
+def _title(demo: Figures) -> str:
     _, family, seed = demo["measured"].split("_")
     return f"`{family}`, seed {seed.removeprefix('seed')}"
 
 
-def _ladder(demos: list[dict[str, Any]]) -> str:
+def _ladder(demos: list[Figures]) -> str:
     scales = demos[0]["scales"]
     lines = [
         f"**The ladder**: right answers (%), {demos[0]['rows']} test questions about {demos[0]['groups']} pictures.\n",
@@ -50,7 +58,7 @@ def _ladder(demos: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, f"\nThe kinds are those of {_title(demos[0])}."])
 
 
-def _gains(demos: list[dict[str, Any]]) -> str:
+def _gains(demos: list[Figures]) -> str:
     budgets = [at["budget"] for at in demos[0]["policies"][0]["at"]]
     lines = [
         "**The router**: points above mixing two fixed scales at equal mean tokens, with 95 % intervals by picture;",
@@ -63,20 +71,21 @@ def _gains(demos: list[dict[str, Any]]) -> str:
             gains = [f"{_points(at['gain'])} @{at['mean_cost']:.0f}" for at in policy["at"]]
             lines.append(f"| {_title(demo)}: {policy['name']} | " + " | ".join(gains) + " |")
     oracle = demos[0]["oracle"]
-    cost, score = oracle["mean_cost"], oracle["score"]
+    # Runs kept before the oracle's curve was told have the pair alone.
+    cost, score = oracle if isinstance(oracle, list) else (oracle["mean_cost"], oracle["score"])
     lines.append(
         f"\nThe oracle of {_title(demos[0])}, which knows each answer: {100 * score:.1f} % at {cost:.1f} tokens."
     )
     return "\n".join(lines)
 
 
-def _claims(demo: dict[str, Any]) -> str:
+def _claims(demo: Figures) -> str:
     return "\n".join(
         [f"What was claimed of {_title(demo)}, and how it ended:\n", *(f"- {claim}" for claim in demo["claims"])]
     )
 
 
-def _seconds(demos: list[dict[str, Any]]) -> str:
+def _seconds(demos: list[Figures]) -> str:
     lines = []
     for demo in (demo for demo in demos if demo["seconds"]):
         seconds, machine = demo["seconds"], demo["machine"]
@@ -90,14 +99,14 @@ def _seconds(demos: list[dict[str, Any]]) -> str:
     )
 
 
-def _parity(parity: dict[str, Any]) -> str:
+def _parity(parity: Figures) -> str:
     return (
         f"**Exact**: of {parity['answers']} greedy answers (every test question at every scale), the runtime and torch"
         f" differ in {len(parity['differ'])}; `{parity['command']}`."
     )
 
 
-def _router_tables(router: dict[str, Any]) -> str:
+def _router_tables(router: Figures) -> str:
     """On noise nothing is attainable, so no share of it is told."""
     lines = [
         "**The router on tables drawn from known probabilities**: the share that it takes of what any router could gain"
@@ -112,10 +121,10 @@ def _router_tables(router: dict[str, Any]) -> str:
         target = f"{table['target']:.2f}" if known else "nothing claimed"
         row = [name, shares[0], target, f"{ours['worst_gain_points']:+.2f}", *shares[1:]]
         lines.append("| " + " | ".join(row) + " |")
-    return "\n".join([*lines, f"\n{_where(router)}"])
+    return "\n".join(lines)
 
 
-def _train_step(step: dict[str, Any]) -> str:
+def _train_step(step: Figures) -> str:
     ways = step["ways"]
     slow, fast, once = ways["m3"], ways["packed"], ways["encoded once"]
     size = step["measured"].split("_")[2:4]
@@ -125,18 +134,25 @@ def _train_step(step: dict[str, Any]) -> str:
         f" picture and runs once a scale, at {fast['peak_mib']:.0f} MiB against {slow['peak_mib']:.0f}. Encoding once"
         f" gives {slow['seconds'] / once['seconds']:.2f} of that. The loss is the same ({fast['loss']:.5f} and"
         f" {slow['loss']:.5f}). The packed step runs at {step['fraction']:.2f} of the matrix peak measured beside it,"
-        f" so the rest is arithmetic: the language model reads all scales in either way. {_where(step)}"
+        f" so the rest is arithmetic: the language model reads all scales in either way."
     )
 
 
-def _label_sweep(sweep: dict[str, Any]) -> str:
+def _label_sweep(sweep: Figures) -> str:
     return (
         f"**Labelling at {len(sweep['scales'])} scales** takes {sweep['ratio']:.2f} times the finest alone; the tokens"
-        f" that are read would make it {sweep['limit']:.2f}. {_where(sweep)}"
+        f" that are read would make it {sweep['limit']:.2f}."
     )
 
 
-def _where(figures: dict[str, Any]) -> str:
+# How a file is told of, and what stands between that and where it was measured; None where that is left out.
+_TOLD: dict[str, tuple[Callable[[Figures], str], str | None]] = {
+    "parity": (_parity, None), "router": (_router_tables, "\n\n"), "train_step_*": (_train_step, " "),
+    "label_sweep": (_label_sweep, " "),
+}  # fmt: skip
+
+
+def where(figures: Figures) -> str:
     machine = figures["machine"]
     return f"{machine['cores']} cores of {machine['processor']}, {figures['date']}; `{figures['command']}`"
 
