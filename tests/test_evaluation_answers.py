@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from bundles import pool_bundle, query_bundle, torch_answer
+from bundles import haar_bundle, pool_bundle, query_bundle, torch_answer
 from tiny import QUESTIONS, drawn_picture
 
 from export.runtime import Runtime
@@ -18,7 +18,7 @@ from mvlm_core.evaluation.of_run import RunAnswerer
 SCALES = (1, 9, 144)
 
 
-@pytest.fixture(scope="module", params=[pool_bundle, query_bundle], ids=["pool", "query"])
+@pytest.fixture(scope="module", params=[pool_bundle, query_bundle, haar_bundle], ids=["pool", "query", "haar"])
 def made(request):
     return request.param()
 
@@ -130,7 +130,7 @@ def test_auto_looks_again_as_the_device_does(made, monkeypatch):
 
     def look_again(router, choice, margin, *, keeps_cache):
         assert 0 <= margin <= 1
-        assert keeps_cache == (made.source.model.config.connector == "query")
+        assert keeps_cache == (made.source.model.config.connector != "pool")
         return dataclasses.replace(choice, scale=finest) if choice.scale == first[0].num_visual_tokens[0] else None
 
     monkeypatch.setattr("export.runtime.router.Router.looks_again", True)

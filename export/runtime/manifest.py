@@ -17,7 +17,7 @@ SEAL = "manifest_sha256"
 CACHE_FORMS = ("in place", "scatter", "concat")
 _MOST_FILES = 4096
 # Families whose coarse tokens begin the finer ones; another's are read anew at every scale, which is always right.
-_NESTED = ("query", "haar")
+NESTED = ("query", "haar")
 _BYTES = {"float32": 4, "float16": 2}  # of one number
 
 
@@ -103,7 +103,7 @@ class Manifest:
     @property
     def nested(self) -> bool:
         """Whether the tokens of a scale are the first ones of every finer scale."""
-        return self.family in _NESTED
+        return self.family in NESTED
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -20,6 +20,7 @@ from transformers import StoppingCriteria
 from export.runtime.errors import MvlmError
 from export.runtime.features import image_features, question_features
 from export.runtime.generate import first_margin
+from export.runtime.manifest import NESTED
 from export.runtime.router import Choice, Router
 from export.runtime.router_folder import ROUTER_FILE, read_router
 from export.runtime.sessions import Device
@@ -101,7 +102,7 @@ class RunAnswerer:
         if self.router is None or not self.router.looks_again or len(shown.choices) != 1:
             return None
         margin = first_margin(logits.float().cpu().numpy())
-        keeps_cache = self.model.config.connector == "query"
+        keeps_cache = self.model.config.connector in NESTED
         closer = self.router.look_again(shown.choices[0], margin, keeps_cache=keeps_cache)
         return replace(shown, scales=(closer.scale,), choices=(closer,)) if closer else None
 

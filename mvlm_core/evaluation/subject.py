@@ -10,7 +10,7 @@ from typing import Any
 from export.runtime.artefact import sha256_file
 from export.runtime.errors import MvlmError
 
-from ..scales import parse_scales, pool_scales, query_scales, require_scales
+from ..scales import parse_scales, require_scales
 from .model_args import read_model_args
 
 
@@ -65,13 +65,16 @@ def _check_bundle(folder: Path, scales: Sequence[int], *, auto: bool, router: Pa
 
 
 def _check_run(folder: Path, scales: Sequence[int], *, auto: bool, router: Path | None) -> str:
+    import torch
+
     from export.runtime.router_folder import read_router
 
+    from ..model import build_connector
     from ..runs import model_sha256, run_config
 
     config, sha256 = run_config(folder), model_sha256(folder)
-    allowed = pool_scales(config.grid_side) if config.connector == "pool" else query_scales(config.num_queries)
-    require_scales(scales, allowed)
+    with torch.device("meta"):
+        require_scales(scales, build_connector(config).scales)
     if auto:
         if router is None:
             raise MvlmError("auto asks a router: name its folder with --router, or leave auto out of --scales")
