@@ -13,9 +13,9 @@ _FOLDER = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("run_folder", metavar="[RUN]", type=_FOLDER, default=Path("run"))
-@click.option("--rows", "rows_path", type=_FOLDER, default=Path("rows"), show_default=True, help="Rows to verify with.")
-@click.option("--router", "router_folder", type=_FOLDER, default=Path("router"), show_default=True)
+@click.argument("run", type=_FOLDER, default=Path("run"))
+@click.option("--rows", type=_FOLDER, default=Path("rows"), show_default=True, help="Rows to verify with.")
+@click.option("--router", type=_FOLDER, default=Path("router"), show_default=True)
 @click.option("--no-router", is_flag=True, help="Leave the router out; a scale must then be named to ask.")
 @click.option("--scales", help="Which scales the bundle holds, as in 9,36,144. Left out: the router's.")
 @click.option("--out", type=_FOLDER, default=Path("bundle"), show_default=True)
@@ -23,7 +23,6 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--verify-rows", type=click.IntRange(min=1), default=24, show_default=True, help="At each scale.")
 @click.option(
     "--target",
-    "target_name",
     default="ort-cpu",
     show_default=True,
     help="ort-cpu, ort-cuda, jetpack-6.2, jetpack-7.2, rtx, or onnx.",
@@ -38,51 +37,32 @@ _FOLDER = click.Path(path_type=Path)
     type=click.IntRange(min=1),
     help="Positions a conversation may hold. Left out: all that model and target allow.",
 )
-def export(
-    run_folder: Path, rows_path: Path, router_folder: Path, no_router: bool, scales: str | None, out: Path,
-    overwrite: bool, verify_rows: int, target_name: str, precision: str | None, max_length: int | None,
-) -> None:  # fmt: skip
+def export(out: Path, overwrite: bool, router: Path, no_router: bool, scales: str | None, **others: Any) -> None:
     """Make a bundle of a run: what a device needs to answer, verified against torch on real rows.
 
     \b
     Example:
       mvlm export run --router router --scales 9,36,144 --target ort-cpu --precision prefill=int8,decode=int4
     """
-    from export.bundle import graph_count, require_room, reseal, write_bundle
-    from export.runtime.artefact import output_folder, refuse_if_filled, write_json
-    from export.source import read_source
-    from export.targets import plan
-    from export.verify import sample_rows, verify_bundle
+    from export.make import Wanted, make_bundle
     from mvlm_core.bars import Bars
-    from mvlm_core.rows import read_rows
     from mvlm_core.scales import parse_scales
 
-    refuse_if_filled(out, overwrite=overwrite)
     asked = parse_scales(scales) if scales else None
-    plan(target_name, precision, None, 1)  # what cannot be had is said before anything is loaded
-    source = read_source(run_folder, None if no_router else router_folder, asked)
-    asked_for = plan(target_name, precision, max_length, source.positions)
-    rows = sample_rows(read_rows(rows_path), verify_rows)
-    require_room(source, asked_for, out)
-    with output_folder(out, overwrite=overwrite) as folder:
-        with Bars() as bars:
-            write_bundle(source, asked_for, folder, bars.start("writing the graphs", graph_count(source, asked_for)))
-            steps = len(rows) * len(source.scales)
-            report = verify_bundle(source, folder, rows, bars.start("verifying", steps))
-        write_json(folder / "verify.json", report)
-        reseal(folder)
-        size = sum(path.stat().st_size for path in folder.iterdir())
-    listed = ", ".join(map(str, source.scales))
-    click.echo(f"{out}: {target_name}, scales {listed}, {size / 2**20:.1f} MiB, {len(rows)} rows")
-    _say_verified(report)
-    _say_prefill(asked_for.apart, out)
-    first = rows[0]
-    if asked_for.target.engine == "tensorrt":
+    wanted = Wanted(router=None if no_router else router, scales=asked, **others)
+    with Bars() as bars:
+        made = make_bundle(wanted, out, overwrite=overwrite, start=bars.start)
+    listed = ", ".join(map(str, made.source.scales))
+    click.echo(f"{out}: {wanted.target}, scales {listed}, {made.size_bytes / 2**20:.1f} MiB, {len(made.rows)} rows")
+    _say_verified(made.report)
+    _say_prefill(made.plan.apart, out)
+    first = made.rows[0]
+    if made.plan.target.engine == "tensorrt":
         click.echo(f"next: {shlex.join(['mvlm', 'build', str(out)])}")
         return
     following = ["mvlm", "run", str(first.image), first.question, "--bundle", str(out)]
-    if source.router is None:
-        following += ["--scale", str(source.scales[-1])]
+    if made.source.router is None:
+        following += ["--scale", str(made.source.scales[-1])]
     click.echo(f"next: {shlex.join(following)}")
 
 

@@ -15,6 +15,7 @@ from bundles import Made, bundle_for, pool_bundle, query_bundle, write_router
 from tiny import QUESTIONS
 
 from export import bundle as bundles
+from export import make
 from export.runtime import MvlmError, Runtime
 
 ROOT = Path(__file__).parents[1]
@@ -65,13 +66,13 @@ def test_without_a_router_a_scale_is_named(made, tmp_path, mvlm):
 
 
 def test_a_verification_that_fails_leaves_nothing(made, tmp_path, mvlm, monkeypatch):
-    write = bundles.write_bundle
+    write = make.write_bundle
 
     def write_then_change_a_weight(source, plan, folder, progress):
         write(source, plan, folder, progress)
         source.model.language_model.model.norm.weight.data[3] += 0.1
 
-    monkeypatch.setattr(bundles, "write_bundle", write_then_change_a_weight)
+    monkeypatch.setattr(make, "write_bundle", write_then_change_a_weight)
     failed = mvlm(*arguments(made, tmp_path / "bundle", "--scales", "9"))
     assert failed.exit_code == 1
     assert "error: the exported files do not compute what the model computes: scale 9, prefill" in failed.output
@@ -84,7 +85,7 @@ def test_overwrite_keeps_the_old_bundle_until_the_new_one_is_verified(made, tmp_
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bundles, "write_bundle", stop)
+    monkeypatch.setattr(make, "write_bundle", stop)
     assert mvlm(*arguments(made, old, "--overwrite")).exit_code == 130
     assert Runtime.load(old).manifest.scales == made.source.scales
     assert list(tmp_path.iterdir()) == [old]
