@@ -1,32 +1,49 @@
 """How fast a decoder reads a prompt and writes tokens on a CPU, beside its peers, in one interleaved run.
 
-`python benchmarks/decode.py` makes random models of two sizes, writes each as this project, onnxruntime-genai and
-transformers would, and lets everybody take turns: a prompt of 36 visual tokens, one of 576, and a few tokens behind the
-first. A peer that is not installed is left out and named. Random weights cost what trained ones cost; what they
-answer is not looked at here (`benchmarks/quality.py` does that on a trained model).
+`python benchmarks/decode.py` makes random models of two sizes, writes each as this project and its peers would, and
+lets everybody take turns: a prompt of 576 visual tokens, one of 36, and a few tokens behind that. Before each turn it
+waits until nobody's threads are busy any more. A peer that is not installed, fails, or takes too long is left out and
+named. Random weights cost what trained ones cost; what 8 and 4 bits do to the answers is in `benchmarks/quality.py`.
+With the first size it also times a whole export and what a bundle takes to load.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from decode_peers import EVERY_SCALE, PEERS, TEXT_TOKENS, Peer, random_model, write_connectors
+from decode_llama import LlamaCpp
+from decode_others import (
+    GenAi,
+    GenAiWide,
+    Optimum,
+    Transformers,
+    TransformersCompiled,
+    TransformersHalf,
+    TransformersHalfCompiled,
+)
+from decode_own import EVERY_SCALE, Own, OwnFloat32, OwnTwo, OwnTwoWide, OwnWide, write_connectors
+from decode_peers import TEXT_TOKENS, Peer, random_model
 from machine import keep
 
-# Visual tokens of the two prompts, tokens written behind the first, and how many of these are not timed.
-SCALES = (36, 576)
+# Visual tokens of the two prompts, tokens written behind the second, and how many of these are not timed.
+SCALES = (576, 36)
 STEPS, WARM_STEPS = 24, 2
 _READ_MIB = 512
+# What is waited for at most: a peer's files and its opening, a turn, a child process, threads that fall asleep.
+_OPEN_S, _TURN_S, _CHILD_S, _SETTLE_S = 150, 60, 180, 2.0
+_ASLEEP, _WATCH_S = 0.05, 0.05
 
 
 @dataclass(frozen=True)
@@ -49,89 +66,158 @@ SIZES = {
 }
 
 
+PEERS: dict[str, Any] = {
+    "own int8 + int4-128": OwnTwoWide, "own int8 + int4": OwnTwo, "own int4-128": OwnWide, "own int4": Own,
+    "own float32": OwnFloat32,
+    "genai int4": GenAi, "genai int4-128": GenAiWide, "llama.cpp Q4_0": LlamaCpp,
+    "transformers float32": Transformers, "transformers float32 compiled": TransformersCompiled,
+    "transformers bfloat16": TransformersHalf, "transformers bfloat16 compiled": TransformersHalfCompiled,
+    "optimum float32": Optimum,
+}  # fmt: skip
+
+
+@dataclass
+class Entry:
+    """A peer that takes part, and its figures so far."""
+
+    peer: Peer
+    write_s: float
+    open_s: float
+    times: dict[str, list[float]] = field(default_factory=dict)
+
+
+class Run:
+    """Everybody at one size."""
+
+    def __init__(self, folder: Path, size: Size, threads: int, limit_s: float) -> None:
+        self.folder, self.size, self.threads = folder, size, threads
+        self.started = time.monotonic()
+        self.limit_s = limit_s
+        self.entries: dict[str, Entry] = {}
+        self.absent: dict[str, str] = {}
+        self.bandwidth: list[float] = []
+
+    def open(self, names: tuple[str, ...]) -> None:
+        """Write and open every peer; one that cannot is named with its own reason."""
+        self.say("making a random model")
+        model = random_model(self.folder / "transformers", self.size)
+        for name in names:
+            peer: Peer = PEERS[name](self.folder, self.size, self.threads)
+            try:
+                with _within(_OPEN_S):
+                    write_s, open_s = (_ms(call) / 1000 for call in (lambda peer=peer: peer.write(model), peer.open))
+            except Exception as error:  # a peer that is not there, or cannot, must not end the others' run
+                self.leave_out(name, error)
+                continue
+            self.entries[name] = Entry(peer, write_s, open_s)
+            self.say(f"{name}: written in {write_s:.1f} s, open in {open_s:.2f} s")
+
+    def rounds(self, most: int) -> int:
+        """Let everybody take turns, up to `most` times, or as often as the time allows; at least once."""
+        self.bandwidth.append(_read_gb_s(self.threads))
+        for done in range(most):
+            started = time.monotonic()
+            for name, entry in list(self.entries.items()):
+                _settle()
+                try:
+                    with _within(_TURN_S):
+                        _turn(entry)
+                except Exception as error:
+                    self.leave_out(name, error)
+                    del self.entries[name]
+            self.bandwidth.append(_read_gb_s(self.threads))
+            took = time.monotonic() - started
+            self.say(f"round {done + 1}: {took:.0f} s")
+            if time.monotonic() - self.started + took > self.limit_s:
+                return done + 1
+        return most
+
+    def figures(self, rounds: int) -> dict[str, Any]:
+        """What there is to keep, with memory measured in a process for each peer."""
+        limit = max(self.bandwidth)
+        by_peer = {}
+        for name, entry in self.entries.items():
+            self.say(f"memory of {name}")
+            by_peer[name] = _facts(entry, limit) | {"memory_mib": self.child("peer", name)}
+        scales = self.memory_of_scales() if "own int4" in self.entries else None
+        read = {"best": limit, "median": float(np.median(self.bandwidth))}
+        return {
+            "size": asdict(self.size), "rounds": rounds, "read_gb_s": read, "memory_of_scales": scales,
+            "peers": by_peer, "absent": self.absent,
+        }  # fmt: skip
+
+    def memory_of_scales(self) -> dict[str, float]:
+        """The decoder with one connector, and with five."""
+        write_connectors(self.folder, self.size.hidden, EVERY_SCALE)
+        one, five = (self.child(f"connectors {count}", "own int4") for count in (1, 5))
+        return {"one_mib": one, "five_mib": five, "ratio": five / one}
+
+    def child(self, task: str, name: str) -> float:
+        """Private memory that opening a peer and a prompt cost, mapped files not counted; NaN where it fails."""
+        asked = json.dumps([task, str(self.folder), asdict(self.size), name, self.threads])
+        done = _python("import sys; from decode_memory import main; main(sys.argv[1])", asked)
+        return float(done[-1]) if done else float("nan")
+
+    def leave_out(self, name: str, error: Exception) -> None:
+        reason = str(error).splitlines()[0] if str(error) else ""
+        self.absent[name] = f"{type(error).__name__}: {reason}"[:200]
+        self.say(f"{name} is left out: {self.absent[name]}")
+
+    def say(self, text: str) -> None:
+        click.echo(f"{time.monotonic() - self.started:5.0f} s  {text}")
+
+
 @click.command()
-@click.option("--size", "names", multiple=True, type=click.Choice(list(SIZES)), default=("24x896", "0.36b-150k"))
-@click.option("--peer", "peers", multiple=True, type=click.Choice(list(PEERS)), help="Left out: all.")
+@click.option("--size", "sizes", multiple=True, type=click.Choice(list(SIZES)), default=("24x896", "0.36b-150k"))
+@click.option("--peer", "names", multiple=True, type=click.Choice(list(PEERS)), help="Left out: all.")
 @click.option("--threads", type=int, default=2, show_default=True)
 @click.option("--rounds", type=int, default=5, show_default=True, help="How often everybody takes a turn.")
-@click.option("--limit-s", type=float, default=330, show_default=True, help="Of one size; later rounds are left out.")
+@click.option(
+    "--limit-s", type=float, default=240, show_default=True, help="Of one size; no round begins that passes it."
+)
+@click.option("--export/--no-export", "whole", default=True, help="Time a whole export, too.")
 @click.option("--keep/--no-keep", "kept", default=True, help="Write results/decode.json.")
 def main(
-    names: tuple[str, ...], peers: tuple[str, ...], threads: int, rounds: int, limit_s: float, kept: bool
+    sizes: tuple[str, ...], names: tuple[str, ...], threads: int, rounds: int, limit_s: float, whole: bool, kept: bool
 ) -> None:  # fmt: skip
     """Measure everybody, print a table, and keep the figures."""
-    figures = {}
-    for name in names:
+    figures, export = {}, None
+    for name in sizes:
+        click.echo(f"\n{name}")
         with tempfile.TemporaryDirectory() as folder:
-            figures[name] = _measure(Path(folder), SIZES[name], peers or tuple(PEERS), threads, rounds, limit_s)
-        _show(name, figures[name])
+            run = Run(Path(folder), SIZES[name], threads, limit_s)
+            run.open(names or tuple(PEERS))
+            figures[name] = run.figures(run.rounds(rounds))
+        _show(figures[name])
+    if whole:
+        click.echo("\nexporting a whole random model of the first size")
+        export = _export(SIZES[sizes[0]], threads)
     if kept:
-        command = f"python benchmarks/decode.py {' '.join(f'--size {name}' for name in names)} --threads {threads}"
-        click.echo(keep("decode", command, threads=threads, steps=STEPS, text_tokens=TEXT_TOKENS, sizes=figures))
+        command = f"python benchmarks/decode.py {' '.join(f'--size {name}' for name in sizes)} --threads {threads}"
+        facts = {"threads": threads, "steps": STEPS, "text_tokens": TEXT_TOKENS, "export": export, "sizes": figures}
+        click.echo(keep("decode", command, **_finite(facts)))
 
 
-def _measure(
-    folder: Path, size: Size, names: tuple[str, ...], threads: int, rounds: int, limit_s: float
-) -> dict[str, Any]:
-    """Write, open and time every peer at one size."""
-    until = time.monotonic() + limit_s
-    bandwidth = [_read_gb_s(threads)]
-    model = random_model(folder / "transformers", size)
-    opened, absent = _open(folder, model, size, names, threads)
-    times: dict[str, dict[str, list[float]]] = {name: {} for name in opened}
-    for _ in range(rounds):
-        for name, peer in opened.items():
-            _turn(peer, times[name])
-        bandwidth.append(_read_gb_s(threads))
-        if time.monotonic() > until:
-            break
-    limit = max(bandwidth)
-    memory = {name: _memory_mib(folder, size, name, threads) for name in opened}
-    return {
-        "size": asdict(size), "read_gb_s": {"best": limit, "median": float(np.median(bandwidth))}, "absent": absent,
-        "memory_of_scales": _memory_of_scales(folder, size, threads) if "own int4" in opened else None,
-        "peers": {
-            name: _facts(peer, times[name], limit) | {"memory_mib": memory[name]} for name, peer in opened.items()
-        },
-    }  # fmt: skip
+def _turn(entry: Entry) -> None:
+    """One turn of a peer: the long prompt, the short one, and tokens behind it; milliseconds are added."""
+    for m in SCALES:
+        took = _ms(lambda m=m: entry.peer.prefill(m + TEXT_TOKENS))
+        entry.times.setdefault(f"prefill_{m}", []).append(took)
+    steps = [_ms(entry.peer.step) for _ in range(STEPS)]
+    entry.times.setdefault("step", []).extend(steps[WARM_STEPS:])
 
 
-def _open(
-    folder: Path, model: Any, size: Size, names: tuple[str, ...], threads: int
-) -> tuple[dict[str, Peer], dict[str, str]]:
-    opened, absent = {}, {}
-    for name in names:
-        try:
-            peer = PEERS[name](folder, size, threads)
-            started = time.perf_counter()
-            peer.write(model)
-            peer.write_s = time.perf_counter() - started
-            started = time.perf_counter()
-            peer.open()
-            peer.open_s = time.perf_counter() - started
-        except Exception as error:  # a peer that is not there, or cannot, must not end the others' run
-            absent[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
-            continue
-        opened[name] = peer
-    return opened, absent
-
-
-def _turn(peer: Peer, times: dict[str, list[float]]) -> None:
-    """One turn of a peer: the long prompt, the short one, and tokens behind it; milliseconds are added to `times`."""
-    for m in reversed(SCALES):
-        times.setdefault(f"prefill_{m}", []).append(_ms(lambda m=m: peer.prefill(m + TEXT_TOKENS)))
-    steps = [_ms(peer.step) for _ in range(STEPS)]
-    times.setdefault("step", []).extend(steps[WARM_STEPS:])
-
-
-def _facts(peer: Peer, times: dict[str, list[float]], read_gb_s: float) -> dict[str, Any]:
+def _facts(entry: Entry, read_gb_s: float) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        key: {"best_ms": min(values), "median_ms": float(np.median(values))} for key, values in times.items()
+        key: {"best_ms": min(values), "median_ms": float(np.median(values))} for key, values in entry.times.items()
     }
-    limit = 1e9 * read_gb_s / peer.bytes_a_token
+    limit = 1e9 * read_gb_s / entry.peer.bytes_a_token
     best, median = (1000 / facts["step"][key] for key in ("best_ms", "median_ms"))
     facts["tokens_s"] = {"best": best, "median": median, "limit": limit, "share_of_limit": best / limit}
-    return facts | {"write_s": peer.write_s, "open_s": peer.open_s, "mb_a_token": peer.bytes_a_token / 1e6}
+    return facts | {
+        "write_s": entry.write_s, "open_s": entry.open_s, "mb_a_token": entry.peer.bytes_a_token / 1e6,
+        "about": entry.peer.about,
+    }  # fmt: skip
 
 
 def _ms(call: Callable[[], None]) -> float:
@@ -140,10 +226,37 @@ def _ms(call: Callable[[], None]) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Raise `TimeoutError` in a block that takes longer, as soon as it comes back to Python."""
+
+    def late(number: int, frame: Any) -> None:
+        raise TimeoutError(f"took more than {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _settle() -> None:
+    """Wait until this process is idle: threads of whoever went before may go on waiting for work."""
+    until = time.monotonic() + _SETTLE_S
+    while time.monotonic() < until:
+        before = time.process_time()
+        time.sleep(_WATCH_S)
+        if time.process_time() - before < _ASLEEP * _WATCH_S:
+            return
+
+
 def _read_gb_s(threads: int) -> float:
     """How fast memory is read: the best of a few sums of an array far larger than any cache, split among threads."""
     import torch
 
+    _settle()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     data = torch.ones(_READ_MIB * 2**20 // 4)
@@ -152,43 +265,54 @@ def _read_gb_s(threads: int) -> float:
     return data.numel() * 4 / best / 1e6
 
 
-def _memory_mib(folder: Path, size: Size, name: str, threads: int) -> float:
-    """What opening a peer and a prompt cost, in a process of its own: private memory, without mapped files."""
-    return _child("peer", folder, size, name, threads)
+def _export(size: Size, threads: int) -> dict[str, float] | None:
+    """Seconds of a whole export and of loading what came of it; None where it failed."""
+    asked = json.dumps([asdict(size), threads])
+    lines = _python("import sys; from decode_export import main; main(sys.argv[1])", asked)
+    if not lines:
+        click.echo("the export failed")
+        return None
+    facts: dict[str, float] = json.loads(lines[-1])
+    click.echo("  ".join(f"{key} {value:.1f}" for key, value in facts.items()))
+    return facts
 
 
-def _memory_of_scales(folder: Path, size: Size, threads: int) -> dict[str, float]:
-    """The decoder with one connector, and with five."""
-    write_connectors(folder, size, EVERY_SCALE)
-    one, five = (_child(f"connectors {count}", folder, size, "own int4", threads) for count in (1, 5))
-    return {"one_mib": one, "five_mib": five, "ratio": five / one}
+def _python(code: str, asked: str) -> list[str]:
+    """What a process of its own says, line by line; nothing where it fails or takes too long."""
+    command = [sys.executable, "-c", code, asked]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=_CHILD_S, check=True
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        click.echo(f"a process failed: {str(error.stderr or error).strip().splitlines()[-1][:200]}")
+        return []
+    return done.stdout.split("\n")[:-1]
 
 
-def _child(task: str, folder: Path, size: Size, name: str, threads: int) -> float:
-    asked = json.dumps([task, str(folder), asdict(size), name, threads])
-    code = "import sys; from decode_memory import main; main(sys.argv[1])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, asked], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    return float(done.stdout.split()[-1]) if done.returncode == 0 else float("nan")
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _show(name: str, figures: dict[str, Any]) -> None:
-    click.echo(f"\n{name}: memory is read at {figures['read_gb_s']['best']:.1f} GB/s")
+def _show(figures: dict[str, Any]) -> None:
+    click.echo(f"memory is read at {figures['read_gb_s']['best']:.1f} GB/s")
     click.echo(
-        f"{'':<20}{'tokens/s best':>14}{'median':>8}{'of limit':>9}{'prefill 36':>11}{'576':>8}{'MiB':>7}{'open s':>7}"
+        f"{'':<31}{'tokens/s best':>14}{'median':>8}{'of limit':>9}{'prefill 36':>11}{'576':>8}{'MiB':>7}{'open s':>7}"
     )
     for peer, facts in figures["peers"].items():
         tokens = facts["tokens_s"]
         click.echo(
-            f"{peer:<20}{tokens['best']:>14.1f}{tokens['median']:>8.1f}{tokens['share_of_limit']:>9.2f}"
+            f"{peer:<31}{tokens['best']:>14.1f}{tokens['median']:>8.1f}{tokens['share_of_limit']:>9.2f}"
             f"{facts['prefill_36']['best_ms']:>8.0f} ms{facts['prefill_576']['best_ms']:>5.0f} ms"
             f"{facts['memory_mib']:>7.0f}{facts['open_s']:>7.2f}"
         )
     if figures["memory_of_scales"]:
         click.echo(f"five scales in memory: {figures['memory_of_scales']['ratio']:.3f} times one")
     for peer, reason in figures["absent"].items():
-        click.echo(f"{peer:<20} left out: {reason}")
+        click.echo(f"{peer:<31}left out: {reason}")
 
 
 if __name__ == "__main__":

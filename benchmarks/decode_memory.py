@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from decode import SIZES, Size
-from decode_peers import EVERY_SCALE, PEERS, TEXT_TOKENS, connectors
+from decode import PEERS, SIZES, Size
+from decode_own import EVERY_SCALE, connectors
+from decode_peers import TEXT_TOKENS
 
 
 def main(asked: str) -> None:
@@ -17,9 +18,7 @@ def main(asked: str) -> None:
     peer = PEERS[name](Path(folder), size, threads)
     before = private_mib()
     peer.open()
-    opened = (
-        connectors(Path(folder), size, EVERY_SCALE[-int(task.split()[1]) :]) if task.startswith("connectors") else []
-    )
+    opened = connectors(Path(folder), EVERY_SCALE[-int(task.split()[1]) :]) if task.startswith("connectors") else []
     peer.prefill(36 + TEXT_TOKENS)
     peer.step()
     print(private_mib() - before, flush=True)

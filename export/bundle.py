@@ -27,7 +27,7 @@ NAME = "bundle"
 _WEIGHTS = "weights.bin"
 _TOKENIZER = "tokenizer.json"
 # Scales of blocks count in; a little more for graphs, tokenizer and what is written before it is renamed.
-_BYTES_A_WEIGHT = {"float32": 4.0, "float16": 2.0, "int8": 1.2, "int4": 0.65}
+_BYTES_A_WEIGHT = {"float32": 4.0, "float16": 2.0, "int8": 1.2, "int4": 0.65, "int4-128": 0.55}
 _MARGIN = 1.1
 
 

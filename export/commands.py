@@ -30,7 +30,7 @@ _FOLDER = click.Path(path_type=Path)
 @click.option(
     "--precision",
     help="Of each part: tower=int8,connector=float32,prefill=int8,decode=int4. A word alone "
-    "is for prefill and decode. Left out: the target's own.",
+    "is for prefill and decode; int4-128 has wider blocks than int4. Left out: the target's own.",
 )
 @click.option(
     "--max-length",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from export.dialects import CacheForm, Dialect, FusedDialect, PrimitiveDialect, StandardDialect
-from export.quantize import Blocks, Dense, DynamicInt8, StoredInt4, StoredInt8
+from export.quantize import WIDE_BLOCK, Blocks, Dense, DynamicInt8, StoredInt4, StoredInt8
 from export.runtime.errors import MvlmError
 from export.writer import Product
 
@@ -62,7 +62,7 @@ class Target:
         """How linear layers of the language model are written."""
         if precision in FLOATS:
             return Dense()
-        fused = {"int8": DynamicInt8(), "int4": Blocks(4)}
+        fused = {"int8": DynamicInt8(), "int4": Blocks(4), "int4-128": Blocks(4, WIDE_BLOCK)}
         standard = {"int8": StoredInt8(), "int4": StoredInt4()}
         products: dict[str, Any] = fused if self.dialect == "fused" else standard
         return products[precision]
@@ -89,11 +89,11 @@ TARGETS = {
     for target in (
         Target(
             "ort-cpu", "any CPU, by onnxruntime", "cpu", "fused", "in place",
-            _each("float32 int8", "float32", "float32 int8 int4"), "float32", apart=True,
+            _each("float32 int8", "float32", "float32 int8 int4 int4-128"), "float32", apart=True,
         ),
         Target(
             "ort-cuda", "an NVIDIA GPU, by onnxruntime", "cuda", "fused", "in place",
-            _each("float16 float32", "float16 float32", "float16 float32 int4"), "float16", apart=True,
+            _each("float16 float32", "float16 float32", "float16 float32 int4 int4-128"), "float16", apart=True,
             forbids={"int8": "onnxruntime has no fast 8-bit product for CUDA"},
         ),
         Target(

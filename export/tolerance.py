@@ -39,8 +39,9 @@ TOLERANCES = {
     "float16": Tolerance(relative=3e-2, answers=0.5, points=1.0, choices=0.9),
     "int8": Tolerance(relative=2e-1, answers=0.0, points=2.0, choices=0.8),
     "int4": Tolerance(relative=2e-1, answers=0.0, points=5.0, choices=0.8),
+    "int4-128": Tolerance(relative=2e-1, answers=0.0, points=5.0, choices=0.8),
 }
-_COARSER = ("float32", "float16", "int8", "int4")
+_COARSER = ("float32", "float16", "int8", "int4", "int4-128")
 
 
 def coarsest(precisions: Sequence[str]) -> Tolerance:

@@ -28,8 +28,9 @@ from mvlm_core.model import MvlmForConditionalGeneration, vision_width
 # Tracing may take a size of 1 for a constant, so the batch that is traced has two pictures.
 _TRACED_BATCH = 2
 _TRACED_TOKENS = 3
-# Primitive operators, which every engine knows; from 23 on there is an attention that TensorRT takes in halves only.
-_OPSET = 20
+# Primitive operators, which every engine knows: opset 20 brought a Gelu that no list of TensorRT 10.3 names, and 23 an
+# attention that TensorRT takes in halves only.
+_OPSET = 18
 _NONE = onnx.TensorProto()
 
 
@@ -105,6 +106,8 @@ def vision_model(model: MvlmForConditionalGeneration, size_px: int, precision: s
 
     Raises `MvlmError` for a tower that cannot be traced, or that has no linear layers to quantise.
     """
+    if precision == "int8" and not any(isinstance(module, nn.Linear) for module in model.vision_tower.modules()):
+        raise MvlmError("the vision tower has no linear layers, so 8 bits would change nothing: leave tower=int8 out")
     pixels = torch.randn(_TRACED_BATCH, 3, size_px, size_px)  # (B, 3, H, W)
     names = list(dict.fromkeys(vision_outputs(model).values()))
     graph = trace(_narrowed(VisionGraph(model), precision), {"pixel_values": (pixels, {0: "batch"})}, names)
@@ -174,15 +177,10 @@ def _fold(model: onnx.ModelProto, constant: onnx.TensorProto) -> None:
 
 
 def quantize_linears(model: onnx.ModelProto) -> None:
-    """Let every product with a constant matrix be onnxruntime's 8-bit one, in place.
-
-    Raises `MvlmError` when there is none, as in a tower of convolutions.
-    """
+    """Let every product with a constant matrix be onnxruntime's 8-bit one, in place."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     matrices = [n for n in graph.node if n.op_type == "MatMul" and len(constants.get(n.input[1], _NONE).dims) == 2]
-    if not matrices:
-        raise MvlmError("the vision tower has no linear layers, so 8 bits would change nothing: leave tower=int8 out")
     for node in matrices:
         name = node.input[1]
         numbers, scale = per_output(numpy_helper.to_array(constants[name]).T)

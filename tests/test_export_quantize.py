@@ -9,13 +9,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from export.quantize import Blocks, Dense, DynamicInt8, StoredInt4, StoredInt8, per_block, per_output
+from export.quantize import WIDE_BLOCK, Blocks, Dense, DynamicInt8, StoredInt4, StoredInt8, per_block, per_output
 from export.runtime import MvlmError
 from export.weights import WeightFile
 from export.writer import Writer
 
 PRODUCTS = {
-    "dense": Dense(), "4 bits": Blocks(4), "4 bits, wide blocks": Blocks(4, 64), "8 bits": Blocks(8),
+    "dense": Dense(), "4 bits": Blocks(4), "4 bits, wide blocks": Blocks(4, WIDE_BLOCK), "8 bits": Blocks(8),
     "dynamic": DynamicInt8(), "stored, 8 bits": StoredInt8(), "stored, 4 bits": StoredInt4(),
 }  # fmt: skip
 

@@ -57,6 +57,7 @@ def test_a_target_nobody_knows():
         ("ort-cpu", None, "float32 float32 float32 float32"),
         ("ort-cpu", "int4", "float32 float32 int4 int4"),
         ("ort-cpu", "prefill=int8, decode=int4", "float32 float32 int8 int4"),
+        ("ort-cpu", "prefill=int8,decode=int4-128", "float32 float32 int8 int4-128"),
         ("ort-cpu", "tower=int8", "int8 float32 float32 float32"),
         ("rtx", None, "float16 float16 float16 float16"),
         ("rtx", "int4,tower=float32", "float32 float16 int4 int4"),
@@ -69,7 +70,7 @@ def test_precisions(name, text, chosen):
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("ort-cpu", "float16", "prefill=float16 (it takes float32, int8, int4); decode=float16"),
+        ("ort-cpu", "float16", "prefill=float16 (it takes float32, int8, int4, int4-128); decode=float16"),
         ("ort-cpu", "towr=int8", "there is no part 'towr': tower, connector, prefill, decode"),
         ("ort-cpu", "connector=int8", "connector=int8 (it takes float32)"),
         ("jetpack-6.2", "int4", "four-bit weights need opset 21, and TensorRT 10.3 reads opsets up to 20"),

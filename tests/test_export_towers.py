@@ -11,11 +11,11 @@ import pytest
 import torch
 from bundles import FAMILIES, haar_bundle, pool_bundle, query_bundle
 from onnx import numpy_helper
-from tiny import SCALES, drawn_picture
+from tiny import SCALES, SIZE_PX, drawn_picture, tiny_model
 from torch import nn
 
 from export.runtime import MvlmError
-from export.towers import trace
+from export.towers import trace, vision_model
 
 
 def run(file, feeds, names=None):
@@ -97,3 +97,10 @@ def test_a_module_that_cannot_be_traced():
     with pytest.raises(MvlmError, match="Moody cannot be traced to ONNX") as caught:
         trace(Moody(), {"x": (torch.randn(2, 4), {0: "batch"})}, ["y"])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("connector", ["pool", "query"])
+def test_a_tower_of_convolutions_has_nothing_to_quantise(connector):
+    """The connector's own linear layers, which lie in the same graph, are not the tower."""
+    with pytest.raises(MvlmError, match="no linear layers, so 8 bits would change nothing: leave tower=int8 out"):
+        vision_model(tiny_model(connector, tower="resnet"), SIZE_PX, "int8")

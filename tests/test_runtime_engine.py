@@ -11,7 +11,7 @@ from bundles import PRICE, Made, pool_bundle, query_bundle, torch_answer
 from PIL import Image
 from tiny import QUESTIONS, SCALES
 
-from export.runtime import MvlmError, Runtime
+from export.runtime import MvlmError, Runtime, engine
 from export.runtime.features import image_features, question_features
 
 FAMILIES = {"pool, resnet, qwen3": pool_bundle, "query, clip, llama": query_bundle}
@@ -140,3 +140,15 @@ def test_what_cannot_be_answered_is_refused_before_the_picture_is_opened(runtime
 def test_an_absent_picture(runtime):
     with pytest.raises(MvlmError, match=r"there is no picture absent\.png"):
         runtime.ask("absent.png", "what?")
+
+
+def test_connectors_beyond_the_first_are_opened_when_they_are_asked_for(made, monkeypatch):
+    monkeypatch.setattr(engine, "_OPEN_FROM_THE_START", 1)
+    runtime, opened = Runtime.load(made.bundle, threads=1), []
+    session = runtime._files.session
+    monkeypatch.setattr(runtime._files, "session", lambda file, **how: opened.append(file) or session(file, **how))
+    view = runtime.look(made.picture(0))
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda m: view.ask(QUESTIONS[0], m, max_new_tokens=4), [SCALES[0], 9, 9, 9]))
+    assert opened == ["connector_9.onnx"]
+    assert [answer.num_visual_tokens for answer in answers] == [SCALES[0], 9, 9, 9]

@@ -10,7 +10,7 @@ import pytest
 from bundles import pool_bundle
 from test_export_decoder import DIALECTS, random_model, written
 
-from export.runtime import MvlmError, Runtime
+from export.runtime import MvlmError, Runtime, sessions
 from export.runtime.sessions import Cache, Device, open_session
 
 
@@ -41,6 +41,36 @@ def test_threads_are_set(monkeypatch):
         open_session(pool_bundle().bundle / "vision.onnx", Device(threads=3)).get_session_options().intra_op_num_threads
         == 3
     )
+
+
+def test_threads_do_not_wait_for_long():
+    options = open_session(pool_bundle().bundle / "vision.onnx", Device()).get_session_options()
+    assert int(options.get_session_config_entry("session.intra_op.spin_duration_us")) < 1000
+
+
+@pytest.mark.parametrize("length", [1, 4, 5, 11])
+def test_a_long_prompt_is_read_in_pieces_as_it_would_be_at_once(tmp_path, monkeypatch, length):
+    model = random_model("qwen3")
+    decoder = written(model, tmp_path, DIALECTS["fused"])
+    embeds = np.random.default_rng(0).standard_normal((length, model.config.hidden_size), np.float32)
+    whole, in_pieces, read = Cache(decoder, 64), Cache(decoder, 64), []
+    wanted = decoder.step(embeds, whole)
+    monkeypatch.setattr(sessions, "_PIECE", 4)
+    once = decoder._read
+    monkeypatch.setattr(decoder, "_read", lambda piece, cache: read.append(len(piece)) or once(piece, cache))
+    np.testing.assert_allclose(decoder.step(embeds, in_pieces), wanted, atol=2e-5 * np.abs(wanted).max())
+    assert read == {1: [1], 4: [4], 5: [3, 2], 11: [4, 4, 3]}[length]
+    assert in_pieces.used == whole.used == length
+    after = embeds[:1]
+    wanted = decoder.step(after, whole)
+    np.testing.assert_allclose(decoder.step(after, in_pieces), wanted, atol=2e-5 * np.abs(wanted).max())
+
+
+def test_a_cache_that_grows_is_read_at_once(tmp_path, monkeypatch):
+    """Each piece would copy all that was read before it."""
+    decoder = written(random_model("qwen3"), tmp_path, DIALECTS["standard, concat"])
+    monkeypatch.setattr(sessions, "_PIECE", 4)
+    assert [len(piece) for piece in decoder._pieces(np.zeros((11, 8), np.float32))] == [11]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -36,9 +36,6 @@ from export.tensorrt import BUILT_BY, Builder, Order, shapes, up_to_date
 # Which bundle a version is tried with: opset 20 and a growing cache before 10.15, opset 24 and a cache in place after.
 TARGET_OF = {key: "jetpack-6.2" if key.startswith(("8", "10.3", "10.13")) else "jetpack-7.2" for key in VERSIONS}
 TARGET_OF["rtx 1.7.1.116"] = "rtx"
-# What no page of NVIDIA's says is read there, and none says is not: Gelu came with opset 20, which TensorRT 10.0 reads,
-# and stands in no list before that of 10.15. A board will tell.
-DOUBTS = {("jetpack-6.2", "vision.onnx"): ["Gelu"]}
 JETPACK_6, JETPACK_7, RTX = "10.3.0", "10.16.1.11", "rtx 1.7.1.116"
 
 
@@ -496,7 +493,7 @@ def test_each_target_uses_what_its_tensorrt_reads(name):
         bundle = bundle_for(name, precision)
         for file in ("decoder.onnx", "connector_9.onnx", "vision.onnx"):
             unknown = unknown_to(version, onnx.load(bundle / file, load_external_data=False))
-            assert unknown == DOUBTS.get((name, file), []), f"{name}: {file}"
+            assert unknown == [], f"{name}: {file}"
 
 
 def test_what_a_tensorrt_does_not_read():

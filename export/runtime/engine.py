@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,8 @@ from .view import View, look
 from .write import Task, Written, write
 
 Array = NDArray[np.float32]
+# Connectors beyond these are opened when they are first asked for: a `query` bundle may hold hundreds of scales.
+_OPEN_FROM_THE_START = 8
 
 
 class Runtime:
@@ -38,11 +41,14 @@ class Runtime:
 
     def __init__(self, manifest: Manifest, device: Device, costs: CostTable | None = None) -> None:
         self.manifest = manifest
-        files = open_files(manifest, device)
+        files = self._files = open_files(manifest, device)
         self.prompt = Prompt.from_json(manifest.prompt, _read_tokenizer(manifest))
         self.table = EmbeddingTable(manifest)
         self.vision = files.session(manifest.vision.file)
-        self._connectors = {m: files.session(graph.file, small=True) for m, graph in manifest.connectors.items()}
+        self._connectors: dict[int, Any] = {}
+        self._opening = threading.Lock()
+        for m in manifest.scales[:_OPEN_FROM_THE_START]:
+            self._connector(m)
         self.decoder = files.decoder()
         self.costs = costs  # None: `mvlm bench` has not run here, and the router keeps its own
         router = manifest.router
@@ -100,8 +106,16 @@ class Runtime:
     def visual_tokens(self, values: Array, num_visual_tokens: int) -> Array:
         """A picture's values (1, P, ·) as the tokens of one scale of the bundle: (1, m, D)."""
         graph = self.manifest.connectors[num_visual_tokens]
-        session = self._connectors[num_visual_tokens]
+        session = self._connector(num_visual_tokens)
         return run_session(session, [graph.outputs["tokens"]], {graph.inputs["values"]: values})[0]
+
+    def _connector(self, num_visual_tokens: int) -> Any:
+        """The open connector of a scale; where a bundle holds many, those that nobody asks for are never opened."""
+        with self._opening:
+            if num_visual_tokens not in self._connectors:
+                graph = self.manifest.connectors[num_visual_tokens]
+                self._connectors[num_visual_tokens] = self._files.session(graph.file, small=True)
+            return self._connectors[num_visual_tokens]
 
     def require_answerable(self, request: Request) -> None:
         """Raise `MvlmError` for a request that this bundle cannot meet, before any work is done on it."""
