@@ -89,14 +89,14 @@ class Transformers:
         numbers = sum(weight.numel() for weight in self._model.parameters()) - table
         self.bytes_a_token = numbers * self._model.dtype.itemsize
         self.about = {"transformers": transformers.__version__, "torch": torch.__version__}
+        self._cache = transformers.StaticCache(config=self._model.config, max_cache_len=POSITIONS)
         self._step = self._model
         if self.compiled:
             self._compile()
 
     def prefill(self, tokens: int) -> None:
-        from transformers import StaticCache
-
-        self._cache = StaticCache(config=self._model.config, max_cache_len=POSITIONS)
+        with self._torch.inference_mode():
+            self._cache.reset()
         self._ids = self._torch.arange(tokens)[None] % self._size.vocabulary
         self._read(self._model)
 
