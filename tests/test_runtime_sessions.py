@@ -91,3 +91,14 @@ def test_a_cache_that_is_rewound_and_one_that_is_copied_read_on_as_a_fresh_one(t
     for cache in (rewound, copied):
         np.testing.assert_allclose(decoder.step(tail, cache), wanted, atol=2e-5 * np.abs(wanted).max())
         assert cache.used == len(prefix) + len(tail)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_logits_that_were_given_out_are_not_written_over(tmp_path, dialect):
+    decoder = written(random_model("qwen3"), tmp_path, DIALECTS[dialect])
+    embeds = np.random.default_rng(0).standard_normal((6, random_model("qwen3").config.hidden_size), np.float32)
+    cache = Cache(decoder, 64)
+    first = decoder.step(embeds, cache)
+    kept = first.copy()
+    assert not np.array_equal(decoder.step(embeds[:1], cache), kept)
+    assert np.array_equal(first, kept)

@@ -107,6 +107,9 @@ class Cache:
         self._memory = decoder.device.provider  # where onnxruntime keeps what stays between steps
         self.bindings = {phase: session.io_binding() for phase, session in decoder.sessions.items()}
         self._outputs: list[Any] = []
+        # Where a step writes into buffers that stand, none has to be asked for afterwards, logits (1, V) included.
+        stands = self._memory == "cpu" and self.form != "concat"
+        self.logits = np.empty(decoder.logits_shape, np.float32) if stands else None
         shape = (1, facts.kv_heads, 0 if self.form == "concat" else self.positions, facts.head_dim)
         self._bind([np.zeros(shape, facts.cache_dtype) for _ in facts.past])
 
@@ -146,6 +149,7 @@ class Cache:
     def _bind(self, buffers: list[Array]) -> None:
         from onnxruntime import OrtValue
 
+        self._logits = None if self.logits is None else OrtValue.ortvalue_from_numpy(self.logits)
         self._buffers = [np.ascontiguousarray(values) for values in buffers]
         self._outputs = []
         # On the CPU each is the array itself, not a copy.
@@ -156,7 +160,11 @@ class Cache:
         self._held = held
         for binding in self.bindings.values():
             binding.clear_binding_outputs()
-            binding.bind_output(self._facts.graph.outputs["logits"])
+            name = self._facts.graph.outputs["logits"]
+            if self._logits is None:
+                binding.bind_output(name)
+            else:
+                binding.bind_ortvalue_output(name, self._logits)
             for past, present, value in zip(self._facts.past, self._facts.present, held, strict=True):
                 binding.bind_ortvalue_input(past, value)
                 if self.form == "concat":
@@ -174,6 +182,8 @@ class Decoder:
         decode = open_session(path, device)
         prefill = open_session(path.with_name(facts.prefill.file), device) if facts.prefill else None
         self.sessions = {"decode": decode} | ({"prefill": prefill} if prefill else {})
+        by_name = {output.name: output.shape for output in decode.get_outputs()}
+        self.logits_shape = tuple(by_name[facts.graph.outputs["logits"]])
 
     def cache(self, positions: int) -> Cache:
         """An empty cache of this decoder's form."""
@@ -187,7 +197,7 @@ class Decoder:
 
     def _pieces(self, inputs_embeds: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """A prompt as it is read: whole, or in pieces of one size where that is faster."""
-        if self.facts.cache != "in place" or self.device.provider != "cpu":
+        if len(inputs_embeds) <= _PIECE or self.facts.cache != "in place" or self.device.provider != "cpu":
             return [inputs_embeds]
         return np.array_split(inputs_embeds, -(-len(inputs_embeds) // _PIECE))
 
@@ -201,9 +211,11 @@ class Decoder:
             for role, name in self.facts.graph.inputs.items():
                 binding.bind_cpu_input(name, feeds[role])
             self.sessions[phase].run_with_iobinding(binding)
+        cache.used += steps
+        if cache.logits is not None:
+            return cache.logits[0].copy()  # (V,)
         outputs = binding.get_outputs()
         cache.take(outputs[1:])
-        cache.used += steps
         return outputs[0].numpy()[0]  # (V,)
 
 
