@@ -110,7 +110,7 @@ def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, 
     for start in starts:
         chunk = pictures[start : start + sweep.pictures_per_part]
         if not _part(folder, "features", start).is_file():
-            labels, features = _sweep_pictures(model, processor, chunk, sweep)
+            labels, features = sweep_pictures(model, processor, chunk, sweep)
             _write(_part(folder, "labels", start), labels, _LABELS)
             _write(_part(folder, "features", start), features, _FEATURES)
         progress(start + len(chunk), len(pictures))
@@ -119,9 +119,10 @@ def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, 
     return _assemble(folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures))
 
 
-def _sweep_pictures(
+def sweep_pictures(
     model: MvlmForConditionalGeneration, processor: MvlmProcessor, pictures: Sequence[Group], sweep: Sweep
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The lines of labels.parquet and of features.parquet for some pictures, each encoded once."""
     prompt, image_id = prompt_of(processor), processor.image_token_id
     whole = [[prompt.ids(row.question, 1, image_id) for row in picture.rows] for picture in pictures]
     cut = whole[0][0].index(image_id)
