@@ -41,15 +41,15 @@ def main(out: Path, seeds: int, quick: bool, only: str | None, processes: int) -
     """Train what is missing in OUT, measure its cost, and keep the results."""
     out = out.absolute()
     size = QUICK if quick else Size()
-    cells = ordered(1 if quick else seeds, last_point=1 if quick else 2)
+    cells = ordered(1 if quick else seeds, size, last_point=1 if quick else 2)
     if only in (None, "cells"):
         rows = draw_world(out, size)
         train_missing(cells, rows, out / "cells", size, processes)
 
 
-def ordered(seeds: int, *, last_point: int = 2) -> list[Cell]:
+def ordered(seeds: int, size: Size, *, last_point: int = 2) -> list[Cell]:
     """All cells, those first that are worth most: all of seed 0, then each point of the others."""
-    cells = [cell for seed in range(seeds) for cell in cells_of(seed) if cell.point <= last_point]
+    cells = [cell for seed in range(seeds) for cell in cells_of(seed, size) if cell.point <= last_point]
     return sorted(cells, key=lambda cell: (cell.seed > 0, cell.point > 1 and cell.seed > 0, cell.seed))
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from paper_compute import step_flops
 from paper_samplers import Sampling
-from paper_world import FINEST, SCALES
+from paper_world import FINEST, SCALES, Size
 
 Family = Literal["pool", "query", "haar"]
 FAMILIES: tuple[Family, ...] = ("pool", "query", "haar")
@@ -71,8 +72,15 @@ def specialist(scale: int, *, short: bool = False) -> str:
     return f"{'short' if short else 'specialist'}-{scale}"
 
 
-def cells_of(seed: int) -> Iterator[Cell]:
-    """Every cell of a seed. `short_share` is by how much specialists of equal total compute are cut short."""
+def equal_share(questions: int) -> float:
+    """Steps of a specialist, in parts of MQT's one model, at which all specialists together cost what that costs."""
+    alone = sum(step_flops("query", (scale,), questions) for scale in SCALES)
+    return step_flops("query", (_EVEN,), questions) / alone
+
+
+def cells_of(seed: int, size: Size) -> Iterator[Cell]:
+    """Every cell of a seed."""
+    share = equal_share(size.cell_questions)
     for family in FAMILIES:
         yield Cell("base", family, seed, point=0)
     yield Cell("nested", "pool", seed, 1, show=SCALES, labelled=True)
@@ -82,7 +90,7 @@ def cells_of(seed: int) -> Iterator[Cell]:
         for family in ("pool", "query"):
             yield Cell(specialist(scale), family, seed, 1, show=(scale,), scales=(scale,))
     for scale in SCALES:
-        yield Cell(specialist(scale, short=True), "query", seed, 1, show=(scale,), scales=(scale,), compute=short_share)
+        yield Cell(specialist(scale, short=True), "query", seed, 1, show=(scale,), scales=(scale,), compute=share)
     yield Cell("sandwich", "query", seed, 2, show=(FINEST, 1, _BETWEEN), scales=PREFIXES)
     yield Cell("drawn", "pool", seed, 2, show=(_ONE_OF_ALL,))
     for sampling in ("spatial", "sequential"):

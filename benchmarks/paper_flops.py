@@ -7,6 +7,7 @@ positions of the prompt, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +38,16 @@ def prefill_flops(config: Any, size_px: int, num_visual_tokens: int, text_tokens
     )
 
 
-def training_flops(config: Any, size_px: int, scales: list[int], text_tokens: int, *, frozen_tower: bool) -> float:
-    """Of one picture in one step: a backward pass costs two forward ones; the tower reads the picture once."""
+def training_flops(
+    config: Any, size_px: int, scales: Sequence[int], *, text_tokens: int, answer_tokens: int, frozen_tower: bool
+) -> float:
+    """Of one picture in one step, at every one of `scales`, with all of its questions behind it.
+
+    A backward pass costs two forward ones. The tower reads the picture once, and a frozen one needs no backward pass.
+    """
     tower = prefill_flops(config, size_px, scales[0], 0).tower * (1 if frozen_tower else 3)
     seen = sum(
-        connector_flops(config, m) + decoder_flops(config.text_config, m + text_tokens, logits=text_tokens)
+        connector_flops(config, m) + decoder_flops(config.text_config, m + text_tokens, logits=answer_tokens)
         for m in scales
     )
     return tower + 3 * seen

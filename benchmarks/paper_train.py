@@ -48,7 +48,7 @@ def run_cell(cell: Cell, rows: Path, cells: Path, size: Size) -> Path:
         asked = _ask(model, processor, sweep)
         _write_scores(asked, folder, cell)
         facts = {
-            "cell": cell.key, "family": cell.family, "name": cell.name, "seed": cell.seed, "scales": list(cell.scales),
+            "key": cell.key, "scales": list(cell.scales),
             "steps": cell_steps(cell, size), "losses": losses, "train_core_seconds": trained - used,
             "ask_core_seconds": _core_seconds() - trained, "seconds": time.perf_counter() - began,
         }  # fmt: skip

@@ -37,8 +37,12 @@ _TASK_WEIGHTS = {
     "number": 2.0, "letter": 1.0,
 }  # fmt: skip
 _TAG_WEIGHTS = {"shape": 4.0, "character": 3.0}
+# What of a model's configuration says which connector it is.
+CONNECTOR = {"connector", "connector_positions", "num_queries", "num_heads", "value_mlp", "query_start"}
 # Two layers learn the look-ups nearly as well as the demo's three, in two thirds of the time.
 _SMALLER = ("text", {"num_hidden_layers": 2})
+# Of a question with its answer, and of the answer with what ends it: means over the rows (a test counts them).
+QUESTION_TOKENS, ANSWER_TOKENS = 12.5, 2.2
 # The pictures are the same for every seed, so that differences between cells are paired by picture.
 _WORLD_SEED = 0
 
@@ -57,7 +61,7 @@ class Size:
 
     pictures: SceneCounts = SceneCounts(train=6000, val=300, test=300)
     patch_steps: int = 500
-    base_steps: int = 500
+    base_steps: int = 700
     exchange_steps: int = 150
     cell_steps: int = 120
     cell_rate: float = 0.5
@@ -120,19 +124,23 @@ def exchanged_config(family: str, base: Path, rows: Path, seed: int, size: Size)
     (reference/feasibility.md, part 2).
     """
     config = _config(family, rows, seed, size)
-    keys = {"connector", "connector_positions", "num_heads", "value_mlp", "query_start"}
-    told = config.model.model_dump(include=keys) | {"num_queries": FINEST}
+    told = config.model.model_dump(include=CONNECTOR)
     stages = (_answers(size.exchange_steps, size),)
     return config.model_copy(update={"model": ModelConfig(start=base, **told), "stages": stages})
 
 
 def _config(family: str, rows: Path, seed: int, size: Size) -> TrainConfig:
-    config = scenes_config(family, rows=rows, seed=seed)
-    image = config.model.image.model_copy(update={"size_px": SIZE_PX})
-    model = config.model.model_copy(update={"image": image, "grid_side": GRID_SIDE})
+    config = scenes_config(family, rows=rows, seed=seed)  # type: ignore[arg-type]
+    return config.model_copy(update={"model": model_of(config.model, size), "scales": SCALES})
+
+
+def model_of(demo: ModelConfig, size: Size) -> ModelConfig:
+    """The demo's model of any family, on the smaller pictures."""
+    image = demo.image.model_copy(update={"size_px": SIZE_PX})
+    model = demo.model_copy(update={"image": image, "grid_side": GRID_SIDE, "num_queries": FINEST})
     for part, told in (_SMALLER, *size.overrides):
         model = model.model_copy(update={part: {**getattr(model, part), **told}})
-    return config.model_copy(update={"model": model, "scales": SCALES})
+    return model
 
 
 def _answers(steps: int, size: Size) -> StageConfig:
