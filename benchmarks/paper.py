@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import click
-import machine  # noqa: F401 - this folder goes behind the packages, one of which is called router
+from machine import keep
 from paper_cells import Cell, cells_of
 from paper_train import CELL, run_cell
 from paper_world import Size, draw_world

@@ -69,6 +69,17 @@ def oracle_figures(asked: list[Asked]) -> OracleFigures:
     )  # fmt: skip
 
 
+def sober_choices(asked: list[Asked]) -> list[NDArray[np.integer]]:
+    """For each seed the scale of each row, (n,), that the other seeds found best: its own luck has no say."""
+    scores = np.stack([one.scores for one in asked])  # (s, n, K)
+    return [np.delete(scores, seed, axis=0).mean(axis=0).argmax(axis=1) for seed in range(len(asked))]
+
+
+def mix_of(scores: Floats, choice: NDArray[np.integer], cost: Floats) -> float:
+    """What mixing two fixed scales reaches at the mean cost of a choice."""
+    return float(best_mix(cost, scores.mean(axis=0), cost[choice].mean()))
+
+
 def needs(asked: list[Asked]) -> list[dict[str, Any]]:
     """Which granularity each kind of question needs: a row is right where most seeds are."""
     return [asdict(kind) for kind in granularity(seeds_table(asked))]
