@@ -13,19 +13,28 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: every cell has one thread
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import click
-from machine import keep
-from paper_cells import Cell, cells_of
-from paper_train import CELL, run_cell
+from machine import RESULTS, keep
+from paper_cells import Cell, Family, cells_of, nested
+from paper_cost import measure, of_their_size
+from paper_gallery import draw_gallery
+from paper_plots import draw
+from paper_results import results
+from paper_train import CELL, RUN, of_splits, run_cell
 from paper_world import Size, draw_world
 
+from export.runtime.artefact import write_json
+from export.runtime.errors import MvlmError
 from mvlm_core.scene_rows import SceneCounts
 
+COSTS = "costs.json"
 QUICK = Size(
     pictures=SceneCounts(train=600, val=60, test=60), patch_steps=60, base_steps=60, exchange_steps=20, cell_steps=20
 )
@@ -42,9 +51,45 @@ def main(out: Path, seeds: int, quick: bool, only: str | None, processes: int) -
     out = out.absolute()
     size = QUICK if quick else Size()
     cells = ordered(1 if quick else seeds, size, last_point=1 if quick else 2)
+    rows, folder = draw_world(out, size), out / "cells"
     if only in (None, "cells"):
-        rows = draw_world(out, size)
-        train_missing(cells, rows, out / "cells", size, processes)
+        train_missing(cells, rows, folder, size, processes)
+    if only in (None, "cost"):
+        write_json(out / COSTS, measure_costs(cells, folder))
+    if only in (None, "results"):
+        show(cells, rows, out, size, quick=quick)
+
+
+def measure_costs(cells: Sequence[Cell], folder: Path) -> dict[str, Any]:
+    """Of the first seed's one model of each family. Raises `MvlmError` while there is none."""
+    models = first_models(cells, folder)
+    if not models:
+        raise MvlmError(f"{folder} holds no trained model yet: run this with --only cells first")
+    return {"models": [measure(run, family) for family, run in models.items()], "their_size": of_their_size()}
+
+
+def first_models(cells: Sequence[Cell], folder: Path) -> dict[Family, Path]:
+    """Each family's own one model of the first seed that has it."""
+    found: dict[Family, Path] = {}
+    for cell in cells:
+        if cell.name == nested(cell.family) and (folder / cell.key / CELL).is_file():
+            found.setdefault(cell.family, folder / cell.key / RUN)
+    return found
+
+
+def show(cells: Sequence[Cell], rows: Path, out: Path, size: Size, *, quick: bool) -> None:
+    """Write what is there: JSON, plots, the gallery and the summary; of a rehearsal into OUT alone."""
+    told = results(cells, out / "cells", size)
+    costs = json.loads((out / COSTS).read_text()) if (out / COSTS).is_file() else None
+    folder = out / "results" if quick else RESULTS
+    folder.mkdir(exist_ok=True)
+    if quick:
+        write_json(folder / "paper.json", told | {"costs": costs})
+    else:
+        keep("paper", "python benchmarks/paper.py", costs=costs, **told)
+    test = of_splits(rows, ("test",))
+    drawn = [*draw(told, costs, folder), *draw_gallery(first_models(cells, out / "cells"), test, rows, folder)]
+    click.echo("\n".join([*told["summary"], f"{folder / 'paper.json'}, and {len(drawn)} pictures beside it"]))
 
 
 def ordered(seeds: int, size: Size, *, last_point: int = 2) -> list[Cell]:

@@ -1,4 +1,4 @@
-"""What the papers found, held against the cells: each claim with both figures, and a verdict that the intervals decide."""
+"""What the papers found, held against the cells: both figures, and a verdict that the intervals decide."""
 
 from __future__ import annotations
 
@@ -93,6 +93,11 @@ def over_specialists(
         for s in seeds
     ]
     return estimate(per_seed, first.groups[rows])
+
+
+def nested_cells(found: Found, family: Family) -> list[Asked]:
+    """A family's own one model, at the scales that all families have."""
+    return [asked.on(SCALES) for asked in found.of(family, nested(family))]
 
 
 def claims(found: Found) -> list[Claim]:
@@ -191,8 +196,9 @@ def _sampling(found: Found) -> Iterator[Claim | None]:
 
 def _oracle(found: Found) -> Iterator[Claim | None]:
     gap = float((theirs.M3_ORACLE - theirs.M3_NESTED.max(axis=0)).mean()) / 100
-    for family in ("pool", "query"):
-        asked = found.of(family, nested(family))
+    families: tuple[Family, ...] = ("pool", "query")
+    for family in families:
+        asked = nested_cells(found, family)
         if not asked:
             continue
         groups, cost = asked[0].groups, np.array(asked[0].cell.scales, float)

@@ -24,9 +24,10 @@ _DRAWN = 1000
 @lru_cache
 def family_config(family: str) -> MvlmConfig:
     """The benchmark's model of a family, as it is built from nothing."""
-    told = model_of(scenes_config(family, rows=Path(), seed=0).model, Size())  # type: ignore[arg-type]
+    told = model_of(scenes_config(family, rows=Path(), seed=0).model, Size())
     return MvlmConfig(
-        vision_config=vision_config(told.vision or {}), text_config=text_config(told.text or {}, vocab_size=_VOCABULARY),
+        vision_config=vision_config(told.vision or {}),
+        text_config=text_config(told.text or {}, vocab_size=_VOCABULARY),
         grid_side=GRID_SIDE, **told.model_dump(include=CONNECTOR),
     )  # fmt: skip
 

@@ -14,7 +14,6 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 
-
 @dataclass(frozen=True)
 class Flops:
     """Of one picture and one question, read once: the prefill."""

@@ -5,6 +5,7 @@ Letters: n rows, s seeds, K scales.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -82,7 +83,8 @@ def mix_of(scores: Floats, choice: NDArray[np.integer], cost: Floats) -> float:
 
 def needs(asked: list[Asked]) -> list[dict[str, Any]]:
     """Which granularity each kind of question needs: a row is right where most seeds are."""
-    return [asdict(kind) for kind in granularity(seeds_table(asked))]
+    kinds = [asdict(kind) for kind in granularity(seeds_table(asked))]
+    return [kind | {"mean_need": None if math.isnan(kind["mean_need"]) else kind["mean_need"]} for kind in kinds]
 
 
 def router_share(asked: list[Asked], labelled: list[Labelled]) -> list[dict[str, Any]]:

@@ -45,9 +45,8 @@ def sample_patches(model: MvlmForConditionalGeneration, sampling: Sampling) -> N
     assert isinstance(pooling, PoolConnector)
     table = pooling.positions.table if hasattr(pooling.positions, "table") else None
     first, last = pooling.mlp[0], pooling.mlp[2]
-    assert isinstance(first, torch.nn.Linear) and isinstance(last, torch.nn.Linear)
-    other = _CONNECTORS[sampling](
-        pooling.grid_side, first.in_features, last.out_features, positions=table is not None
-    )
+    assert isinstance(first, torch.nn.Linear)
+    assert isinstance(last, torch.nn.Linear)
+    other = _CONNECTORS[sampling](pooling.grid_side, first.in_features, last.out_features, positions=table is not None)
     other.load_state_dict(pooling.state_dict())
     model.connector = other

@@ -5,7 +5,7 @@ Letters: s seeds, n test rows, K scales.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,11 @@ class Asked:
         """Scores at one scale, (n,)."""
         return self.scores[:, self.cell.scales.index(scale)]
 
+    def on(self, scales: tuple[int, ...]) -> Asked:
+        """The same at some of its scales."""
+        columns = np.stack([self.at(m) for m in scales], axis=1)  # (n, K)
+        return replace(self, cell=replace(self.cell, scales=scales), scores=columns)
+
     def rows_of(self, kind: str) -> NDArray[np.bool_]:
         """The rows of one kind of question; of `all`, and of the kinds that are `flat` or `steep`."""
         several = {"flat": FLAT_KINDS, "steep": STEEP_KINDS}
@@ -68,11 +73,12 @@ def read_asked(folder: Path, cell: Cell) -> Asked:
     return Asked(cell, facts, stored["scores"][test].astype(np.float64), **columns)
 
 
-def read_labelled(folder: Path) -> Labelled:
-    """All rows of a finished cell that was labelled."""
+def read_labelled(folder: Path, scales: tuple[int, ...]) -> Labelled:
+    """All rows of a finished cell that was labelled, at some of its scales."""
     stored, seen = (np.load(folder / name, allow_pickle=False) for name in (SCORES, LABELS))
     names = (stored[name] for name in ("id", "group", "task", "split"))
-    return Labelled(*names, stored["scores"], seen["margins"], seen["image"], seen["question"])
+    at = np.searchsorted(stored["scales"], scales)
+    return Labelled(*names, stored["scores"][:, at], seen["margins"][:, at], seen["image"], seen["question"])
 
 
 @dataclass(frozen=True)

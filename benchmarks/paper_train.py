@@ -6,6 +6,7 @@ import resource
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from paper_cells import Cell
+from paper_memory import remembering
 from paper_samplers import sample_patches
 from paper_world import Size, answer_stage, base_config, exchanged_config
 
@@ -87,7 +89,9 @@ def _learned(
             cell.name, cell_steps(cell, size), cell.show, pictures=size.pictures_a_step,
             questions=size.cell_questions, frozen=cell.frozen, rate=size.cell_rate,
         )  # fmt: skip
-        losses = _train_stage(model, processor, config, stage, folder / "trainer")
+        same_tower = "vision_tower" in cell.frozen
+        with remembering(model) if same_tower else nullcontext():
+            losses = _train_stage(model, processor, config, stage, folder / "trainer")
     if cell.kept:
         model.save_pretrained(folder / RUN)
         processor.save_pretrained(folder / RUN)
@@ -99,7 +103,7 @@ def _train_stage(
 ) -> list[float]:
     """One stage as `mvlm train` runs it, on a model at hand; the mean loss of each tenth."""
     # Cells of one seed see the same pictures in the same order.
-    plan = Plan(_of_splits(config.rows, ("train",)), config.scales, stage, seed=config.seed)
+    plan = Plan(of_splits(config.rows, ("train",)), config.scales, stage, seed=config.seed)
     tags = PatchTags(config.rows, processor, stage.tag_weights, total=stage.patch_loss_weight)
     freeze(model, stage.frozen)
     trainer = StageTrainer(
@@ -119,7 +123,7 @@ def _data(rows: Path) -> list[Group]:
     return group_rows(single_questions(read_rows(rows)))
 
 
-def _of_splits(rows: Path, splits: Sequence[str]) -> list[Group]:
+def of_splits(rows: Path, splits: Sequence[str]) -> list[Group]:
     return [picture for picture in _data(rows) if picture.rows[0].split in splits]
 
 
@@ -127,7 +131,7 @@ def _ask(
     model: MvlmForConditionalGeneration, processor: MvlmProcessor, sweep: Sweep
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The sweep's lines for every question of some splits."""
-    pictures = _of_splits(sweep.rows, sweep.splits)
+    pictures = of_splits(sweep.rows, sweep.splits)
     labels, features = [], []
     for start in range(0, len(pictures), sweep.pictures_per_part):
         part = pictures[start : start + sweep.pictures_per_part]
@@ -149,7 +153,7 @@ def _write_scores(asked: tuple[list[dict[str, Any]], list[dict[str, Any]]], fold
     if cell.labelled:
         seen = {name: np.array([line[name] for line in features], np.float32) for name in ("image", "question")}
         margins = np.array([line["margin"] for line in labels], np.float32).reshape(-1, k)
-        np.savez_compressed(folder / LABELS, margins=margins, **seen)  # type: ignore[arg-type]
+        np.savez_compressed(folder / LABELS, margins=margins, **seen)
 
 
 def _core_seconds() -> float:
