@@ -19,7 +19,7 @@ from paper_world import GRID_SIDE, SCALES, SIZE_PX
 from PIL import Image
 from torch import Tensor
 
-from mvlm_core.connectors import QueryConnector
+from mvlm_core.connectors import Connector, QueryConnector
 from mvlm_core.dataset import Group
 from mvlm_core.label import Sweep, sweep_pictures
 from mvlm_core.model import MvlmForConditionalGeneration
@@ -67,7 +67,7 @@ def _save(figure: Figure, file: Path) -> Path:
 def _ladder(
     model: MvlmForConditionalGeneration, processor: MvlmProcessor, pictures: Sequence[Group], sweep: Sweep
 ) -> Figure:
-    """Each picture as it is, then at every scale: its cells in their mean colour, the words they say, the answers."""
+    """Each picture as it is, then as every scale has it, with the answers."""
     labels, _ = sweep_pictures(model, processor, pictures, sweep)
     answers = {(line["id"], line["num_visual_tokens"]): (line["prediction"], line["score"]) for line in labels}
     room = 0.13 + 0.082 * len(_ASKED)  # for the questions under each row, in heights of a picture
@@ -82,7 +82,7 @@ def _ladder(
         asked = _one_of_each(picture)
         row[0].imshow(pixels)
         for place, question in enumerate(asked):
-            row[0].text(0, _line(place), str(question.turns[0].content[-1]), transform=row[0].transAxes, fontsize=7,
+            row[0].text(0, _line(place), str(question.turns[0].content[-1]), transform=row[0].transAxes, fontsize=6.2,
                         va="center")  # fmt: skip
         values, _ = _values(model, processor, picture)
         for axes, m in zip(row[1:], SCALES, strict=True):
@@ -97,33 +97,42 @@ def _mosaic(
     axes: Axes, model: MvlmForConditionalGeneration, processor: MvlmProcessor, pixels: NDArray[np.uint8],
     values: Tensor, m: int,
 ) -> None:  # fmt: skip
-    """Pooled cells in their mean colour; of a query connector, the patches as brightly as the first m look at them."""
-    if isinstance(model.connector, QueryConnector):
-        seen = model.connector.attention(m).mean(dim=0).amax(dim=0).reshape(GRID_SIDE, GRID_SIDE).numpy()
-        light = np.kron(seen / seen.max(), np.ones((SIZE_PX // GRID_SIDE,) * 2))[..., None]
-        axes.imshow((255 - (255 - pixels * 1.0) * light).astype(np.uint8))
-        return
+    """Every patch in the mean colour of what the tokens that look at it see, and the word nearest to each token."""
+    size = SIZE_PX // GRID_SIDE
+    looks = gathering(model.connector, m)  # (m, P)
+    patches = pixels.reshape(GRID_SIDE, size, GRID_SIDE, size, 3).mean(axis=(1, 3)).reshape(-1, 3)  # (P, 3)
+    seen = (looks / looks.sum(axis=0)).T @ (looks @ patches)  # (P, 3)
+    axes.imshow(np.kron(seen.reshape(GRID_SIDE, GRID_SIDE, 3), np.ones((size, size, 1))).astype(np.uint8))
+    middles = (np.stack(np.divmod(np.arange(GRID_SIDE**2), GRID_SIDE), axis=1) + 0.5) * size - 0.5  # (P, 2)
+    for word, (y, x) in zip(_words(model, processor, values, m), looks @ middles, strict=True):
+        dark = seen[int(y) // size * GRID_SIDE + int(x) // size].mean() < 110
+        axes.text(x, y, word, ha="center", va="center", color="white" if dark else "black",
+                  fontsize=max(4.2, 10 - 0.8 * np.log2(m)))  # fmt: skip
+
+
+def gathering(connector: Connector, m: int) -> NDArray[np.float32]:
+    """How much each of m tokens takes of each patch, (m, P): a query's attention, or the averages of its cell.
+
+    The first m tokens of haar hold what those averages hold, so they are shown as them.
+    """
+    if isinstance(connector, QueryConnector):
+        return connector.attention(m).mean(dim=0).detach().numpy()
     side = round(m**0.5)
-    size = SIZE_PX // side
-    cells = pixels.reshape(side, size, side, size, 3).mean(axis=(1, 3))
-    axes.imshow(np.kron(cells, np.ones((size, size, 1))).astype(np.uint8))
-    words = _words(model, processor, values, side)
-    for place, word in enumerate(words):
-        y, x = divmod(place, side)
-        dark = cells[y, x].mean() < 110
-        axes.text((x + 0.5) * size - 0.5, (y + 0.5) * size - 0.5, word, ha="center", va="center",
-                  color="white" if dark else "black", fontsize=max(4.2, 10 - 1.6 * np.log2(side) ** 1.3))  # fmt: skip
-
-
-def _words(model: MvlmForConditionalGeneration, processor: MvlmProcessor, values: Tensor, side: int) -> list[str]:
-    """For each of side x side cells, the word whose embedding its mean patch is nearest to; "" below nothing's zero."""
-    words = model.connector.words(values)[0]  # (P, D)
     step = GRID_SIDE // side
-    cells = words.unflatten(0, (side, step, side, step)).mean(dim=(1, 3)).flatten(0, 1)  # (side², D)
+    cell = np.kron(np.arange(m).reshape(side, side), np.ones((step, step), int)).reshape(-1)  # (P,)
+    return (cell == np.arange(m)[:, None]).astype(np.float32) / step**2
+
+
+def _words(model: MvlmForConditionalGeneration, processor: MvlmProcessor, values: Tensor, m: int) -> list[str]:
+    """For each token the word whose embedding it is nearest to; none where all are farther than nothing's zero."""
+    connector = model.connector
+    if isinstance(connector, QueryConnector):
+        tokens = connector.tokens(values, m)[0]  # (m, D)
+    else:
+        tokens = torch.from_numpy(gathering(connector, m)) @ connector.words(values)[0]
     known = [word for group in _SAID for word in TAG_WORDS[group]]
     ids = [processor.tokenizer.encode(f" {word}", add_special_tokens=False)[-1] for word in known]
-    score = cells @ model.embedding_table[ids].T  # (side², W)
-    best = score.max(dim=1)
+    best = (tokens @ model.embedding_table[ids].T).max(dim=1)
     return [known[i] if s > 0 else "" for i, s in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 
 

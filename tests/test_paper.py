@@ -21,7 +21,7 @@ from paper_claims import MARGIN, Claim, Found, claims, difference, over_speciali
 from paper_compute import family_config, step_flops  # noqa: E402
 from paper_cost import of_their_size  # noqa: E402
 from paper_flops import clip_flops, connector_flops, decoder_flops, prefill_flops, resnet_flops  # noqa: E402
-from paper_gallery import relevance, telling  # noqa: E402
+from paper_gallery import gathering, relevance, telling  # noqa: E402
 from paper_memory import TowerMemory, remembering  # noqa: E402
 from paper_oracle import needs, oracle_figures, seeds_table  # noqa: E402
 from paper_plots import draw  # noqa: E402
@@ -33,6 +33,7 @@ from paper_world import ANSWER_TOKENS, FINEST, KINDS, QUESTION_TOKENS, SCALES, S
 from tiny import tiny_model  # noqa: E402
 
 from export.runtime.errors import MvlmError  # noqa: E402
+from mvlm_core.connectors import start_pyramid  # noqa: E402
 from mvlm_core.model import build_connector  # noqa: E402
 from mvlm_core.runs import load_run  # noqa: E402
 from mvlm_core.scene_rows import SceneCounts  # noqa: E402
@@ -209,6 +210,7 @@ def test_a_cell_ends_whole_and_a_second_run_leaves_it_alone(world, some_cells, f
     assert before == {file: file.stat().st_mtime_ns for file in finished.rglob("*.json")}
 
 
+@pytest.mark.slow
 def test_a_cell_that_was_cut_short_is_trained_again_and_ends_the_same(world, some_cells, finished, tmp_path):
     cell = next(cell for cell in some_cells if cell.name == specialist(4) and cell.family == "pool")
     (tmp_path / cell.start_key).symlink_to(finished / cell.start_key)
@@ -437,3 +439,16 @@ def test_one_models_costs_are_measured_by_part(finished, some_cells):
     assert all(len(model[unit][part]) == len(SCALES) for unit in ("gflops", "ms") for part in model[unit])
     assert all(value > 0 for values in model["ms"].values() for value in values)
     assert model["gflops"]["decoder"] == sorted(model["gflops"]["decoder"])
+
+
+@pytest.mark.parametrize("family", ["pool", "haar", "query"])
+@pytest.mark.parametrize("m", SCALES)
+def test_the_gallery_shows_what_the_tokens_take(family, m):
+    connector = build_connector(family_config(family))
+    if family == "query":
+        start_pyramid(connector)
+    looks = gathering(connector, m)
+    assert np.allclose(looks.sum(axis=1), 1)
+    if family == "pool":
+        values = torch.randn(1, 64, 5)
+        assert torch.allclose(connector.tokens(values, m)[0], torch.from_numpy(looks) @ values[0], atol=1e-5)
