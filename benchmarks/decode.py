@@ -10,19 +10,17 @@ With the first size it also times a whole export and what a bundle takes to load
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from decode_clock import ms, read_gb_s, settle, within
 from decode_llama import LlamaCpp
 from decode_others import (
     GenAi,
@@ -40,10 +38,10 @@ from machine import keep
 # Visual tokens of the two prompts, tokens written behind the second, and how many of these are not timed.
 SCALES = (576, 36)
 STEPS, WARM_STEPS = 24, 2
-_READ_MIB = 512
-# What is waited for at most: a peer's files and its opening, a turn, a child process, threads that fall asleep.
-_OPEN_S, _TURN_S, _CHILD_S, _SETTLE_S = 150, 60, 180, 2.0
-_ASLEEP, _WATCH_S = 0.05, 0.05
+# What is waited for at most: a peer's files and its opening, a turn, a child process.
+_OPEN_S, _TURN_S, _CHILD_S = 150, 60, 180
+# Whose turn takes longer than this takes one only: the others' medians want the time.
+_SLOW_S = 5
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,7 @@ class Entry:
     write_s: float
     open_s: float
     times: dict[str, list[float]] = field(default_factory=dict)
+    turn_s: float = 0.0
 
 
 class Run:
@@ -104,8 +103,8 @@ class Run:
         for name in names:
             peer: Peer = PEERS[name](self.folder, self.size, self.threads)
             try:
-                with _within(_OPEN_S):
-                    write_s, open_s = (_ms(call) / 1000 for call in (lambda peer=peer: peer.write(model), peer.open))
+                with within(_OPEN_S):
+                    write_s, open_s = (ms(call) / 1000 for call in (lambda peer=peer: peer.write(model), peer.open))
             except Exception as error:  # a peer that is not there, or cannot, must not end the others' run
                 self.leave_out(name, error)
                 continue
@@ -114,18 +113,20 @@ class Run:
 
     def rounds(self, most: int) -> int:
         """Let everybody take turns, up to `most` times, or as often as the time allows; at least once."""
-        self.bandwidth.append(_read_gb_s(self.threads))
+        self.bandwidth.append(read_gb_s(self.threads))
         for done in range(most):
             started = time.monotonic()
             for name, entry in list(self.entries.items()):
-                _settle()
+                if entry.turn_s > _SLOW_S:
+                    continue
+                settle()
                 try:
-                    with _within(_TURN_S):
-                        _turn(entry)
+                    with within(_TURN_S):
+                        entry.turn_s = ms(lambda entry=entry: _turn(entry)) / 1000
                 except Exception as error:
                     self.leave_out(name, error)
                     del self.entries[name]
-            self.bandwidth.append(_read_gb_s(self.threads))
+            self.bandwidth.append(read_gb_s(self.threads))
             took = time.monotonic() - started
             self.say(f"round {done + 1}: {took:.0f} s")
             if time.monotonic() - self.started + took > self.limit_s:
@@ -137,8 +138,8 @@ class Run:
         limit = max(self.bandwidth)
         by_peer = {}
         for name, entry in self.entries.items():
-            self.say(f"memory of {name}")
             by_peer[name] = _facts(entry, limit) | {"memory_mib": self.child("peer", name)}
+        self.say("memory of each peer is measured")
         scales = self.memory_of_scales() if "own int4" in self.entries else None
         read = {"best": limit, "median": float(np.median(self.bandwidth))}
         return {
@@ -201,68 +202,23 @@ def main(
 def _turn(entry: Entry) -> None:
     """One turn of a peer: the long prompt, the short one, and tokens behind it; milliseconds are added."""
     for m in SCALES:
-        took = _ms(lambda m=m: entry.peer.prefill(m + TEXT_TOKENS))
+        took = ms(lambda m=m: entry.peer.prefill(m + TEXT_TOKENS))
         entry.times.setdefault(f"prefill_{m}", []).append(took)
-    steps = [_ms(entry.peer.step) for _ in range(STEPS)]
+    steps = [ms(entry.peer.step) for _ in range(STEPS)]
     entry.times.setdefault("step", []).extend(steps[WARM_STEPS:])
 
 
-def _facts(entry: Entry, read_gb_s: float) -> dict[str, Any]:
+def _facts(entry: Entry, gb_s: float) -> dict[str, Any]:
     facts: dict[str, Any] = {
         key: {"best_ms": min(values), "median_ms": float(np.median(values))} for key, values in entry.times.items()
     }
-    limit = 1e9 * read_gb_s / entry.peer.bytes_a_token
+    limit = 1e9 * gb_s / entry.peer.bytes_a_token
     best, median = (1000 / facts["step"][key] for key in ("best_ms", "median_ms"))
     facts["tokens_s"] = {"best": best, "median": median, "limit": limit, "share_of_limit": best / limit}
     return facts | {
         "write_s": entry.write_s, "open_s": entry.open_s, "mb_a_token": entry.peer.bytes_a_token / 1e6,
         "about": entry.peer.about,
     }  # fmt: skip
-
-
-def _ms(call: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    call()
-    return 1000 * (time.perf_counter() - started)
-
-
-@contextmanager
-def _within(seconds: float) -> Iterator[None]:
-    """Raise `TimeoutError` in a block that takes longer, as soon as it comes back to Python."""
-
-    def late(number: int, frame: Any) -> None:
-        raise TimeoutError(f"took more than {seconds:.0f} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _settle() -> None:
-    """Wait until this process is idle: threads of whoever went before may go on waiting for work."""
-    until = time.monotonic() + _SETTLE_S
-    while time.monotonic() < until:
-        before = time.process_time()
-        time.sleep(_WATCH_S)
-        if time.process_time() - before < _ASLEEP * _WATCH_S:
-            return
-
-
-def _read_gb_s(threads: int) -> float:
-    """How fast memory is read: the best of a few sums of an array far larger than any cache, split among threads."""
-    import torch
-
-    _settle()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    data = torch.ones(_READ_MIB * 2**20 // 4)
-    best = min(_ms(lambda: data.sum()) for _ in range(5))
-    torch.set_num_threads(before)
-    return data.numel() * 4 / best / 1e6
 
 
 def _export(size: Size, threads: int) -> dict[str, float] | None:

@@ -60,7 +60,8 @@ def random_run(folder: Path, size: dict[str, Any]) -> None:
     )  # fmt: skip
     config.text_config.update(
         {"hidden_size": size["hidden"], "intermediate_size": size["feed_forward"], "vocab_size": size["vocabulary"],
-         "num_hidden_layers": size["layers"], "num_attention_heads": size["heads"], "head_dim": None,
+         "num_hidden_layers": size["layers"], "num_attention_heads": size["heads"],
+         "head_dim": size["hidden"] // size["heads"],
          "num_key_value_heads": size["kv_heads"], "tie_word_embeddings": size["tied"],
          "max_position_embeddings": 1024}
     )  # fmt: skip
