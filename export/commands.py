@@ -123,6 +123,6 @@ def _say_prefill(apart: bool, bundle: Path) -> None:
 
         prefill, decode = (weight_bytes(bundle / file) / 2**20 for file in ("prefill.onnx", "decoder.onnx"))
         click.echo(
-            f"prefill has a graph of its own: {prefill:.0f} MiB of weights in memory beside the {decode:.0f} MiB of"
+            f"prefill has a graph of its own: {prefill:.1f} MiB of weights in memory beside the {decode:.1f} MiB of"
             " decode, over one cache"
         )
