@@ -21,17 +21,15 @@ from .scales import nested_sides
 def nested_basis(grid_side: int) -> NDArray[np.float64]:
     """The whole change of basis (P, P): row i says what token i takes of each patch. It is invertible.
 
-    Row 1 is the mean of all patches. Behind it stand the cells of each finer grid of `nested_sides`: of every coarser
-    cell, row by row, the first part, then of every one the second, and so on. Of each the corner that looks away from
-    the middle of the picture is not told: what is only given away is harder to read, and there is least to see there.
+    Row 1 is the mean of all patches. Behind it stand the cells of each finer grid of `nested_sides`: first the first
+    part of every coarser cell, row by row, then the second of every one, and never the last.
     """
     rows = [np.full((grid_side, grid_side), grid_side**-2.0)]
     for coarse, fine in pairwise(nested_sides(grid_side)):
         size, parts = grid_side // fine, fine // coarse
-        for place in spread_out(parts)[1:]:
+        for down, across in spread_out(parts)[:-1]:
             for row, column in product(range(coarse), repeat=2):
-                top = (row * parts + _mirrored(place[0], row, parts, coarse)) * size
-                left = (column * parts + _mirrored(place[1], column, parts, coarse)) * size
+                top, left = (row * parts + down) * size, (column * parts + across) * size
                 cell = np.zeros((grid_side, grid_side))
                 cell[top : top + size, left : left + size] = size**-2.0
                 rows.append(cell)
@@ -51,8 +49,3 @@ def spread_out(side: int) -> list[tuple[int, int]]:
         nearest = np.minimum(nearest, far[order[-1]])
         nearest[order] = -1
     return [places[i] for i in order]
-
-
-def _mirrored(place: int, cell: int, parts: int, cells: int) -> int:
-    """A place along a cell's side, counted from its other end in the second half of the picture."""
-    return parts - 1 - place if 2 * cell + 1 > cells else place

@@ -75,12 +75,3 @@ def test_a_prefix_within_a_grid_is_spread_over_the_picture():
     assert sorted(spread_out(5)) == [(i, j) for i in range(5) for j in range(5)]
     halves = nested_basis(12)[9:18].sum(0).reshape(12, 12)  # of the 36 cells, the first of each coarser one
     assert (halves.reshape(3, 4, 3, 4).any(axis=(1, 3))).all()
-
-
-def test_of_each_cell_the_corner_away_from_the_middle_is_not_told():
-    told = nested_basis(12)[36:].any(axis=0).reshape(12, 12)
-    assert told.mean() == 3 / 4
-    assert not told[[0, 0, -1, -1], [0, -1, 0, -1]].any()
-    assert told[5:7, 5:7].all()
-    assert (told == told[::-1]).all()
-    assert (told == told.T).all()
