@@ -114,9 +114,10 @@ class Run:
     def rounds(self, most: int) -> int:
         """Let everybody take turns, up to `most` times, or as often as the time allows; at least once."""
         self.bandwidth.append(read_gb_s(self.threads))
-        for done in range(most):
+        for done in range(most if self.entries else 0):
             started = time.monotonic()
-            for name, entry in list(self.entries.items()):
+            turns = list(self.entries.items())
+            for name, entry in [*turns[done % len(turns) :], *turns[: done % len(turns)]]:  # somebody else first
                 if entry.turn_s > _SLOW_S:
                     continue
                 settle()
