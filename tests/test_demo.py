@@ -111,8 +111,8 @@ WRITES = {
 
 
 # The demo's own example is the rehearsal; those of checkpoints run in test_checkpoint_commands; `serve` runs on and on
-# (test_serve_commands), and `build` needs a bundle for TensorRT (test_device_commands).
-ELSEWHERE = {"data", "demo", "import", "export-checkpoint", "serve", "build"}
+# (test_serve_commands), `build` needs a bundle for TensorRT (test_device_commands), `eval` lmms-eval (test_lmms_eval).
+ELSEWHERE = {"data", "demo", "import", "export-checkpoint", "serve", "build", "eval"}
 
 
 @pytest.mark.parametrize("verb", ["data", "data scenes", "data check", *(v for v in VERBS if v not in ELSEWHERE)])

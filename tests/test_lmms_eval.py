@@ -215,6 +215,13 @@ def test_without_lmms_eval_the_message_says_how_to_install_it(mvlm, made, monkey
     assert 'pip install "mvlm[eval]" && pip install --no-deps lmms-eval==0.7.3' in done.output
 
 
+def test_an_installation_without_the_entry_point_is_to_be_made_again(mvlm, made, tmp_path, monkeypatch):
+    monkeypatch.setattr("mvlm_core.evaluation.runs.ENTRY_POINTS", "nobody.models")
+    done = mvlm("eval", made.run, "--scales", "9", "--tasks", "pope", "--out", tmp_path / "eval")
+    assert done.exit_code == 2
+    assert "installed before it had its plug-in for lmms-eval" in done.output
+
+
 def test_model_args():
     told = read_model_args({"run": 1, "scale": "auto", "batch_size": "4", "max_batch_size": None})
     assert (told.run, told.scale, told.batch_size) == (Path("1"), "auto", 4)

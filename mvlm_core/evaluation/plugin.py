@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-MODEL = "mvlm"
+MODEL, ENTRY_POINTS = "mvlm", "lmms_eval.models"
 _CLASSES = "mvlm_core.evaluation.lmms_model"
 
 

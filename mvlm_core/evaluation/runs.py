@@ -15,20 +15,22 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from export.runtime.artefact import describe, put_in_place, sha256_json, write_json
-from export.runtime.errors import CheckFailed
+from export.runtime.errors import CheckFailed, MvlmError
 
 from .benchmarks import Benchmark, Tasks
-from .plugin import MODEL
+from .plugin import ENTRY_POINTS, MODEL
 from .subject import Subject
 
 RUNS, LOG = "runs.yaml", "lmms_eval.log"
 _POLL_S = 0.5
+_MOST_SHOWN = 300
 # The last line of a traceback; the class of an error of our own says nothing to a person.
 _ERROR = re.compile(r"^(?:[\w.]*(?:MvlmError|CheckFailed): )?((?<=: ).+|[\w.]*(?:Error|Exception): .+)$", re.MULTILINE)
 
@@ -84,8 +86,9 @@ def command(config: str) -> list[str]:
 def evaluate(plan: Plan, out: Path, bar: Callable[[str, int], Callable[[int], None]]) -> Outcome:
     """Run what is not there yet, and put it all in place at `out`. `bar` opens one and is told of every run done.
 
-    Raises `CheckFailed` for a run without results, with what went wrong first.
+    Raises `CheckFailed` for a run without results, with what went wrong first; `MvlmError` without the plug-in.
     """
+    _require_plugin()
     parts = _parts(out, plan.key())
     runs = plan.runs()
     (parts / RUNS).write_text(yaml.safe_dump(runs, sort_keys=False), encoding="utf-8")
@@ -107,6 +110,12 @@ def evaluate(plan: Plan, out: Path, bar: Callable[[str, int], Callable[[int], No
     (parts / "key.json").unlink()
     put_in_place(parts, out.absolute())
     return outcome
+
+
+def _require_plugin() -> None:
+    """An entry point is written when a package is installed: one from before that has none."""
+    if MODEL not in entry_points(group=ENTRY_POINTS).names:
+        raise MvlmError("this mvlm was installed before it had its plug-in for lmms-eval: pip install it again")
 
 
 def _parts(out: Path, key: dict[str, Any]) -> Path:
@@ -142,7 +151,7 @@ def _first_error(log: Path) -> str:
     """What went wrong first: lmms-eval catches what a run raises, tells of it, and goes on with the next."""
     text = log.read_text(encoding="utf-8", errors="replace")
     found = _ERROR.search(text)
-    return found[1] if found else "lmms-eval does not say why"
+    return found[1][:_MOST_SHOWN] if found else "lmms-eval does not say why"
 
 
 def read_outcome(folder: Path, runs: Sequence[Mapping[str, Any]]) -> Outcome:
@@ -177,13 +186,7 @@ def _describe(folder: Path, plan: Plan, outcome: Outcome) -> None:
         "eval",
         subject=str(plan.subject.folder), subject_sha256=plan.subject.sha256, scales=list(plan.scales),
         benchmarks=[asdict(benchmark) for benchmark in plan.benchmarks], limit=plan.limit,
-        lmms_eval=_version(), runs_sha256=sha256_json(plan.runs()),
+        lmms_eval=version("lmms_eval"), runs_sha256=sha256_json(plan.runs()),
         scores=outcome.scores, mean_tokens=outcome.mean_tokens,
     )  # fmt: skip
     write_json(folder / "eval.json", facts)
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("lmms_eval")
