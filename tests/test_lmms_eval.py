@@ -74,7 +74,7 @@ def evaluated(made, tasks, tmp_path_factory) -> tuple[Path, str]:
     """A run at two scales and auto: where it lies, and what was said."""
     out = tmp_path_factory.mktemp("evaluated") / "eval"
     arguments = ["eval", made.run, "--scales", "1,144,auto", "--router", made.router, "--tasks", "rows,rows_choice",
-                 "--include-path", tasks, "--out", out]  # fmt: skip
+                 "--include-path", tasks, "--model-args", "batch_size=2", "--out", out]  # fmt: skip
     done = CliRunner().invoke(main, list(map(str, arguments)))
     assert done.exit_code == 0, done.output
     return out, done.output
@@ -176,6 +176,8 @@ def test_print_shows_the_runs_and_what_each_benchmark_needs(mvlm, made, tmp_path
             "model_args knows no 'bach_size': did you mean batch_size?",
         ),
         (["--tasks", "pope", "--model-args", "batch_size"], "is not key=value"),
+        (["--tasks", "pope", "--model-args", "batch_size=0"], "batch_size: Input should be greater than or equal to 1"),
+        (["--tasks", "pope", "--model-args", "scale=1"], "--model-args names scale, which other options say"),
         (["--tasks", "pope", "--model-args", "provider=cuda"], "provider is for a bundle, and a run is named"),
     ],
 )

@@ -58,7 +58,7 @@ class Plan:
         folder = f"scale_{scale}" + ("_likelihood" if simple else "")
         run: dict[str, Any] = {
             "model": MODEL, "model_args": self.subject.model_args(scale, f"{folder}/answers.jsonl"),
-            "tasks": ",".join(tasks), "batch_size": 1, "output_path": folder, "log_samples": True,
+            "tasks": ",".join(tasks), "batch_size": self.subject.batch_size, "output_path": folder, "log_samples": True,
             "force_simple": simple,
         }  # fmt: skip
         told = {"include_path": [str(folder.absolute()) for folder in self.include] or None, "limit": self.limit,

@@ -13,6 +13,8 @@ from export.runtime.errors import MvlmError
 from ..scales import parse_scales, require_scales
 from .model_args import read_model_args
 
+_SAID_ELSEWHERE = {"run", "bundle", "scale", "router", "answers"}
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -29,8 +31,14 @@ class Subject:
         return ",".join(f"{key}={value}" for key, value in told.items())
 
     def told(self, scale: str) -> dict[str, Any]:
-        options = {key: value for key, value in self.options.items() if key != "router" or scale == "auto"}
+        left_out = {"batch_size"} | ({"router"} if scale != "auto" else set())
+        options = {key: value for key, value in self.options.items() if key not in left_out}
         return {"bundle" if self.is_bundle else "run": self.folder.absolute(), "scale": scale, **options}
+
+    @property
+    def batch_size(self) -> int:
+        """lmms-eval hands this to every model beside its own arguments."""
+        return int(self.options.get("batch_size", 1))
 
 
 def read_subject(folder: Path, scales: Sequence[str], router: Path | None, further: str) -> Subject:
@@ -43,7 +51,7 @@ def read_subject(folder: Path, scales: Sequence[str], router: Path | None, furth
     sha256 = (_check_bundle if is_bundle else _check_run)(folder, numbers, auto="auto" in scales, router=router)
     subject = Subject(folder, is_bundle, sha256, options)
     for scale in scales:
-        read_model_args(subject.told(scale))
+        read_model_args(subject.told(scale) | {"batch_size": options.get("batch_size", 1)})
         if "," in "".join(map(str, subject.told(scale).values())):
             raise MvlmError("a comma stands in a path or an option, and lmms-eval ends it there: name it otherwise")
     return subject
@@ -87,4 +95,7 @@ def _options(text: str) -> dict[str, str]:
     wrong = [key for key, equals, _ in pairs if not equals]
     if wrong:
         raise MvlmError(f"--model-args {wrong[0]!r} is not key=value, as in batch_size=8,device=cuda")
-    return {key: value for key, _, value in pairs}
+    options = {key: value for key, _, value in pairs}
+    if said := _SAID_ELSEWHERE & set(options):
+        raise MvlmError(f"--model-args names {', '.join(sorted(said))}, which other options say: leave it out")
+    return options
