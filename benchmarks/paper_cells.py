@@ -13,7 +13,7 @@ from paper_world import FINEST, SCALES, Size
 Family = Literal["pool", "query", "haar"]
 FAMILIES: tuple[Family, ...] = ("pool", "query", "haar")
 # MQT's second stage draws even numbers alone: beside each odd one stand the even ones next to it.
-ODD = (3, 33)
+ODD = (3, 5)
 PREFIXES = tuple(sorted({*SCALES, *ODD, *(m - 1 for m in ODD), *(m + 1 for m in ODD)}))
 _EVEN = {"first": 2, "last": FINEST, "step": 2}
 _BETWEEN = {"first": 2, "last": FINEST - 1, "spread": "log"}
@@ -82,7 +82,7 @@ def cells_of(seed: int, size: Size) -> Iterator[Cell]:
     """Every cell of a seed."""
     share = equal_share(size.cell_questions)
     for family in FAMILIES:
-        yield Cell("base", family, seed, point=0)
+        yield Cell("base", family, seed, point=0, scales=SCALES if family == "pool" else (FINEST,))
     yield Cell("nested", "pool", seed, 1, show=SCALES, labelled=True)
     yield Cell("uniform", "query", seed, 1, show=(_EVEN,), scales=PREFIXES)
     yield Cell("nested", "haar", seed, 1, show=SCALES)

@@ -88,7 +88,9 @@ def _nesting(results: dict[str, Any]) -> Figure:
         means.points(axes, family, alone, color=_GREYS[0], marker="s", label="one model for each, same steps")
         short = [f"short-{m}" for m in scales]
         means.points(axes, family, short, color=_GREYS[1], marker="x", label="one for each, equal compute in all")
-        means.line(axes, family, "base", color=_GREYS[2], linestyle=":", label="trained at the finest alone")
+        means.line(
+            axes, family, "base", color=_GREYS[2], linestyle=":", marker=".", label="trained at the finest alone"
+        )
         if family == "haar":
             means.line(axes, "pool", "nested", color=_COLOURS["pool"], linestyle="--", label="pool")
         titles = {"pool": "pool (M3)", "query": "query (MQT)", "haar": "haar (pool, nested by prefix)"}

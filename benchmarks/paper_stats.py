@@ -70,7 +70,9 @@ def read_asked(folder: Path, cell: Cell) -> Asked:
     test = stored["split"] == "test"
     names = {"tasks": "task", "groups": "group", "predictions": "predictions", "answers": "answer"}
     columns = {ours: stored[theirs][test] for ours, theirs in names.items()}
-    return Asked(cell, facts, stored["scores"][test].astype(np.float64), **columns)
+    at = np.searchsorted(stored["scales"], cell.scales)
+    columns["predictions"] = columns["predictions"][:, at]
+    return Asked(cell, facts, stored["scores"][test][:, at].astype(np.float64), **columns)
 
 
 def read_labelled(folder: Path, scales: tuple[int, ...]) -> Labelled:

@@ -66,7 +66,7 @@ class Size:
     patch_steps: int = 500
     base_steps: int = 700
     exchange_steps: int = 150
-    cell_steps: int = 100
+    cell_steps: int = 80
     cell_rate: float = 0.5
     pictures_a_step: int = 16
     questions: int = 8
