@@ -79,16 +79,16 @@ def first_models(cells: Sequence[Cell], folder: Path) -> dict[Family, Path]:
 
 def show(cells: Sequence[Cell], rows: Path, out: Path, size: Size, *, quick: bool) -> None:
     """Write what is there: JSON, plots, the gallery and the summary; of a rehearsal into OUT alone."""
-    told = results(cells, out / "cells", size)
     costs = json.loads((out / COSTS).read_text()) if (out / COSTS).is_file() else None
+    told = results(cells, out / "cells", size, costs)
     folder = out / "results" if quick else RESULTS
     folder.mkdir(exist_ok=True)
     if quick:
-        write_json(folder / "paper.json", told | {"costs": costs})
+        write_json(folder / "paper.json", told)
     else:
-        keep("paper", "python benchmarks/paper.py", costs=costs, **told)
+        keep("paper", "python benchmarks/paper.py", **told)
     test = of_splits(rows, ("test",))
-    drawn = [*draw(told, costs, folder), *draw_gallery(first_models(cells, out / "cells"), test, rows, folder)]
+    drawn = [*draw(told, folder), *draw_gallery(first_models(cells, out / "cells"), test, rows, folder)]
     click.echo("\n".join([*told["summary"], f"{folder / 'paper.json'}, and {len(drawn)} pictures beside it"]))
 
 
@@ -99,21 +99,32 @@ def ordered(seeds: int, size: Size, *, last_point: int = 2) -> list[Cell]:
 
 
 def train_missing(cells: Sequence[Cell], rows: Path, folder: Path, size: Size, processes: int) -> None:
-    """Train the cells that are not there, each when what it starts from is."""
+    """Train the cells that are not there, each when what it starts from is.
+
+    Raises `MvlmError` at the end that names the cells that broke; what starts from them is left out, the rest is done.
+    """
     waiting = [cell for cell in cells if not (folder / cell.key / CELL).is_file()]
     click.echo(f"{len(cells) - len(waiting)} of {len(cells)} cells are there")
     running: dict[Future[Path], Cell] = {}
+    broken: dict[str, str] = {}
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        while waiting or running:
+        while running or waiting:
             able = [c for c in waiting if c.start_key is None or (folder / c.start_key / CELL).is_file()]
+            if not running and not able:
+                break
             for cell in able[: processes - len(running)]:
                 running[pool.submit(run_cell, cell, rows, folder, size)] = cell
                 waiting.remove(cell)
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 cell = running.pop(future)
-                future.result()
-                click.echo(f"{cell.key}: {len(waiting) + len(running)} left")
+                if error := future.exception():
+                    broken[cell.key] = str(error).splitlines()[0]
+                click.echo(f"{cell.key}: {'broken' if error else 'done'}, {len(waiting) + len(running)} left")
+    if broken or waiting:
+        told = [f"  {key}: {why}" for key, why in broken.items()]
+        left = [f"  {cell.key}: {cell.start_key} is not there" for cell in waiting]
+        raise MvlmError("\n".join([f"{len(told) + len(left)} cells were not trained:", *told, *left]))
 
 
 if __name__ == "__main__":

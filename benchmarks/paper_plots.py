@@ -21,12 +21,12 @@ _KINDS = plt.get_cmap("tab10")
 _DPI = 110
 
 
-def draw(results: dict[str, Any], costs: dict[str, Any] | None, folder: Path) -> list[Path]:
+def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     """Every plot whose figures are there, as paper_*.png."""
     drawn = {"nesting": _nesting, "ablations": _ablations, "oracle": _oracle, "needs": _needs}
     files = [_save(plot(results), folder / f"paper_{name}.png") for name, plot in drawn.items()]
-    if costs:
-        files.append(_save(_cost(results, costs), folder / "paper_cost.png"))
+    if results["costs"]:
+        files.append(_save(_cost(results), folder / "paper_cost.png"))
     return files
 
 
@@ -100,11 +100,11 @@ def _nesting(results: dict[str, Any]) -> Figure:
     return figure
 
 
-def _cost(results: dict[str, Any], costs: dict[str, Any]) -> Figure:
+def _cost(results: dict[str, Any]) -> Figure:
     means, scales = _Means(results), results["scales"]
     figure, panes = plt.subplots(2, 3, figsize=(11.5, 7.2), sharey="row", layout="constrained")
     for row, (family, name) in zip(panes, (("pool", "nested"), ("query", "uniform")), strict=True):
-        cost = next((c for c in costs["models"] if c["family"] == family), None)
+        cost = next((c for c in results["costs"]["models"] if c["family"] == family), None)
         if cost is None:
             continue
         totals = {unit: np.sum([cost[unit][part] for part in cost[unit]], axis=0) for unit in ("gflops", "ms")}
@@ -190,9 +190,9 @@ def _needs(results: dict[str, Any]) -> Figure:
             axes.barh(names, share, left=left, color=shades[place], label=f"from {m}")
             left += share
         axes.barh(names, 100 - left, left=left, color="#dddddd", label="never, or not stably")
-        axes.invert_yaxis()
         axes.set_title(family, loc="left", fontsize=10)
         axes.set_xlabel("share of the questions (%)")
         axes.spines[["top", "right"]].set_visible(False)
+    panes[0].invert_yaxis()  # the other one's goes with it
     panes[0].legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     return figure

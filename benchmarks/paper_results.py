@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paper_cells import FAMILIES, Cell, Family
+from paper_cells import FAMILIES, Cell, Family, nested, specialist
 from paper_claims import Claim, Found, claims, difference, nested_cells, over_specialists
 from paper_compute import step_flops
 from paper_oracle import needs, oracle_figures, router_share
@@ -28,24 +28,34 @@ def read_found(cells: Sequence[Cell], folder: Path) -> Found:
     return found
 
 
-def results(cells: Sequence[Cell], folder: Path, size: Size) -> dict[str, Any]:
-    """Everything that paper.json holds besides the machine and the costs."""
+def results(cells: Sequence[Cell], folder: Path, size: Size, costs: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Everything that paper.json holds besides the machine."""
     found = read_found(cells, folder)
     missing = [cell.key for cell in cells if not (folder / cell.key / CELL).is_file()]
-    held = claims(found)
-    return {
+    held, compute = claims(found), _compute(cells, size)
+    told = {
         "scales": SCALES, "flat_kinds": FLAT_KINDS, "steep_kinds": STEEP_KINDS, "size": asdict(size),
         "missing": missing, "core_minutes": core_minutes(found),
         "cells": [_cell(asked) for several in found.cells.values() for asked in several],
         "means": list(_means(found)),
         "nested_minus_specialists": list(_nesting(found)),
         "haar_minus_pool": list(_haar(found)),
-        "training_gflops_a_picture": _compute(cells, size),
+        "training_gflops_a_picture": compute,
         "claims": [asdict(claim) | {"verdict": claim.verdict} for claim in held],
         "oracle": _oracles(found), "router": _routers(found, folder),
         "granularity": {f: needs(asked) for f in FAMILIES if (asked := nested_cells(found, f))},
-        "summary": summary(held, missing),
+        "costs": costs, "summary": [*summary(held, missing), *_compute_lines(compute), *_cost_lines(costs)],
     }  # fmt: skip
+    return _rounded(told)
+
+
+def _rounded(value: Any) -> Any:
+    """Figures to five digits behind the point: more is noise."""
+    if isinstance(value, float):
+        return round(value, 5)
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def summary(held: Sequence[Claim], missing: Sequence[str]) -> list[str]:
@@ -115,6 +125,36 @@ def _compute(cells: Sequence[Cell], size: Size) -> list[dict[str, Any]]:
             family, cell.show, size.cell_questions, frozen_tower="vision_tower" in cell.frozen)}
         for (family, name), cell in alike.items()
     ]  # fmt: skip
+
+
+def _compute_lines(compute: Sequence[dict[str, Any]]) -> list[str]:
+    """What all specialists together cost to train, beside the one model."""
+    cost = {(at["family"], at["name"]): at["gflops"] for at in compute}
+    ways = ((family, short) for family, short in (("pool", False), ("query", False), ("query", True)))
+    lines = []
+    for family, short in ways:
+        one = cost.get((family, nested(family)))
+        each = [cost.get((family, specialist(m, short=short)), 0.0) for m in SCALES]
+        if one and all(each):
+            cut = " cut short" if short else ""
+            times = sum(each) / one
+            lines.append(f"compute: {family}, all specialists{cut} together cost {times:.2f} times the one model")
+    return lines
+
+
+def _cost_lines(costs: dict[str, Any] | None) -> list[str]:
+    """How much less the coarsest scale costs than the finest, in tokens, FLOPs and time."""
+    return [
+        f"cost: {model['family']}, from {SCALES[-1]} tokens to {SCALES[0]} FLOPs fall {_fall(model['gflops']):.2f}-fold,"
+        f" milliseconds {_fall(model['ms']):.2f}-fold; of the decoder alone {_fall(model['gflops'], 'decoder'):.2f}"
+        f" and {_fall(model['ms'], 'decoder'):.2f}"
+        for model in (costs or {"models": []})["models"]
+    ]
+
+
+def _fall(parts: dict[str, list[float]], *of: str) -> float:
+    totals = np.sum([parts[part] for part in of or parts], axis=0)
+    return float(totals[-1] / totals[0])
 
 
 def _oracles(found: Found) -> dict[str, Any]:

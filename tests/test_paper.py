@@ -222,6 +222,17 @@ def test_a_cell_that_was_cut_short_is_trained_again_and_ends_the_same(world, som
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
+def test_what_starts_from_a_broken_cell_is_left_out_and_named(world, some_cells, finished, tmp_path):
+    cells = {cell.key: cell for cell in some_cells}
+    base = tmp_path / "pool-base-0"
+    base.mkdir()
+    (base / CELL).write_text("{}")  # whole by its name, and no run in it
+    with pytest.raises(MvlmError, match=r"2 cells were not trained:\n  pool-nested-0: .* is not a run"):
+        chosen = [cells["pool-nested-0"], replace(cells["query-uniform-0"], start="nowhere")]
+        paper.train_missing(chosen, world, tmp_path, TINY, 1)
+
+
 def test_a_specialist_is_asked_at_its_own_scale_and_a_labelled_cell_of_its_fit_rows(finished):
     assert np.load(finished / "pool-specialist-4-0" / SCORES)["scales"].tolist() == [4]
     assert set(np.load(finished / "pool-nested-0" / SCORES)["split"]) == {"val", "test"}
@@ -388,7 +399,18 @@ def test_the_summary_is_made_of_the_verdicts(told):
               ("agrees", "differs", "undecided")}  # fmt: skip
     for verdict, count in counts.items():
         assert f"{verdict}: {count} of {len(told['claims'])}" in told["summary"]
-    assert told["summary"][-1].endswith("pool-drawn-0")
+    assert any(line.startswith("cells that are missing") and line.endswith("pool-drawn-0") for line in told["summary"])
+
+
+def test_the_summary_says_what_training_and_answering_cost(finished, some_cells):
+    parts = {"tower": [1.0] * 4, "decoder": [1.0, 1.0, 2.0, 4.0]}
+    costs = {"models": [{"family": "pool", "gflops": parts, "ms": parts}]}
+    summary = results(some_cells, finished, TINY, costs)["summary"]
+    assert "cost: pool, from 64 tokens to 1 FLOPs fall 2.50-fold" in summary[-1]
+    cells = {cell.name: cell for cell in some_cells if cell.family == "pool"}
+    one = step_flops("pool", cells["nested"].show, TINY.cell_questions)
+    each = sum(step_flops("pool", cells[specialist(m)].show, TINY.cell_questions) for m in SCALES)
+    assert summary[-2] == f"compute: pool, all specialists together cost {each / one:.2f} times the one model"
 
 
 def test_no_claim_is_made_of_cells_that_are_not_there():
@@ -397,7 +419,7 @@ def test_no_claim_is_made_of_cells_that_are_not_there():
 
 def test_the_plots_are_drawn_with_and_without_costs(told, tmp_path):
     costs = {"models": [{"family": "pool", "gflops": {"tower": [1.0] * 4}, "ms": {"tower": [1.0] * 4}}]}
-    assert len(draw(told, None, tmp_path)) + 1 == len(draw(told, costs, tmp_path))
+    assert len(draw(told, tmp_path)) + 1 == len(draw(told | {"costs": costs}, tmp_path))
     assert all(file.stat().st_size > 5000 for file in tmp_path.glob("*.png"))
 
 
