@@ -50,7 +50,7 @@ def main(out: Path, seeds: int, quick: bool, only: str | None, processes: int) -
     """Train what is missing in OUT, measure its cost, and keep the results."""
     out = out.absolute()
     size = QUICK if quick else Size()
-    cells = ordered(1 if quick else seeds, size, last_point=1 if quick else 2)
+    cells = ordered(1 if quick else seeds, size, last_point=1 if quick else 3)
     rows, folder = draw_world(out, size), out / "cells"
     if only in (None, "cells"):
         train_missing(cells, rows, folder, size, processes)
@@ -92,10 +92,19 @@ def show(cells: Sequence[Cell], rows: Path, out: Path, size: Size, *, quick: boo
     click.echo("\n".join([*told["summary"], f"{folder / 'paper.json'}, and {len(drawn)} pictures beside it"]))
 
 
-def ordered(seeds: int, size: Size, *, last_point: int = 2) -> list[Cell]:
-    """All cells, those first that are worth most: all of seed 0, then each point of the others."""
+def ordered(seeds: int, size: Size, *, last_point: int = 3) -> list[Cell]:
+    """All cells, those first that are worth most."""
     cells = [cell for seed in range(seeds) for cell in cells_of(seed, size) if cell.point <= last_point]
-    return sorted(cells, key=lambda cell: (cell.seed > 0, cell.point > 1 and cell.seed > 0, cell.seed))
+    return sorted(cells, key=lambda cell: (_turn(cell), cell.seed, cell.point))
+
+
+def _turn(cell: Cell) -> int:
+    """First one seed of both families, then the other seeds' specialists, then haar; last the others' ablations."""
+    if cell.family == "haar":
+        return 2
+    if cell.point == 3:
+        return 3
+    return 0 if cell.seed == 0 else 1 if cell.point < 2 else 4
 
 
 def train_missing(cells: Sequence[Cell], rows: Path, folder: Path, size: Size, processes: int) -> None:

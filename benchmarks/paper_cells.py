@@ -17,6 +17,8 @@ ODD = (3, 5)
 PREFIXES = tuple(sorted({*SCALES, *ODD, *(m - 1 for m in ODD), *(m + 1 for m in ODD)}))
 _EVEN = {"first": 2, "last": FINEST, "step": 2}
 _BETWEEN = {"first": 2, "last": FINEST - 1, "spread": "log"}
+# Whether what nesting costs is a matter of so few steps.
+_LONGER = 3
 _ONE_OF_ALL = {"any_of": SCALES}
 _TOWER = ("vision_tower",)
 
@@ -31,7 +33,7 @@ class Cell:
         start: the name of the cell of the same family and seed whose weights it begins with.
         compute: its steps in parts of those of other cells.
         labelled: the fit rows are asked as well, and a router is fitted.
-        point: which of the benchmark's points it belongs to, in the order of their weight.
+        point: 0 for a base; then which of the benchmark's points it belongs to; 3 for what answers a question of 1.
     """
 
     name: str
@@ -91,6 +93,9 @@ def cells_of(seed: int, size: Size) -> Iterator[Cell]:
             yield Cell(specialist(scale), family, seed, 1, show=(scale,), scales=(scale,))
     for scale in SCALES:
         yield Cell(specialist(scale, short=True), "query", seed, 1, show=(scale,), scales=(scale,), compute=share)
+    for scales in (SCALES, (FINEST,)):
+        name = "longer" if scales == SCALES else f"longer-{FINEST}"
+        yield Cell(name, "pool", seed, 3, show=scales, scales=scales, compute=_LONGER)
     yield Cell("sandwich", "query", seed, 2, show=(FINEST, 1, _BETWEEN), scales=PREFIXES)
     yield Cell("drawn", "pool", seed, 2, show=(_ONE_OF_ALL,))
     for sampling in ("spatial", "sequential"):

@@ -144,12 +144,15 @@ def _compute_lines(compute: Sequence[dict[str, Any]]) -> list[str]:
 
 def _cost_lines(costs: dict[str, Any] | None) -> list[str]:
     """How much less the coarsest scale costs than the finest, in tokens, FLOPs and time."""
-    return [
-        f"cost: {model['family']}, from {SCALES[-1]} tokens to {SCALES[0]} FLOPs fall {_fall(model['gflops']):.2f}-fold,"
-        f" milliseconds {_fall(model['ms']):.2f}-fold; of the decoder alone {_fall(model['gflops'], 'decoder'):.2f}"
-        f" and {_fall(model['ms'], 'decoder'):.2f}"
-        for model in (costs or {"models": []})["models"]
-    ]
+    lines = []
+    for model in (costs or {"models": []})["models"]:
+        flops, ms = model["gflops"], model["ms"]
+        lines.append(
+            f"cost: {model['family']}, from {SCALES[-1]} tokens to {SCALES[0]} FLOPs fall {_fall(flops):.2f}-fold,"
+            f" milliseconds {_fall(ms):.2f}-fold; of the decoder alone {_fall(flops, 'decoder'):.2f} and"
+            f" {_fall(ms, 'decoder'):.2f}"
+        )
+    return lines
 
 
 def _fall(parts: dict[str, list[float]], *of: str) -> float:
