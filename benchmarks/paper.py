@@ -15,7 +15,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: every cell has 
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,8 @@ def main(out: Path, seeds: int, quick: bool, only: str | None, processes: int) -
     cells = ordered(1 if quick else seeds, size, last_point=1 if quick else 3)
     rows, folder = draw_world(out, size), out / "cells"
     if only in (None, "cells"):
-        train_missing(cells, rows, folder, size, processes)
+        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+            train_missing(cells, rows, folder, size, pool, at_once=processes)
     if only in (None, "cost"):
         write_json(out / COSTS, measure_costs(cells, folder))
     if only in (None, "results"):
@@ -107,7 +108,7 @@ def _turn(cell: Cell) -> int:
     return 0 if cell.seed == 0 else 1 if cell.point < 2 else 4
 
 
-def train_missing(cells: Sequence[Cell], rows: Path, folder: Path, size: Size, processes: int) -> None:
+def train_missing(cells: Sequence[Cell], rows: Path, folder: Path, size: Size, pool: Executor, *, at_once: int) -> None:
     """Train the cells that are not there, each when what it starts from is.
 
     Raises `MvlmError` at the end that names the cells that broke; what starts from them is left out, the rest is done.
@@ -116,20 +117,19 @@ def train_missing(cells: Sequence[Cell], rows: Path, folder: Path, size: Size, p
     click.echo(f"{len(cells) - len(waiting)} of {len(cells)} cells are there")
     running: dict[Future[Path], Cell] = {}
     broken: dict[str, str] = {}
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        while running or waiting:
-            able = [c for c in waiting if c.start_key is None or (folder / c.start_key / CELL).is_file()]
-            if not running and not able:
-                break
-            for cell in able[: processes - len(running)]:
-                running[pool.submit(run_cell, cell, rows, folder, size)] = cell
-                waiting.remove(cell)
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                cell = running.pop(future)
-                if error := future.exception():
-                    broken[cell.key] = str(error).splitlines()[0]
-                click.echo(f"{cell.key}: {'broken' if error else 'done'}, {len(waiting) + len(running)} left")
+    while running or waiting:
+        able = [c for c in waiting if c.start_key is None or (folder / c.start_key / CELL).is_file()]
+        if not running and not able:
+            break
+        for cell in able[: at_once - len(running)]:
+            running[pool.submit(run_cell, cell, rows, folder, size)] = cell
+            waiting.remove(cell)
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            cell = running.pop(future)
+            if error := future.exception():
+                broken[cell.key] = str(error).splitlines()[0]
+            click.echo(f"{cell.key}: {'broken' if error else 'done'}, {len(waiting) + len(running)} left")
     if broken or waiting:
         told = [f"  {key}: {why}" for key, why in broken.items()]
         left = [f"  {cell.key}: {cell.start_key} is not there" for cell in waiting]

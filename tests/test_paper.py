@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +70,13 @@ def finished(world, some_cells) -> Path:
     for cell in some_cells:
         run_cell(cell, world, folder, TINY)
     return folder
+
+
+@pytest.fixture
+def here() -> Iterator[ThreadPoolExecutor]:
+    """In the place of processes of their own, which would import torch again."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
 
 
 def made_up(name: str, seed: int, scores: np.ndarray, *, family="pool", scales=SCALES) -> Asked:
@@ -197,39 +206,37 @@ def test_a_larger_patch_is_tagged_with_what_covers_most_of_it():
         assert found[n, y, x] == (1 + words.index(max(words)) if any(words) else 0)
 
 
-def test_a_cell_ends_whole_and_a_second_run_leaves_it_alone(world, some_cells, finished, capsys):
+def test_a_cell_ends_whole_and_a_second_run_leaves_it_alone(world, some_cells, finished, here, capsys):
     for cell in some_cells:
         facts = json.loads((finished / cell.key / CELL).read_text())
         assert facts["key"] == cell.key
         assert facts["train_core_seconds"] >= 0
         assert len(np.load(finished / cell.key / SCORES)["scores"]) > 0
     before = {file: file.stat().st_mtime_ns for file in finished.rglob("*.json")}
-    paper.train_missing(some_cells, world, finished, TINY, 1)
+    paper.train_missing(some_cells, world, finished, TINY, here, at_once=1)
     assert f"{len(some_cells)} of {len(some_cells)} cells are there" in capsys.readouterr().out
     assert before == {file: file.stat().st_mtime_ns for file in finished.rglob("*.json")}
 
 
-@pytest.mark.slow
-def test_a_cell_that_was_cut_short_is_trained_again_and_ends_the_same(world, some_cells, finished, tmp_path):
+def test_a_cell_that_was_cut_short_is_trained_again_and_ends_the_same(world, some_cells, finished, here, tmp_path):
     cell = next(cell for cell in some_cells if cell.name == specialist(4) and cell.family == "pool")
     (tmp_path / cell.start_key).symlink_to(finished / cell.start_key)
     (tmp_path / f".{cell.key}.1.partial").mkdir()  # what a killed process leaves
-    paper.train_missing([cell], world, tmp_path, TINY, 1)
+    paper.train_missing([cell], world, tmp_path, TINY, here, at_once=1)
     again, first = (np.load(folder / cell.key / SCORES) for folder in (tmp_path, finished))
     assert (again["predictions"] == first["predictions"]).all()
     losses = [json.loads((folder / cell.key / CELL).read_text())["losses"] for folder in (tmp_path, finished)]
     assert losses[0] == losses[1]
 
 
-@pytest.mark.slow
-def test_what_starts_from_a_broken_cell_is_left_out_and_named(world, some_cells, finished, tmp_path):
+def test_what_starts_from_a_broken_cell_is_left_out_and_named(world, some_cells, finished, here, tmp_path):
     cells = {cell.key: cell for cell in some_cells}
     base = tmp_path / "pool-base-0"
     base.mkdir()
     (base / CELL).write_text("{}")  # whole by its name, and no run in it
     chosen = [cells["pool-nested-0"], replace(cells["query-uniform-0"], start="nowhere")]
     with pytest.raises(MvlmError, match=r"2 cells were not trained:\n  pool-nested-0: .* is not a run"):
-        paper.train_missing(chosen, world, tmp_path, TINY, 1)
+        paper.train_missing(chosen, world, tmp_path, TINY, here, at_once=1)
 
 
 def test_a_specialist_is_asked_at_its_own_scale_and_a_labelled_cell_of_its_fit_rows(finished):
