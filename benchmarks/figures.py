@@ -31,7 +31,8 @@ def told(found: Figures) -> str | None:
     """What a file says, in words and tables; None where this does not know the file."""
     if fnmatch(found["measured"], "demo_*"):
         return "\n\n".join([_ladder([found]), _gains([found]), _claims(found), _seconds([found])])
-    return next((tell(found) for pattern, (tell, _) in _TOLD.items() if fnmatch(found["measured"], pattern)), None)
+    tellers = {pattern: tell for pattern, (tell, _) in _TOLD.items()} | _ON_THE_PAGE
+    return next((tell(found) for pattern, tell in tellers.items() if fnmatch(found["measured"], pattern)), None)
 
 
 def read(file: Path) -> Figures:
@@ -145,11 +146,114 @@ def _label_sweep(sweep: Figures) -> str:
     )
 
 
+def _decode(decode: Figures) -> str:
+    lines = [
+        "**Decoders on a CPU**, random weights, everybody in turns: tokens a second (best and median), the best's part"
+        " of what memory allows, milliseconds to the first token behind 36 and 576 visual ones, MiB.\n"
+    ]
+    for size, found in decode["sizes"].items():
+        lines += [
+            f"| {size} | tokens/s | median | of memory's limit | 36 | 576 | MiB |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for peer, of in found["peers"].items():
+            rate, memory = of["tokens_s"], of["memory_mib"]
+            row = [
+                peer, f"{rate['best']:.1f}", f"{rate['median']:.1f}", f"{rate['share_of_limit']:.2f}",
+                f"{of['prefill_36']['best_ms']:.0f}", f"{of['prefill_576']['best_ms']:.0f}",
+                "" if memory is None else f"{memory:.0f}",
+            ]  # fmt: skip
+            lines.append("| " + " | ".join(row) + " |")
+        lines += ["", *(f"Left out: {peer} ({why})." for peer, why in found["absent"].items()), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _quality(quality: Figures) -> str:
+    scales = next(iter(quality["precisions"].values()))
+    lines = [
+        f"**What fewer bits cost** on the demo's model: points lost against torch, {quality['rows']} questions,"
+        f" {quality['interval']}.\n",
+        "| precision | " + " | ".join(f"{scale} tokens" for scale in scales) + " |",
+        "|---" * (len(scales) + 1) + "|",
+    ]
+    for precision, by_scale in quality["precisions"].items():
+        lost = (at["points_lost"] for at in by_scale.values())
+        cells = (f"{one['points']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]" for one in lost)
+        lines.append(f"| {precision} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _features(found: Figures) -> str:
+    estimators = list(found["every_feature"])
+    lines = [
+        f"**The router's features** ({found['measured'].removeprefix('features_')}): log loss out of fold, for the"
+        f" {' and the '.join(estimators)}, of the words of the question with one group, and of all but that group.\n",
+        "| group | " + " | ".join(f"words and it, {name} | all but it, {name}" for name in estimators) + " |",
+        "|---" * (2 * len(estimators) + 1) + "|",
+    ]
+    for group, of in found["groups"].items():
+        cells = [f"{of[part][name]['log_loss']:.4f}" for name in estimators for part in ("words_and_it", "all_but_it")]
+        lines.append(f"| {group} | " + " | ".join(cells) + " |")
+    ends = [f"{found[part][name]['log_loss']:.4f}" for name in estimators for part in ("words_alone", "every_feature")]
+    lines.append("| words alone; every feature | " + " | ".join(ends) + " |")
+    spent = ", ".join(f"{what} {us:.0f} µs" for what, us in found["microseconds"].items())
+    return "\n".join([*lines, f"\n{spent[0].upper()}{spent[1:]}."])
+
+
+def _runtime(runtime: Figures) -> str:
+    start, own, server = runtime["start"], runtime["own_work"], runtime["server"]
+    lines = [
+        f"**The runtime** on the demo's bundle: imported in {start['import_s']:.2f} s, loaded and first answered in"
+        f" {start['load_and_first_answer_s']:.2f} s. Beyond the engines' own time a question takes"
+        f" {own['question_ms']:.1f} ms and a token {own['token_ms']:.2f} ms;"
+        f" {own['memory_beyond_open_sessions_mib']:.0f} MiB beyond the open sessions.\n",
+        "| a decoder whose tokens cost | second look, 9 to 144, against 144 at once | with a short question |"
+        " two questions against one | transformers' loop against ours |",
+        "|---|---|---|---|---|",
+    ]
+    for family, of in ((name, of) for name, of in runtime["large"].items() if isinstance(of, dict)):
+        parts = ("second_look_9_to_144", "second_look_short_question", "two_questions", "transformers")
+        lines.append(f"| `{family}` | " + " | ".join(f"{of[part]['ratio']:.2f}" for part in parts) + " |")
+    lines += ["", "| connections | answers/s | p50 ms | p95 ms | p99 ms |", "|---|---|---|---|---|"]
+    for connections, of in server.items():
+        lines.append(
+            f"| {connections} | {of['answers_per_s']:.1f} | {of['p50_ms']:.0f} | {of['p95_ms']:.0f} |"
+            f" {of['p99_ms']:.0f} |"
+        )
+    lines.append(
+        "\n**The claim, in time**: the router's answers a second over those of each fixed scale at equal accuracy, end"
+        " to end, priced in measured milliseconds."
+    )
+    padded = runtime["claim_padded"]
+    cost = f"{padded['millions_of_multiplications_a_token']:.0f} million multiplications a token"
+    lines += _claim_in_time("the demo's own model", runtime["claim"])
+    lines += _claim_in_time(f"the same model padded with zeros to {cost}", padded)
+    return "\n".join(lines)
+
+
+def _claim_in_time(of: str, claim: Figures) -> list[str]:
+    lines = [
+        f"\n| {of}; {claim['rows']} questions | answers/s | accuracy, % | the router's rate over it |",
+        "|---|---|---|---|",
+    ]
+    for scale, at in claim["at_equal_accuracy"].items():
+        way = claim["ways"][f"scale {scale.removesuffix(' tokens')}"]
+        told = "its accuracy is not reached" if at["router_over_fixed"] is None else f"{at['router_over_fixed']:.2f}"
+        if at["interval_95"]:
+            told += " [{:.2f}, {:.2f}]".format(*at["interval_95"])
+        lines.append(f"| {scale} | {way['answers_per_s']:.1f} | {100 * way['accuracy']:.1f} | {told} |")
+    return lines
+
+
 # How a file is told of, and what stands between that and where it was measured; None where that is left out.
 _TOLD: dict[str, tuple[Callable[[Figures], str], str | None]] = {
     "parity": (_parity, None), "router": (_router_tables, "\n\n"), "train_step_*": (_train_step, " "),
-    "label_sweep": (_label_sweep, " "),
+    "label_sweep": (_label_sweep, " "), "decode": (_decode, "\n\n"), "runtime": (_runtime, "\n\n"),
+    "quality": (_quality, "\n\n"),
 }  # fmt: skip
+
+# Told on the page of all figures, and too long for the README.
+_ON_THE_PAGE: dict[str, Callable[[Figures], str]] = {"features_*": _features}
 
 
 def where(figures: Figures) -> str:

@@ -1,16 +1,18 @@
 """The runtime, measured from outside: start, own work, second looks, the server, and whether the router pays in time.
 
-    python benchmarks/runtime.py --bundle demo/bundle --rows demo/rows
+    python benchmarks/runtime.py --demo demo
 
-The bundle is copied and measured with `mvlm bench` first, so that the router weighs this machine's milliseconds. What
-needs a decoder whose tokens cost runs on a random model of each family, made on the spot, with transformers' own loop
-beside it; `pool` shows what a second look costs where no cache can be kept. Where onnxruntime-genai's loop stands is
-measured by benchmarks/decode.py.
+The demo's bundle is copied and measured with `mvlm bench` first, so that the router weighs this machine's milliseconds.
+What is claimed of the router is measured on it, and again with its language model padded to the cost of a larger one.
+What else needs a decoder whose tokens cost runs on a random model of each family, made on the spot, with transformers'
+own loop beside it; `pool` shows what a second look costs where no cache can be kept. Where onnxruntime-genai's loop
+stands is measured by benchmarks/decode.py.
 """
 
 from __future__ import annotations
 
 # First, since `machine` takes this folder off the path.
+from runtime_padded import padded_bundle
 from runtime_random import RandomRun, random_run, torch_seconds
 from runtime_server import throughput
 
@@ -38,27 +40,31 @@ from mvlm_core.rows import read_rows
 from mvlm_core.scales import FAMILIES
 from mvlm_core.scoring import score
 
-_PRICES = (0.0, 0.003, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4)
+_PRICES = (0.0, 0.01, 0.03, 0.08, 0.15, 0.3, 0.6, 1.0, 2.0, 4.0)
 _RESAMPLES = 2000
+# Layers, and the width of each layer's feed-forward, of the padded language model.
+_PADDED = (24, 8192)
 _QUESTION = "how many shapes are in the picture?"
 _SHORT_QUESTION = "what is it?"
 Array = NDArray[np.float64]
 
 
 @click.command()
-@click.option("--bundle", type=click.Path(path_type=Path), default=Path("demo/bundle"), show_default=True)
-@click.option("--rows", type=click.Path(path_type=Path), default=Path("demo/rows"), show_default=True)
+@click.option(
+    "--demo", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="A finished one."
+)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--pictures", default=90, show_default=True, help="Of the test split, with all their questions.")
+@click.option("--padded-pictures", default=20, show_default=True, help="Of them, for the padded model.")
 @click.option("--rehearse", is_flag=True, help="Tiny; its figures are not kept.")
-def main(bundle: Path, rows: Path, threads: int, pictures: int, rehearse: bool) -> None:
+def main(demo: Path, threads: int, pictures: int, padded_pictures: int, rehearse: bool) -> None:
     """Measure everything and keep it in results/runtime.json: a few minutes of a machine that does nothing else."""
     pictures = 4 if rehearse else pictures
     rounds = 3 if rehearse else 15
     with tempfile.TemporaryDirectory() as scratch:
-        copy = shutil.copytree(bundle, Path(scratch) / "bundle", ignore=shutil.ignore_patterns("bench"))
+        copy = shutil.copytree(demo / "bundle", Path(scratch) / "bundle", ignore=shutil.ignore_patterns("bench"))
         _mvlm("bench", str(copy), "--threads", str(threads), "--rounds", str(3 if rehearse else 20))
-        by_picture = _pictures(rows, pictures)
+        by_picture = _pictures(demo / "rows", pictures)
         picture = Path(str(by_picture[0][0].image))
         figures: dict[str, Any] = {"threads": threads}
         figures["start"] = start(copy, str(picture), threads, 2 if rehearse else 7)
@@ -77,8 +83,12 @@ def main(bundle: Path, rows: Path, threads: int, pictures: int, rehearse: bool) 
         _say("server", figures["server"])
         figures["claim"] = claim(runtime, by_picture)
         _say("answers per second at equal accuracy", figures["claim"]["at_equal_accuracy"])
+        some = by_picture[: 2 if rehearse else padded_pictures]
+        figures["claim_padded"] = claim_padded(demo, Path(scratch) / "padded", some, threads, rehearse=rehearse)
+        _say("the same, padded", figures["claim_padded"]["at_equal_accuracy"])
     if not rehearse:
-        command = f"python benchmarks/runtime.py --threads {threads} --pictures {pictures}"
+        asked = f"--threads {threads} --pictures {pictures} --padded-pictures {padded_pictures}"
+        command = f"python benchmarks/runtime.py {asked}"
         click.echo(keep("runtime", command, **figures))
 
 
@@ -265,6 +275,18 @@ def claim(runtime: Runtime, by_picture: list[list[Row]]) -> dict[str, Any]:
         "rows": count, "pictures": len(by_picture), "cost_unit": runtime.router.facts.cost_unit, "ways": report,
         "at_equal_accuracy": _at_equal_accuracy(ways, np.asarray(groups)),
     }  # fmt: skip
+
+
+def claim_padded(
+    demo: Path, folder: Path, by_picture: list[list[Row]], threads: int, *, rehearse: bool
+) -> dict[str, Any]:
+    """The claim on the demo's model with the costs of a larger one (`runtime_padded`)."""
+    layers, feed_forward = (6, 1024) if rehearse else _PADDED
+    padded = padded_bundle(demo, folder, layers, feed_forward)
+    _mvlm("bench", str(padded.bundle), "--threads", str(threads), "--rounds", "3" if rehearse else "10")
+    made = {"layers": layers, "feed_forward": feed_forward,
+            "millions_of_multiplications_a_token": padded.millions_of_multiplications_a_token}  # fmt: skip
+    return made | claim(Runtime.load(padded.bundle, threads=threads), by_picture)
 
 
 def _at_equal_accuracy(ways: dict[tuple[str, float], Way], groups: NDArray[np.int64]) -> dict[str, Any]:
