@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -36,6 +37,7 @@ _HANGING = ("colour_of", "where", "number", "letter")
 # Of the words that a patch may say, those that a glance at the picture confirms.
 _SAID = ("colour", "shape", "character", "sky")
 _DPI = 110
+_LOOKED_AT = 40
 
 
 def draw_gallery(runs: dict[str, Path], pictures: Sequence[Group], rows: Path, folder: Path) -> list[Path]:
@@ -47,7 +49,8 @@ def draw_gallery(runs: dict[str, Path], pictures: Sequence[Group], rows: Path, f
         model.requires_grad_(False)
         sweep = Sweep(run, rows, SCALES, ("test",), max_new_tokens=6)
         files.append(_save(_ladder(model, processor, shown, sweep), folder / f"paper_{family}_ladder.png"))
-        files.append(_save(_gradients(model, processor, shown), folder / f"paper_{family}_gradients.png"))
+        told = telling_questions(model, processor, pictures[:_LOOKED_AT], sweep)
+        files.append(_save(_gradients(model, processor, told), folder / f"paper_{family}_gradients.png"))
         if isinstance(model.connector, QueryConnector):
             files.append(_save(_attention(model.connector), folder / "paper_query_attention.png"))
     return files
@@ -147,15 +150,36 @@ def _line(place: int) -> float:
     return -0.085 - 0.082 * place
 
 
-def _gradients(model: MvlmForConditionalGeneration, processor: MvlmProcessor, pictures: Sequence[Group]) -> Figure:
+def telling_questions(
+    model: MvlmForConditionalGeneration, processor: MvlmProcessor, pictures: Sequence[Group], sweep: Sweep
+) -> list[tuple[Group, Row]]:
+    """Of each kind that a place decides, one that the finest scale answers rightly; each from a picture of its own."""
+    labels, _ = sweep_pictures(model, processor, pictures, replace(sweep, scales=SCALES[-1:]))
+    right = {line["id"] for line in labels if line["score"]}
+    chosen: dict[str, tuple[Group, Row]] = {}
+    for kind in _HANGING:
+        taken = {id(picture) for picture, _ in chosen.values()}
+        able = (
+            (picture, row) for picture in pictures for row in picture.rows
+            if row.task == kind and row.id in right and id(picture) not in taken
+        )  # fmt: skip
+        if found := next(able, None):
+            chosen[kind] = found
+    return list(chosen.values())
+
+
+def _gradients(
+    model: MvlmForConditionalGeneration, processor: MvlmProcessor, chosen: Sequence[tuple[Group, Row]]
+) -> Figure:
     """Which patches the right answer hangs on at every scale: gradient times feature, as MQT's Grad-CAM pictures."""
-    chosen = [(picture, row) for picture in pictures for row in _one_of_each(picture) if row.task in _HANGING]
-    by_kind = {row.task: (picture, row) for picture, row in chosen}  # of each kind the last picture
-    chosen = [by_kind[kind] for kind in _HANGING if kind in by_kind]
     figure, panes = plt.subplots(
-        len(chosen), 1 + len(SCALES), figsize=(11, 2.55 * len(chosen)), layout="constrained", squeeze=False
+        max(1, len(chosen)),
+        1 + len(SCALES),
+        figsize=(11, 2.55 * max(1, len(chosen))),
+        layout="constrained",
+        squeeze=False,
     )
-    for row, (picture, asked) in zip(panes, chosen, strict=True):
+    for row, (picture, asked) in zip(panes, chosen, strict=False):
         pixels = _pixels(picture)
         row[0].imshow(pixels)
         row[0].set_xlabel(f"{asked.turns[0].content[-1]}\n{asked.turns[0].answers[0]}", fontsize=7)

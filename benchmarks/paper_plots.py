@@ -19,6 +19,8 @@ _COLOURS = {"pool": "#1f5fa8", "query": "#b4531f", "haar": "#2f7d4f"}
 _GREYS = ("#222222", "#777777", "#aaaaaa")
 _KINDS = plt.get_cmap("tab10")
 _DPI = 110
+# Student's interval of two values is wider than the plot.
+_ENOUGH_SEEDS = 3
 
 
 def draw(results: dict[str, Any], folder: Path) -> list[Path]:
@@ -48,7 +50,7 @@ class _Means:
             tokens = [int(m) for m in told["at"]]
             value = 100 * np.array([at["mean"] for at in told["at"].values()])
             axes.plot(tokens, value, **style)
-            if told["seeds"] > 1:
+            if told["seeds"] >= _ENOUGH_SEEDS:
                 low, high = 100 * np.array([at["by_seed"] for at in told["at"].values()]).T
                 axes.fill_between(tokens, low, high, color=style.get("color"), alpha=0.12, linewidth=0)
 
@@ -57,7 +59,8 @@ class _Means:
         found = [self._by[family, name, kind] for name in names if (family, name, kind) in self._by]
         for place, told in enumerate(found):
             (tokens, at), *_ = told["at"].items()
-            span = 100 * np.array(at["by_seed"] or [at["mean"]] * 2)
+            shown = at["by_seed"] if told["seeds"] >= _ENOUGH_SEEDS else None
+            span = 100 * np.array(shown or [at["mean"]] * 2)
             label = style["label"] if place == 0 else None
             value = 100 * at["mean"]
             error = np.abs(span - value)[:, None]

@@ -23,7 +23,7 @@ from paper_claims import MARGIN, Claim, Found, claims, difference, over_speciali
 from paper_compute import family_config, step_flops  # noqa: E402
 from paper_cost import of_their_size  # noqa: E402
 from paper_flops import clip_flops, connector_flops, decoder_flops, prefill_flops, resnet_flops  # noqa: E402
-from paper_gallery import gathering, relevance, telling  # noqa: E402
+from paper_gallery import gathering, relevance, telling, telling_questions  # noqa: E402
 from paper_memory import TowerMemory, remembering  # noqa: E402
 from paper_oracle import needs, oracle_figures, seeds_table  # noqa: E402
 from paper_plots import draw  # noqa: E402
@@ -36,6 +36,7 @@ from tiny import tiny_model  # noqa: E402
 
 from export.runtime.errors import MvlmError  # noqa: E402
 from mvlm_core.connectors import start_pyramid  # noqa: E402
+from mvlm_core.label import Sweep  # noqa: E402
 from mvlm_core.model import build_connector  # noqa: E402
 from mvlm_core.runs import load_run  # noqa: E402
 from mvlm_core.scene_rows import SceneCounts  # noqa: E402
@@ -480,3 +481,16 @@ def test_the_gallery_shows_what_the_tokens_take(family, m):
     if family == "pool":
         values = torch.randn(1, 64, 5)
         assert torch.allclose(connector.tokens(values, m)[0], torch.from_numpy(looks) @ values[0], atol=1e-5)
+
+
+def test_gradients_are_of_questions_that_are_answered_rightly(world, finished, monkeypatch):
+    model, processor = load_run(finished / "pool-nested-0" / "run")
+    pictures = of_splits(world, ("test",))
+    told = [("a", row.id, float(row.task != "letter")) for picture in pictures for row in picture.rows]
+    lines = [{"id": row, "score": score} for _, row, score in told]
+    monkeypatch.setattr("paper_gallery.sweep_pictures", lambda *_: (lines, []))
+    sweep = Sweep(finished, world, SCALES, ("test",))
+    chosen = telling_questions(model, processor, pictures, sweep)
+    kinds = [row.task for _, row in chosen]
+    assert "letter" not in kinds
+    assert len(set(kinds)) == len(kinds) == len({id(picture) for picture, _ in chosen}) > 1
