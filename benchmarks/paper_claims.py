@@ -135,7 +135,7 @@ def _nesting(found: Found) -> Iterator[Claim | None]:
         float(gaps[0]),
     )  # fmt: skip
     yield _claim(
-        1, "haar is as good as pool, all scales together", "ours", "no less",
+        1, "haar, put in the place of pool behind its base, is as good, all scales together", "ours", "no less",
         difference(found.pairs(("haar", "nested"), ("pool", "nested")), SCALES),
     )  # fmt: skip
 

@@ -175,7 +175,7 @@ def _gradients(
     figure, panes = plt.subplots(
         max(1, len(chosen)),
         1 + len(SCALES),
-        figsize=(11, 2.55 * max(1, len(chosen))),
+        figsize=(11, 2.8 * max(1, len(chosen))),
         layout="constrained",
         squeeze=False,
     )

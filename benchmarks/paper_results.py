@@ -32,7 +32,7 @@ def results(cells: Sequence[Cell], folder: Path, size: Size, costs: dict[str, An
     """Everything that paper.json holds besides the machine."""
     found = read_found(cells, folder)
     missing = [cell.key for cell in cells if not (folder / cell.key / CELL).is_file()]
-    held, compute = claims(found), _compute(cells, size)
+    held, compute, routers = claims(found), _compute(cells, size), _routers(found, folder)
     told = {
         "scales": SCALES, "flat_kinds": FLAT_KINDS, "steep_kinds": STEEP_KINDS, "size": asdict(size),
         "missing": missing, "core_minutes": core_minutes(found),
@@ -42,9 +42,11 @@ def results(cells: Sequence[Cell], folder: Path, size: Size, costs: dict[str, An
         "haar_minus_pool": list(_haar(found)),
         "training_gflops_a_picture": compute,
         "claims": [asdict(claim) | {"verdict": claim.verdict} for claim in held],
-        "oracle": _oracles(found), "router": _routers(found, folder),
+        "oracle": _oracles(found), "router": routers,
         "granularity": {f: needs(asked) for f in FAMILIES if (asked := nested_cells(found, f))},
-        "costs": costs, "summary": [*summary(held, missing), *_compute_lines(compute), *_cost_lines(costs)],
+        "costs": costs, "summary": [
+            *summary(held, missing), *_router_lines(routers), *_compute_lines(compute), *_cost_lines(costs)
+        ],
     }  # fmt: skip
     return _rounded(told)
 
@@ -125,6 +127,23 @@ def _compute(cells: Sequence[Cell], size: Size) -> list[dict[str, Any]]:
             family, cell.show, size.cell_questions, frozen_tower="vision_tower" in cell.frozen)}
         for (family, name), cell in alike.items()
     ]  # fmt: skip
+
+
+def _router_lines(routers: dict[str, Any]) -> list[str]:
+    """What the routers gain over mixing two scales of the same mean tokens, over seeds, price by price."""
+    lines = []
+    for family, seeds in routers.items():
+        for at in zip(*(seed["at"] for seed in seeds), strict=True):
+            gains = np.array([point["score"] - point["mix"] for point in at])
+            spread = t_interval(gains)
+            ends = f" [{100 * spread[0]:+.1f}, {100 * spread[1]:+.1f}]" if spread else ""
+            shares = [point["share"] for point in at if point["share"] is not None]
+            share = f"; of the oracle's, luck and all, {np.mean(shares):.2f}" if shares else ""
+            lines.append(
+                f"router: {family}, at {np.mean([point['mean_tokens'] for point in at]):.0f} mean tokens"
+                f" {100 * gains.mean():+.1f}{ends} points over a mix of scales{share}"
+            )
+    return lines
 
 
 def _compute_lines(compute: Sequence[dict[str, Any]]) -> list[str]:

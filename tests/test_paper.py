@@ -406,6 +406,7 @@ def test_the_summary_is_made_of_the_verdicts(told):
               ("agrees", "differs", "undecided")}  # fmt: skip
     for verdict, count in counts.items():
         assert f"{verdict}: {count} of {len(told['claims'])}" in told["summary"]
+    assert sum(line.startswith("router: pool") for line in told["summary"]) == len(told["router"]["pool"][0]["at"])
     assert any(line.startswith("cells that are missing") and line.endswith("pool-drawn-0") for line in told["summary"])
 
 
