@@ -183,6 +183,25 @@ def _quality(quality: Figures) -> str:
     return "\n".join(lines)
 
 
+def _paper(paper: Figures) -> str:
+    """Claims of the papers, as they ended; the verdicts are read from the intervals when the file is made."""
+    lines = [
+        "**The papers' claims in the drawn world**: differences in points with their 95 % intervals, and what the"
+        " papers report (*theirs*).\n",
+        "| | claim | points |",
+        "|---|---|---|",
+    ]
+    beside = []
+    for line in paper["summary"]:
+        if line.startswith(" "):
+            verdict, claim = line.split(maxsplit=1)
+            said, _, points = claim.rpartition(": ")
+            lines.append(f"| {verdict} | {said} | {points} |")
+        else:
+            beside.append(f"- {line}")
+    return "\n".join([*lines, "", *beside])
+
+
 def _features(found: Figures) -> str:
     estimators = list(found["every_feature"])
     lines = [
@@ -249,7 +268,7 @@ def _claim_in_time(of: str, claim: Figures) -> list[str]:
 _TOLD: dict[str, tuple[Callable[[Figures], str], str | None]] = {
     "parity": (_parity, None), "router": (_router_tables, "\n\n"), "train_step_*": (_train_step, " "),
     "label_sweep": (_label_sweep, " "), "decode": (_decode, "\n\n"), "runtime": (_runtime, "\n\n"),
-    "quality": (_quality, "\n\n"),
+    "quality": (_quality, "\n\n"), "paper": (_paper, "\n\n"),
 }  # fmt: skip
 
 # Told on the page of all figures, and too long for the README.
