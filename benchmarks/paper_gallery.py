@@ -195,7 +195,7 @@ def _gradients(
 def relevance(
     model: MvlmForConditionalGeneration, processor: MvlmProcessor, picture: Group, asked: Row, m: int
 ) -> NDArray[np.float32]:
-    """On which patches the right answer's first token hangs, (G, G): |gradient · feature| of its log probability."""
+    """On which patches the right answer hangs, (G, G): |gradient · feature| of its log probability."""
     _, features = _values(model, processor, picture)
     features = features.requires_grad_(True)  # (1, P, D_vision)
     tokens = model.connector.tokens(model.connector.values(features), m)  # (1, m, D)
@@ -203,10 +203,11 @@ def relevance(
     ids = prompt.ids(str(asked.turns[0].content[-1]), 1, processor.image_token_id)
     cut = ids.index(processor.image_token_id)
     embed = model.get_input_embeddings()
-    before, after = (embed(torch.tensor([part])) for part in (ids[:cut], ids[cut + 1 :]))
-    logits = model.language_model(inputs_embeds=torch.cat([before, tokens, after], dim=1), logits_to_keep=1).logits
-    right = processor.tokenizer.encode(f" {asked.turns[0].answers[0]}", add_special_tokens=False)[0]
-    (gradient,) = torch.autograd.grad(logits[0, -1].log_softmax(-1)[right], features)
+    right = processor.tokenizer.encode(f" {asked.turns[0].answers[0]}", add_special_tokens=False)
+    before, after = (embed(torch.tensor([part])) for part in (ids[:cut], [*ids[cut + 1 :], *right[:-1]]))
+    read = torch.cat([before, tokens, after], dim=1)  # (1, S, D)
+    logits = model.language_model(inputs_embeds=read, logits_to_keep=len(right)).logits[0]  # (answer, V)
+    (gradient,) = torch.autograd.grad(logits.log_softmax(-1)[range(len(right)), right].sum(), features)
     return (gradient * features).sum(-1).abs().detach().reshape(GRID_SIDE, GRID_SIDE).numpy()
 
 

@@ -495,3 +495,14 @@ def test_gradients_are_of_questions_that_are_answered_rightly(world, finished, m
     kinds = [row.task for _, row in chosen]
     assert "letter" not in kinds
     assert len(set(kinds)) == len(kinds) == len({id(picture) for picture, _ in chosen}) > 1
+
+
+def test_relevance_is_of_the_whole_answer(world, finished):
+    """A number begins with a token that every number begins with: its digits are what hangs on the picture."""
+    model, processor = load_run(finished / "pool-nested-0" / "run")
+    picture, row = next((p, r) for p in of_splits(world, ("test", "val")) for r in p.rows if r.task == "number")
+    digits = row.turns[0].answers[0]
+    other = f"{digits[0]}{(int(digits[1]) + 1) % 10}"
+    changed = replace(row, turns=(replace(row.turns[0], answers=(other,)),))
+    heats = [relevance(model, processor, picture, one, FINEST) for one in (row, changed)]
+    assert not np.allclose(*heats, rtol=1e-3, atol=0)
