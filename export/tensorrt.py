@@ -63,6 +63,15 @@ class Built:
         return self.engine_bytes + (self.activation_bytes or 0)
 
 
+def _beside(api: Tensorrt, manifest: Manifest) -> Fingerprint:
+    """The GPU of this machine. Raises `MvlmError` when it cannot be used, and says what else can be done."""
+    try:
+        return here(api, Cuda(), manifest.sha256)
+    except MvlmError as error:
+        ahead = ", or name the kind to build for, as in --gpu sm89" if api.product == "tensorrt-rtx" else ""
+        raise MvlmError(f"no GPU can be used here ({error}): build on the device{ahead}", code=error.code) from None
+
+
 class Builder:
     """Builds the engines of one bundle."""
 
@@ -93,7 +102,7 @@ class Builder:
         api = Tensorrt(product)
         require_version(manifest, api)
         if gpu is None:
-            found = here(api, Cuda(), manifest.sha256)
+            found = _beside(api, manifest)
         else:
             found = Fingerprint(api.product, api.version, gpu.lower(), "", "", manifest.sha256, {})
         return cls(api, manifest, prompt, order, replace(found, options=asdict(order)))

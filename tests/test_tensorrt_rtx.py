@@ -104,6 +104,18 @@ def test_a_gpu_that_it_does_not_build_for(mvlm, tmp_path):
     assert [path for path in (bundle / "engines").iterdir() if path.is_dir()] == []
 
 
+def test_without_a_gpu_it_says_how_to_build_ahead(mvlm, tmp_path, monkeypatch):
+    class NoCuda:
+        def __init__(self) -> None:
+            raise MvlmError("there is no libcudart here", code="no-cuda")
+
+    monkeypatch.setattr("export.tensorrt.Cuda", NoCuda)
+    failed = mvlm("build", shutil.copytree(bundle_for("rtx", "int4"), tmp_path / "bundle"))
+    assert failed.exit_code == 2
+    assert "no GPU can be used here (there is no libcudart here)" in failed.output
+    assert "as in --gpu sm89" in failed.output
+
+
 def test_a_graph_that_it_cannot_read(tmp_path):
     """What onnxruntime's dialect holds, and attention with more than one output, NVIDIA/TensorRT#4738."""
     bundle = shutil.copytree(pool_bundle().bundle, tmp_path / "bundle")
