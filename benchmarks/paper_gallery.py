@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ _HANGING = ("colour_of", "where", "number", "letter")
 # Of the words that a patch may say, those that a glance at the picture confirms.
 _SAID = ("colour", "shape", "character", "sky")
 _DPI = 110
+_LINE = 36  # letters under a picture
 _LOOKED_AT = 40
 
 
@@ -182,7 +184,8 @@ def _gradients(
     for row, (picture, asked) in zip(panes, chosen, strict=False):
         pixels = _pixels(picture)
         row[0].imshow(pixels)
-        row[0].set_xlabel(f"{asked.turns[0].content[-1]}\n{asked.turns[0].answers[0]}", fontsize=7)
+        question = textwrap.fill(str(asked.turns[0].content[-1]), _LINE)
+        row[0].set_xlabel(f"{question}\n{asked.turns[0].answers[0]}", fontsize=7)
         for axes, m in zip(row[1:], SCALES, strict=True):
             heat = relevance(model, processor, picture, asked, m)
             axes.imshow(pixels.mean(axis=2), cmap="gray", vmin=-120, vmax=300)

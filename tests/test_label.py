@@ -107,7 +107,7 @@ def test_labels_hold_pictures_of_other_kinds_and_the_margin_of_first_tokens(labe
 def test_stopped_and_started_again_ends_the_same(labelled, run, scenes, tmp_path, monkeypatch):
     out = tmp_path / "labels"
     swept = []
-    slow_way = sweeping._sweep_pictures
+    slow_way = sweeping.sweep_pictures
 
     def counted(model, processor, pictures, how):
         if len(swept) == 2:
@@ -115,11 +115,11 @@ def test_stopped_and_started_again_ends_the_same(labelled, run, scenes, tmp_path
         swept.append(pictures)
         return slow_way(model, processor, pictures, how)
 
-    monkeypatch.setattr(sweeping, "_sweep_pictures", counted)
+    monkeypatch.setattr(sweeping, "sweep_pictures", counted)
     with pytest.raises(KeyboardInterrupt):
         label(sweep(run, scenes), out, overwrite=False, progress=lambda done, whole: None)
     assert not out.exists()
-    monkeypatch.setattr(sweeping, "_sweep_pictures", lambda *a: (swept.append(a[2]), slow_way(*a))[1])
+    monkeypatch.setattr(sweeping, "sweep_pictures", lambda *a: (swept.append(a[2]), slow_way(*a))[1])
     label(sweep(run, scenes), out, overwrite=False, progress=lambda done, whole: None)
     assert sum(map(len, swept)) == 24  # no picture was swept twice
     for name in ("labels.parquet", "features.parquet", "strangers.parquet"):
