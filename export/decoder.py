@@ -32,7 +32,7 @@ def write_decoder(
     model: PreTrainedModel, store: StoreTensor, dialect: Dialect, file: str, *,
     product: Product, floats: np.dtype[Any] = _FLOAT32, positions: int,
 ) -> tuple[onnx.ModelProto, DecoderGraph]:  # fmt: skip
-    """The graph of a language model and what a runtime must know of it: embeddings (1, S, D) -> logits (1, V).
+    """The graph of a language model and what a runtime must know of it: embeddings (B, S, D) -> logits (B, V).
 
     Embeddings and logits are float32 whatever the graph computes in (`floats`), the cache is not. `positions` is how
     many a conversation may hold. Raises `MvlmError` naming everything about the model that the writer does not know.
@@ -43,17 +43,19 @@ def write_decoder(
     writer = Writer(store, product, floats)
     _rotary_tables(writer, model, positions)
     logits = _body(writer, dialect, model, geometry)
+    # Several conversations are read on at once only where none can change what another gives.
+    rows = dialect.rows if product.by_row else 1
     by_layer = [cache_names(layer) for layer in range(config.num_hidden_layers)]
     past, present = ([name for names in by_layer for name in names[side]] for side in (0, 1))
     info, lengths = helper.make_tensor_value_info, dialect.cache_lengths()
     caches = [
-        [info(name, writer.float_type, [1, geometry.kv_heads, length, geometry.head_dim]) for name in names]
+        [info(name, writer.float_type, [rows, geometry.kv_heads, length, geometry.head_dim]) for name in names]
         for names, length in zip((past, present), lengths, strict=True)
     ]
-    embeds = info("inputs_embeds", TensorProto.FLOAT, [1, "steps", config.hidden_size])
-    others = dialect.inputs(geometry)
+    embeds = info("inputs_embeds", TensorProto.FLOAT, [rows, "steps", config.hidden_size])
+    others = dialect.inputs(geometry, rows)
     inputs = [embeds, *others, *caches[0]]
-    outputs = [info(logits, TensorProto.FLOAT, [1, config.vocab_size]), *caches[1]]
+    outputs = [info(logits, TensorProto.FLOAT, [rows, config.vocab_size]), *caches[1]]
     graph = helper.make_graph(writer.nodes, "decoder", inputs, outputs, list(writer.initializers.values()))
     proto = helper.make_model(
         graph, opset_imports=[helper.make_opsetid(*opset) for opset in dialect.opsets],

@@ -1,7 +1,7 @@
 """The nodes that engines differ in: norm, activation, rotation, cache and attention, in three dialects.
 
 Letters: S positions of this step, T positions in sight (those in the cache and this step's), D width, H query heads,
-K key-value heads, d head size.
+K key-value heads, d head size. Where a shape begins with 1, a fused step may take any number of conversations.
 
 `FusedDialect` is onnxruntime's own. The two others are what every ONNX engine may know, TensorRT among them:
 `StandardDialect` has the operators of opset 24, `PrimitiveDialect` only what opset 20 had. In both of these the cache
@@ -38,6 +38,10 @@ class Dialect(Protocol):
     @property
     def cache(self) -> CacheForm: ...
 
+    @property
+    def rows(self) -> str | int:
+        """How many conversations a step can read on: 1, or the name of an axis when it may be any number of them."""
+
     def norm(self, writer: Writer, x: str, norm: Block, name: str) -> str:
         """RMS norm over the last axis."""
 
@@ -49,7 +53,7 @@ class Dialect(Protocol):
     def attention(self, writer: Writer, qkv: Sequence[str], layer: int, geometry: Geometry, *, rotate: bool) -> str:
         """Rotate, append to the cache, attend: one packed (1, S, (H + 2K)d), or q, k, v apart -> (1, S, Hd)."""
 
-    def inputs(self, geometry: Geometry) -> list[onnx.ValueInfoProto]:
+    def inputs(self, geometry: Geometry, rows: str | int) -> list[onnx.ValueInfoProto]:
         """What a step needs besides embeddings and cache."""
 
     def cache_lengths(self) -> tuple[str | int, str | int]:
@@ -61,6 +65,7 @@ class FusedDialect:
 
     opsets: tuple[tuple[str, int], ...] = (("", 21), ("com.microsoft", 1))
     cache: CacheForm = "in place"
+    rows: str | int = "rows"
 
     def norm(self, writer: Writer, x: str, norm: Block, name: str) -> str:
         attributes = {"epsilon": epsilon(norm), "axis": -1}
@@ -101,11 +106,11 @@ class FusedDialect:
         turned = [rotated_halves(writer, x, head_axis=2) for x in heads]
         return [*(writer.node("Reshape", [x, side_by_side]) for x in turned), value]
 
-    def inputs(self, geometry: Geometry) -> list[onnx.ValueInfoProto]:
-        places = [] if _fits_rotary(geometry) else [_info("position_ids", TensorProto.INT64, [1, "steps"])]
+    def inputs(self, geometry: Geometry, rows: str | int) -> list[onnx.ValueInfoProto]:
+        places = [] if _fits_rotary(geometry) else [_info("position_ids", TensorProto.INT64, [rows, "steps"])]
         return [
             *places,
-            _info("seqlens_k", TensorProto.INT32, [1]),
+            _info("seqlens_k", TensorProto.INT32, [rows]),
             _info("total_sequence_length", TensorProto.INT32, []),
         ]
 
@@ -120,6 +125,7 @@ class StandardDialect:
     cache: CacheForm
     positions: int
     opsets: tuple[tuple[str, int], ...] = (("", 24),)
+    rows: str | int = 1
 
     def norm(self, writer: Writer, x: str, norm: Block, name: str) -> str:
         attributes = {"epsilon": epsilon(norm), "axis": -1}
@@ -151,12 +157,12 @@ class StandardDialect:
     def attend(self, writer: Writer, query: str, key: str, value: str, geometry: Geometry) -> str:
         return writer.node("Attention", [query, key, value, "attention_mask"])
 
-    def inputs(self, geometry: Geometry) -> list[onnx.ValueInfoProto]:
+    def inputs(self, geometry: Geometry, rows: str | int) -> list[onnx.ValueInfoProto]:
         seen = self.cache_lengths()[1]
-        write = [_info("write_indices", TensorProto.INT64, [1])] if self.cache == "scatter" else []
+        write = [_info("write_indices", TensorProto.INT64, [rows])] if self.cache == "scatter" else []
         return [
-            _info("position_ids", TensorProto.INT64, [1, "steps"]),
-            _info("attention_mask", TensorProto.BOOL, [1, 1, "steps", seen]),
+            _info("position_ids", TensorProto.INT64, [rows, "steps"]),
+            _info("attention_mask", TensorProto.BOOL, [rows, 1, "steps", seen]),
             *write,
         ]
 

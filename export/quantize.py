@@ -6,6 +6,7 @@ Letters: K inputs and N outputs of a layer, V vocabulary, D width. torch keeps w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ _TINY = 2.0**-24
 class Dense:
     """Weights in the type that is computed in."""
 
+    by_row: ClassVar[bool] = True
+
     def __call__(self, writer: Writer, x: str, weight: Tensor, name: str) -> str:
         return writer.node("MatMul", [x, writer.weight(name, weight.T)])
 
@@ -47,6 +50,7 @@ class Blocks:
     Activations are quantised to 8 bits by blocks in the kernel (accuracy level 4), which is what makes it fast.
     """
 
+    by_row: ClassVar[bool] = True
     bits: int
     block: int = BLOCK
 
@@ -68,8 +72,11 @@ class Blocks:
 class DynamicInt8:
     """onnxruntime's DynamicQuantizeMatMul: a scale for each output, activations quantised as they come.
 
-    The head multiplies one position, where that would buy nothing; it is `Blocks` of 8 bits.
+    All positions of a step share one scale. The head multiplies one position, where that would buy nothing; it is
+    `Blocks` of 8 bits.
     """
+
+    by_row: ClassVar[bool] = False
 
     def __call__(self, writer: Writer, x: str, weight: Tensor, name: str) -> str:
         numbers, scale = per_output(_numbers(weight))
@@ -91,6 +98,8 @@ class DynamicInt8:
 class StoredInt8:
     """Weights in 8 bits with a scale for each output; the engine multiplies in floats (DequantizeLinear, MatMul)."""
 
+    by_row: ClassVar[bool] = True
+
     def __call__(self, writer: Writer, x: str, weight: Tensor, name: str) -> str:
         numbers, scale = per_output(_numbers(weight))
         name = f"{name}.int8"
@@ -110,6 +119,7 @@ class StoredInt4:
     TensorRT wants whole blocks; the largest of `blocks` that divides the inputs is taken.
     """
 
+    by_row: ClassVar[bool] = True
     blocks: tuple[int, ...] = (128, 64, 32, 16)
 
     def __call__(self, writer: Writer, x: str, weight: Tensor, name: str) -> str:

@@ -135,8 +135,12 @@ class Clock:
         try:
             yield
         finally:
-            key = f"{name}_ms"
-            self.timings[key] = self.timings.get(key, 0.0) + 1000 * (time.perf_counter() - started)
+            self.add(name, 1000 * (time.perf_counter() - started))
+
+    def add(self, name: str, ms: float) -> None:
+        """Milliseconds of a stage that were measured elsewhere."""
+        key = f"{name}_ms"
+        self.timings[key] = self.timings.get(key, 0.0) + ms
 
     def since(self, earlier: dict[str, float]) -> dict[str, float]:
         """The stages so far, those of an earlier clock first; a stage of both is their sum."""

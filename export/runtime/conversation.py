@@ -79,6 +79,12 @@ class Conversation:
         return self._reader.decoder.step(self._reader.table.rows([token]), self._cache)
 
     @property
+    def cache(self) -> Cache:
+        """What was read; there is one once something was asked."""
+        assert self._cache is not None
+        return self._cache
+
+    @property
     def used(self) -> int:
         return self._cache.used if self._cache else 0
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Generator, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -28,12 +29,43 @@ from .prompt import Prompt
 from .request import Options, Request, Scale, request_of
 from .router import Choice, Router, Terms, named_reason
 from .sessions import Device, run_session
+from .together import answer_many
 from .view import View, look
 from .write import Task, Written, write
 
 Array = NDArray[np.float32]
 # Connectors beyond these are opened when they are first asked for: a `query` bundle may hold hundreds of scales.
 _OPEN_FROM_THE_START = 8
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A question at the scale that answers it, and what was read of it: a conversation, and its first token's logits.
+
+    Nothing, where the answer was stopped before.
+    """
+
+    num_visual_tokens: int
+    choice: Choice | None  # None when the scale was named
+    escalated: int | None
+    read: tuple[Conversation, Array] | None
+
+    def answer(self, written: Written, timings: dict[str, float]) -> Answer:
+        choice, m = self.choice, self.num_visual_tokens
+        return Answer(
+            text=written.text,
+            num_visual_tokens=m,
+            reason=choice.reason if choice else named_reason(m),
+            probability=choice.probabilities[m] if choice else None,
+            probabilities=choice.probabilities if choice else {},
+            confidence=written.confidence,
+            unfamiliar=choice.unfamiliar if choice else False,
+            escalated=self.escalated,
+            finish=written.finish,
+            choices=written.choices,
+            token_ids=tuple(written.token_ids),
+            timings=timings,
+        )
 
 
 class Runtime:
@@ -98,10 +130,19 @@ class Runtime:
     def ask_many(
         self, pictures: Sequence[Picture | View], question: str, scale: Scale = "auto", **options: Unpack[Options]
     ) -> list[Answer]:
-        """One question about several pictures, or views of them, in their order."""
-        self.require_answerable(request_of(question, scale, options))
+        """One question about several pictures, or views of them, in their order: as one by one.
+
+        `together.answer_many` says when they are written at once.
+        """
+        request = request_of(question, scale, options)
+        self.require_answerable(request)
         views = (picture if isinstance(picture, View) else self.look(picture) for picture in pictures)
-        return [view.ask(question, scale, **options) for view in views]
+        return answer_many(self, ((view, request) for view in views), request, self.positions(request))
+
+    def alone(self, view: View, request: Request) -> Answer:
+        """Answer a request that was checked."""
+        clock = Clock(request.deadline_ms)
+        return Stream(lambda stop: self.answering(view, request, clock, stop)).read()
 
     def visual_tokens(self, values: Array, num_visual_tokens: int) -> Array:
         """A picture's values (1, P, ·) as the tokens of one scale of the bundle: (1, m, D)."""
@@ -134,15 +175,20 @@ class Runtime:
                     " scale",
                     code="no-costs",
                 )
-        largest = max(offered) if request.scale == "auto" else request.scale
-        longest = self._room(request)
-        needed = self.reader.positions(request.question, largest, longest)
+        needed = self.positions(request)
         if needed > self.manifest.max_length:
             raise MvlmError(
-                f"the question with {largest} visual tokens and an answer of {longest} tokens needs {needed}"
-                f" positions, and the decoder has {self.manifest.max_length}: ask in fewer words",
+                f"the question with {self._largest(request)} visual tokens and an answer of {self._room(request)}"
+                f" tokens needs {needed} positions, and the decoder has {self.manifest.max_length}: ask in fewer words",
                 code="too-long",
             )
+
+    def positions(self, request: Request) -> int:
+        """How many positions a question and its answer need at most."""
+        return self.reader.positions(request.question, self._largest(request), self._room(request))
+
+    def _largest(self, request: Request) -> int:
+        return max(self.manifest.scales) if request.scale == "auto" else request.scale
 
     def features(self, view: View, request: Request) -> dict[str, float]:
         """What the router sees of a question and a picture, by name, less the question's hashed words."""
@@ -184,33 +230,32 @@ class Runtime:
             return None
         return self.router.look_again(choice, first_margin(logits), keeps_cache=self.reader.nested)
 
-    def answering(self, view: View, request: Request, clock: Clock, stop: Stop) -> Generator[str, None, Answer]:
-        """Yield the pieces of an answer's text as they come, and return the answer."""
+    @contextmanager
+    def begin(self, view: View, request: Request, clock: Clock, stop: Stop) -> Iterator[Begun]:
+        """Read a question at the scale that answers it: a second time, if its first token is not sure enough.
+
+        The conversation is the caller's until the context is left.
+        """
         choice = self.choose(view, request, clock) if request.scale == "auto" else None
         m = choice.scale if choice else int(request.scale)
-        escalated, closer, written = None, None, Written(finish="stopped")
+        escalated = None
         while not stop.now:
             with view.shelf.borrow(m) as conversation:
-                logits = conversation.ask(request.question, m, self._room(request), clock)
-                closer = self._look_again(choice, logits) if choice and not closer else None
+                logits = conversation.ask(request.question, m, self._room(request), clock)  # (V,)
+                closer = self._look_again(choice, logits) if choice and escalated is None else None
                 if closer is None:
-                    written = yield from self._write(conversation, logits, request, clock, stop)
-                    break
+                    yield Begun(m, choice, escalated, (conversation, logits))
+                    return
             escalated, choice, m = m, closer, closer.scale
-        return Answer(
-            text=written.text,
-            num_visual_tokens=m,
-            reason=choice.reason if choice else named_reason(m),
-            probability=choice.probabilities[m] if choice else None,
-            probabilities=choice.probabilities if choice else {},
-            confidence=written.confidence,
-            unfamiliar=choice.unfamiliar if choice else False,
-            escalated=escalated,
-            finish=written.finish,
-            choices=written.choices,
-            token_ids=tuple(written.token_ids),
-            timings=clock.since(view.timings),
-        )
+        yield Begun(m, choice, escalated, None)
+
+    def answering(self, view: View, request: Request, clock: Clock, stop: Stop) -> Generator[str, None, Answer]:
+        """Yield the pieces of an answer's text as they come, and return the answer."""
+        with self.begin(view, request, clock, stop) as begun:
+            written = Written(finish="stopped")
+            if begun.read:
+                written = yield from self._write(*begun.read, request, clock, stop)
+        return begun.answer(written, clock.since(view.timings))
 
     def _write(
         self, conversation: Conversation, logits: Array, request: Request, clock: Clock, stop: Stop

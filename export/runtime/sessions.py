@@ -109,7 +109,7 @@ class Cache:
         self._outputs: list[Any] = []
         # Where a step writes into buffers that stand, none has to be asked for afterwards, logits (1, V) included.
         stands = self._memory == "cpu" and self.form != "concat"
-        self.logits = np.empty(decoder.logits_shape, np.float32) if stands else None
+        self.logits = np.empty((1, decoder.vocabulary), np.float32) if stands else None
         shape = (1, facts.kv_heads, 0 if self.form == "concat" else self.positions, facts.head_dim)
         self._bind([np.zeros(shape, facts.cache_dtype) for _ in facts.past])
 
@@ -123,25 +123,25 @@ class Cache:
         """Forget all but the first `used` positions: what stands there depends on nothing behind it."""
         assert used <= self.used
         if self.form == "concat" and used < self.used:
-            self._bind([values[:, :, :used] for values in self._values()])
+            self._bind([values[:, :, :used] for values in self.values()])
         self.used = used
 
     def copy(self, other: Cache, used: int) -> None:
         """Start with the first `used` positions of another conversation."""
         assert used <= min(other.used, self.positions)
         if self.form == "concat":
-            self._bind([values[:, :, :used] for values in other._values()])
+            self._bind([values[:, :, :used] for values in other.values()])
         elif self._memory != "cpu":
             whole = [np.zeros_like(values) for values in self._buffers]
-            for mine, theirs in zip(whole, other._values(), strict=True):
+            for mine, theirs in zip(whole, other.values(), strict=True):
                 mine[:, :, :used] = theirs[:, :, :used]
             self._bind(whole)
         else:
-            for mine, theirs in zip(self._values(), other._values(), strict=True):
+            for mine, theirs in zip(self.values(), other.values(), strict=True):
                 mine[:, :, :used] = theirs[:, :, :used]
         self.used = used
 
-    def _values(self) -> list[Array]:
+    def values(self) -> list[Array]:
         """Keys, then values, of each layer: (1, kv_heads, positions, head_dim) each."""
         held = self._held if self._memory != "cpu" else self._outputs
         return [value.numpy() for value in held] if held else self._buffers
@@ -183,7 +183,9 @@ class Decoder:
         prefill = open_session(path.with_name(facts.prefill.file), device) if facts.prefill else None
         self.sessions = {"decode": decode} | ({"prefill": prefill} if prefill else {})
         by_name = {output.name: output.shape for output in decode.get_outputs()}
-        self.logits_shape = tuple(by_name[facts.graph.outputs["logits"]])
+        rows, self.vocabulary = by_name[facts.graph.outputs["logits"]]
+        # Files of an older mvlm, and of other dialects, hold one conversation; other memory was never tried.
+        self.takes_several = not isinstance(rows, int) and device.provider == "cpu"
 
     def cache(self, positions: int) -> Cache:
         """An empty cache of this decoder's form."""
@@ -206,7 +208,7 @@ class Decoder:
         phase = "prefill" if steps > 1 and "prefill" in self.sessions else "decode"
         binding = cache.bindings[phase]
         feeds = {"inputs_embeds": np.ascontiguousarray(inputs_embeds[None])}  # (1, S, D)
-        feeds |= step_inputs(self.facts, cache.used, steps)
+        feeds |= step_inputs(self.facts, [cache.used], steps)
         with engine_errors():
             for role, name in self.facts.graph.inputs.items():
                 binding.bind_cpu_input(name, feeds[role])
@@ -219,19 +221,22 @@ class Decoder:
         return outputs[0].numpy()[0]  # (V,)
 
 
-def step_inputs(facts: DecoderGraph, used: int, steps: int) -> dict[str, Array]:
-    """What a decoder's dialect asks for besides embeddings, for S = `steps` positions behind the `used` ones.
+def step_inputs(facts: DecoderGraph, used: Sequence[int], steps: int) -> dict[str, Array]:
+    """What a decoder's dialect asks for besides embeddings, for S = `steps` positions behind those that are in `used`.
 
-    The mask says, for each position of the step, which of the T positions of the cache it sees: itself and all before.
+    That holds one number for each of the B conversations that are read on together; but in one cache they have
+    different lengths only where it is "in place". The mask says, for each position of the step, which of the T
+    positions of the cache it sees: itself and all before.
     """
-    total = used + steps
-    positions = np.arange(used, total)  # (S,)
-    inputs: dict[str, Array] = {"position_ids": positions[None]}  # (1, S)
+    before = np.asarray(used)  # (B,)
+    total = int(before.max()) + steps
+    positions = before[:, None] + np.arange(steps)  # (B, S)
+    inputs: dict[str, Array] = {"position_ids": positions}
     if facts.cache == "in place":
-        inputs["seqlens_k"] = np.asarray([total - 1], np.int32)
+        inputs["seqlens_k"] = (before + steps - 1).astype(np.int32)  # (B,)
         inputs["total_sequence_length"] = np.asarray(total, np.int32)
         return inputs
     in_sight = facts.positions if facts.cache == "scatter" else total
-    inputs["attention_mask"] = (np.arange(in_sight) <= positions[:, None])[None, None]  # (1, 1, S, T)
-    inputs["write_indices"] = np.asarray([used])
+    inputs["attention_mask"] = (np.arange(in_sight) <= positions[..., None])[:, None]  # (B, 1, S, T)
+    inputs["write_indices"] = before
     return inputs

@@ -135,6 +135,8 @@ class TensorrtSession:
 class TensorrtDecoder:
     """The language model, one step at a time; as sessions.Decoder."""
 
+    takes_several = False  # an engine's profiles fix how many conversations it reads on: one
+
     def __init__(self, session: TensorrtSession, facts: DecoderGraph, engines: EngineSet) -> None:
         self.session, self.facts, self._engines = session, facts, engines
 
@@ -145,7 +147,7 @@ class TensorrtDecoder:
         """Read S more positions after those in the cache: (S, D) -> logits (V,) of the last one."""
         session, facts, steps = self.session, self.facts, len(inputs_embeds)
         profile = self._engines.profile_for(steps)
-        feeds = {"inputs_embeds": inputs_embeds[None]} | step_inputs(facts, cache.used, steps)  # (1, S, D), …
+        feeds = {"inputs_embeds": inputs_embeds[None]} | step_inputs(facts, [cache.used], steps)  # (1, S, D), …
         with session.lock:
             session.use_profile(profile)
             for role, name in facts.graph.inputs.items():

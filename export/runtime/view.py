@@ -17,6 +17,7 @@ from .image import Order, Picture, preprocess
 from .request import Options, Scale, request_of
 from .router import Choice
 from .sessions import run_session
+from .together import answer_many
 
 if TYPE_CHECKING:
     from .engine import Runtime
@@ -58,9 +59,17 @@ class View:
         return Stream(lambda stop: self.runtime.answering(self, request, clock, stop))
 
     def ask_many(self, questions: Sequence[str], scale: Scale = "auto", **options: Unpack[Options]) -> list[Answer]:
-        """Several questions, in their order; all are checked before the first is answered."""
-        streams = [self.stream(question, scale, **options) for question in questions]
-        return [stream.read() for stream in streams]
+        """Several questions, in their order: as one by one. All are checked before the first is answered.
+
+        `together.answer_many` says when they are written at once.
+        """
+        requests = [request_of(question, scale, options) for question in questions]
+        for request in requests:
+            self.runtime.require_answerable(request)
+        if not requests:
+            return []
+        positions = max(map(self.runtime.positions, requests))
+        return answer_many(self.runtime, ((self, request) for request in requests), requests[0], positions)
 
     def choose(self, question: str, **options: Unpack[Options]) -> Choice:
         """The scale that `ask` would answer at, without answering."""

@@ -38,41 +38,73 @@ class Written:
     choices: dict[str, float] = field(default_factory=dict)
 
 
+class Writing:
+    """An answer while it is written: given logits, it picks the token that is to be read next, until it ends."""
+
+    def __init__(self, task: Task, clock: Clock, stop: Stop) -> None:
+        self.written = Written()
+        self._task, self._clock, self._stop = task, clock, stop
+        self._sampler = Sampler(task.request)
+        self._text = GrowingText(task.decode, task.request.stop)
+        self.ended = False
+        self._took_at: float | None = None
+        self._step_ms = 0.0
+
+    @property
+    def token(self) -> int:
+        """The last one of the answer."""
+        return self.written.token_ids[-1]
+
+    def take(self, logits: Array) -> str:
+        """Pick the next token from its logits (V,): the piece of text that can be given out now."""
+        now = time.perf_counter()
+        if self._took_at is not None:
+            self._step_ms = 1000 * (now - self._took_at)
+        self._took_at = now
+        with self._clock.stage("decode"):
+            token, likely = self._sampler.pick(logits)
+        self.written.confidence *= likely
+        self.ended = token in self._task.stop_ids
+        if self.ended:
+            return ""
+        self.written.token_ids.append(token)
+        piece = self._text.grow(self.written.token_ids)
+        self.ended = self._text.stopped
+        return piece
+
+    def goes_on(self) -> bool:
+        """Whether `token` is to be read. If not, `written` says what ended the answer."""
+        if not self.ended and (cut := self._cut_short()):
+            self.written.finish = cut
+            self.ended = True
+        return not self.ended
+
+    def end(self) -> str:
+        """What was held back, now that nothing follows; `written` is whole."""
+        piece = self._text.end(self.written.token_ids)
+        self.written.text = self._text.given
+        return piece
+
+    def _cut_short(self) -> Finish | None:
+        if len(self.written.token_ids) == self._task.request.max_new_tokens:
+            return "length"
+        if self._stop.now:
+            return "stopped"
+        return "deadline" if self._clock.left_ms < self._step_ms else None
+
+
 def write(
     conversation: Conversation, logits: Array, task: Task, clock: Clock, stop: Stop
 ) -> Generator[str, None, Written]:
     """Decode from the prompt's logits (V,), yield the pieces of the text, and return the whole."""
-    sampler = Sampler(task.request)
-    text = GrowingText(task.decode, task.request.stop)
-    written = Written()
-    ids, step_ms = written.token_ids, 0.0
+    writing = Writing(task, clock, stop)
     while True:
-        started = time.perf_counter()
-        with clock.stage("decode"):
-            token, likely = sampler.pick(logits)
-        written.confidence *= likely
-        if token in task.stop_ids:
-            break
-        ids.append(token)
-        if piece := text.grow(ids):
+        if piece := writing.take(logits):
             yield piece
-        if text.stopped:
-            break
-        if cut := _cut_short(len(ids), task.request, clock.left_ms < step_ms, stop):
-            written.finish = cut
+        if not writing.goes_on():
             break
         with clock.stage("decode"):
-            logits = conversation.follow(token)
-        step_ms = 1000 * (time.perf_counter() - started)
-    if piece := text.end(ids):
+            logits = conversation.follow(writing.token)
+    if piece := writing.end():
         yield piece
-    written.text = text.given
-    return written
-
-
-def _cut_short(length: int, request: Request, late: bool, stop: Stop) -> Finish | None:
-    if length == request.max_new_tokens:
-        return "length"
-    if stop.now:
-        return "stopped"
-    return "deadline" if late else None
+    return writing.written
