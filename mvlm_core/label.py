@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -41,6 +40,7 @@ from .answering import Answered, answer_together
 from .dataset import Group, group_rows
 from .model import MvlmForConditionalGeneration
 from .processing import MvlmProcessor, prompt_of
+from .resumable import parts_folder
 from .row import Row, single_questions
 from .rows import read_rows, rows_sha256
 from .runs import Precision, load_run, model_sha256
@@ -55,8 +55,6 @@ _LABELS = pa.schema(
     ]
 )  # fmt: skip
 _FEATURES = pa.schema([("id", pa.string()), ("image", pa.list_(pa.float32())), ("question", pa.list_(pa.float32()))])
-
-
 _STRANGE = pa.schema([("kind", pa.string()), ("image", pa.list_(pa.float32())), ("question", pa.list_(pa.float32()))])
 _FILES = ("labels.parquet", "features.parquet", "strangers.parquet")
 # Of so many pictures other kinds are made.
@@ -105,7 +103,7 @@ def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, 
         raise MvlmError(f"{sweep.rows} has no rows of the splits {', '.join(sweep.splits)}: name others with --splits")
     pictures = group_rows(single_questions(rows))
 
-    folder = _parts_folder(out, sweep.key())
+    folder = parts_folder(out, sweep.key())
     starts = range(0, len(pictures), sweep.pictures_per_part)
     for start in starts:
         chunk = pictures[start : start + sweep.pictures_per_part]
@@ -203,17 +201,6 @@ def _strangers(
 def _of_question(prompt: Prompt, table: NDArray[np.float32], question: str, words: NDArray[np.float32]) -> list[float]:
     token_rows = table[prompt.question_ids(question)]  # (T, D)
     return question_features(question, token_rows, words).tolist()
-
-
-def _parts_folder(out: Path, key: dict[str, Any]) -> Path:
-    """The folder of parts beside `out`; parts of another model, of other rows or scales are thrown away."""
-    folder = out.absolute().with_name(f".{out.name}.parts")
-    file = folder / "key.json"
-    if not file.is_file() or json.loads(file.read_text()) != key:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_json(file, key)
-    return folder
 
 
 def _part(folder: Path, table: str, start: int) -> Path:

@@ -18,6 +18,7 @@ from export.runtime.errors import MvlmError
 from mvlm_core import label as sweeping
 from mvlm_core.answering import answer_together
 from mvlm_core.label import Sweep, label
+from mvlm_core.resumable import parts_folder
 from mvlm_core.scales import FAMILIES
 from router.breakdown import without_luck
 from router.table import read_table
@@ -166,7 +167,7 @@ def test_answers_are_drawn_as_often_as_the_model_thinks_them_right():
 
 def test_parts_of_another_sweep_are_not_taken_over(labelled, run, scenes, tmp_path):
     out = tmp_path / "labels"
-    parts = sweeping._parts_folder(out, {"model_sha256": "another"})
+    parts = parts_folder(out, {"model_sha256": "another"})
     (parts / "features-00000000.parquet").write_bytes(b"another's")
     label(sweep(run, scenes), out, overwrite=False, progress=lambda done, whole: None)
     assert (out / "features.parquet").read_bytes() == (labelled / "features.parquet").read_bytes()

@@ -24,6 +24,7 @@ import yaml
 from export.runtime.artefact import describe, put_in_place, sha256_json, write_json
 from export.runtime.errors import CheckFailed, MvlmError
 
+from ..resumable import parts_folder
 from .benchmarks import Benchmark, Tasks
 from .plugin import ENTRY_POINTS, MODEL
 from .subject import Subject
@@ -89,7 +90,7 @@ def evaluate(plan: Plan, out: Path, bar: Callable[[str, int], Callable[[int], No
     Raises `CheckFailed` for a run without results, with what went wrong first; `MvlmError` without the plug-in.
     """
     _require_plugin()
-    parts = _parts(out, plan.key())
+    parts = parts_folder(out, plan.key())
     runs = plan.runs()
     (parts / RUNS).write_text(yaml.safe_dump(runs, sort_keys=False), encoding="utf-8")
     left = [run for run in runs if not _results(parts / run["output_path"])]
@@ -116,16 +117,6 @@ def _require_plugin() -> None:
     """An entry point is written when a package is installed: one from before that has none."""
     if MODEL not in entry_points(group=ENTRY_POINTS).names:
         raise MvlmError("this mvlm was installed before it had its plug-in for lmms-eval: pip install it again")
-
-
-def _parts(out: Path, key: dict[str, Any]) -> Path:
-    folder = out.absolute().with_name(f".{out.name}.parts")
-    file = folder / "key.json"
-    if not file.is_file() or json.loads(file.read_text()) != key:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_json(file, key)
-    return folder
 
 
 def _start(parts: Path, folders: Sequence[Path], advance: Callable[[int], None]) -> None:
