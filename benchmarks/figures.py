@@ -183,6 +183,30 @@ def _quality(quality: Figures) -> str:
     return "\n".join(lines)
 
 
+def _together(found: Figures) -> str:
+    """What is gained by asking several at once, for each precision; how fast, and whether the same is answered."""
+    first = next(iter(found["random"].values()))
+    rows, lengths = " / ".join(first["step_ms"]), list(first["answer_tokens"])
+    lines = [
+        f"**Several at once**: answers a second of `ask_many` over one by one, about {found['pictures']} new pictures"
+        f" (about one picture) at {found['scale']} tokens, on a decoder of {found['decoder']}; and on the demo's model,"
+        " all questions about a picture, every scale.\n",
+        f"| precision | step of {rows} conversations, ms | "
+        + " | ".join(f"answers of {length} tokens" for length in lengths)
+        + " | the demo's | other answers |",
+        "|---" * (4 + len(lengths)) + "|",
+    ]
+    for precision, of in found["random"].items():
+        steps, demo = " / ".join(f"{ms:.1f}" for ms in of["step_ms"].values()), found["demo"][precision]
+        gains = [
+            f"{at['pictures']['times_as_fast']:.2f} ({at['questions_about_one']['times_as_fast']:.2f})"
+            for at in of["answer_tokens"].values()
+        ]
+        differ = f"{demo['differ']} of {demo['answers']}"
+        lines.append("| " + " | ".join([precision, steps, *gains, f"{demo['times_as_fast']:.2f}", differ]) + " |")
+    return "\n".join(lines)
+
+
 def _paper(paper: Figures) -> str:
     """Claims of the papers, as they ended; the verdicts are read from the intervals when the file is made."""
     lines = [
@@ -268,7 +292,7 @@ def _claim_in_time(of: str, claim: Figures) -> list[str]:
 _TOLD: dict[str, tuple[Callable[[Figures], str], str | None]] = {
     "parity": (_parity, None), "router": (_router_tables, "\n\n"), "train_step_*": (_train_step, " "),
     "label_sweep": (_label_sweep, " "), "decode": (_decode, "\n\n"), "runtime": (_runtime, "\n\n"),
-    "quality": (_quality, "\n\n"), "paper": (_paper, "\n\n"),
+    "together": (_together, "\n\n"), "quality": (_quality, "\n\n"), "paper": (_paper, "\n\n"),
 }  # fmt: skip
 
 # Told on the page of all figures, and too long for the README.

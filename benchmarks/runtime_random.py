@@ -33,7 +33,7 @@ class RandomRun:
     picture: Path
 
 
-def random_run(folder: Path, family: Family, width: int, layers: int) -> RandomRun:
+def random_run(folder: Path, family: Family, width: int, layers: int, precision: str = "float32") -> RandomRun:
     processor = tiny_processor()
     config = copy.deepcopy(tiny_model(family, processor=processor).config)
     config.text_config.update(
@@ -51,7 +51,7 @@ def random_run(folder: Path, family: Family, width: int, layers: int) -> RandomR
     processor.save_pretrained(run.folder)
     drawn_picture(0).save(run.picture)
     source = read_source(run.folder, None, _SCALES)
-    write_bundle(source, plan("ort-cpu", "float32", None, source.positions), run.bundle, lambda steps: None)
+    write_bundle(source, plan("ort-cpu", precision, None, source.positions), run.bundle, lambda steps: None)
     return run
 
 

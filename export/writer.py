@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -35,13 +35,11 @@ class Geometry:
 
 
 class Product(Protocol):
-    """A linear layer without its bias, in one precision.
+    """A linear layer without its bias, in one precision."""
 
-    Attributes:
-        by_row: whether a position's result is its own, whatever others are multiplied with it.
-    """
-
-    by_row: ClassVar[bool]
+    @property
+    def by_row(self) -> bool:
+        """Whether a position's result is its own, whatever others are multiplied with it."""
 
     def __call__(self, writer: Writer, x: str, weight: Tensor, name: str) -> str:
         """x (…, K) times the transpose of weight (N, K) -> (…, N)."""

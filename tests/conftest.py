@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner, Result
 
+from export.runtime import Runtime
 from mvlm_core.cli import main
+
+if TYPE_CHECKING:
+    from bundles import Made
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -33,6 +38,19 @@ def scenes(tmp_path_factory) -> Path:
     )
     assert result.exit_code == 0, result.output
     return folder / "rows"
+
+
+@pytest.fixture(scope="module", params=["pool", "haar", "query"])
+def made(request) -> Made:
+    """A tiny run, its rows, router and bundle, of each family."""
+    from bundles import FAMILIES  # torch, which most test files do without
+
+    return FAMILIES[request.param]()
+
+
+@pytest.fixture(scope="module")
+def runtime(made) -> Runtime:
+    return Runtime.load(made.bundle, threads=1)
 
 
 def rewrite_rows(folder: Path, change) -> Path:

@@ -22,17 +22,21 @@ PRODUCTS = {
 
 def multiplied(folder, product, weight, x, *, head: bool = False):
     """One product, written and run."""
+    return session(folder, product, weight, head=head).run(None, {"x": x})[0]
+
+
+def session(folder, product, weight, *, head: bool = False):
     with WeightFile(folder / "weights.bin") as weights:
         writer = Writer(weights.tensor, product, np.dtype(np.float32))
         y = (product.head if head else product)(writer, "x", weight, "w")
         info = helper.make_tensor_value_info
         graph = helper.make_graph(
-            writer.nodes, "one", [info("x", TensorProto.FLOAT, [None, x.shape[1]])],
+            writer.nodes, "one", [info("x", TensorProto.FLOAT, [None, weight.shape[1]])],
             [info(y, TensorProto.FLOAT, None)], list(writer.initializers.values()),
         )  # fmt: skip
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "one.onnx")
-    return onnxruntime.InferenceSession(folder / "one.onnx").run(None, {"x": x})[0]
+    return onnxruntime.InferenceSession(folder / "one.onnx")
 
 
 def random_weight(n: int, k: int):
@@ -58,6 +62,22 @@ def test_rounded_weights_are_near(name, within):
     weight = random_weight(24, 64)[2:]
     error = (PRODUCTS[name].rounded(weight) - weight).norm() / weight.norm()
     assert 0 <= error <= within
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_position_gives_the_same_whoever_stands_beside_it(tmp_path, name):
+    product, weight = PRODUCTS[name], random_weight(24, 256)
+    x = np.random.default_rng(0).standard_normal((8, 256), np.float32)
+    x[-1] *= 100  # one that a scale for all would fit
+    run = session(tmp_path, product, weight).run
+    together = run(None, {"x": x})[0]
+    alone = np.concatenate([run(None, {"x": row[None]})[0] for row in x])
+    exact = name in ("4 bits", "8 bits")  # what is rounded again in the next layer must be the same in its last digit
+    assert product.by_row == (name not in ("dynamic", "4 bits, wide blocks"))
+    if product.by_row:
+        np.testing.assert_allclose(together, alone, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-4)
+    elif name == "dynamic":
+        assert np.abs(together - alone).max() > 0.1
 
 
 def test_every_number_of_a_row_rounds_to_the_nearest():

@@ -9,7 +9,6 @@ from typing import get_type_hints
 
 import numpy as np
 import pytest
-from bundles import FAMILIES, Made
 from PIL import Image
 from test_runtime_conversation import slow_logits
 from tiny import QUESTIONS, SCALES
@@ -22,16 +21,6 @@ from export.runtime.router import Choice, Terms
 from export.runtime.sessions import Cache, Decoder, Device
 
 QUESTION = QUESTIONS[0]
-
-
-@pytest.fixture(scope="module", params=FAMILIES.values(), ids=FAMILIES)
-def made(request) -> Made:
-    return request.param()
-
-
-@pytest.fixture(scope="module")
-def runtime(made) -> Runtime:
-    return Runtime.load(made.bundle, threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from bundles import FAMILIES, Made
 from tiny import QUESTIONS, SCALES
 
 from export.runtime import MvlmError, Runtime
@@ -16,16 +15,6 @@ from export.runtime.answer import Clock
 from export.runtime.conversation import Conversation, Reader
 from export.runtime.prompt import FixedIds, ImagePlace, Prompt, QuestionText
 from export.runtime.sessions import Cache, Decoder
-
-
-@pytest.fixture(scope="module", params=FAMILIES.values(), ids=FAMILIES)
-def made(request) -> Made:
-    return request.param()
-
-
-@pytest.fixture(scope="module")
-def runtime(made) -> Runtime:
-    return Runtime.load(made.bundle, threads=1)
 
 
 def slow_logits(runtime: Runtime, view, question: str, m: int):

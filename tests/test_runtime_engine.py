@@ -7,24 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bundles import PRICE, Made, pool_bundle, query_bundle, torch_answer
+from bundles import PRICE, torch_answer
 from PIL import Image
 from tiny import QUESTIONS, SCALES
 
 from export.runtime import MvlmError, Runtime, engine
 from export.runtime.features import image_features, question_features
-
-FAMILIES = {"pool, resnet, qwen3": pool_bundle, "query, clip, llama": query_bundle}
-
-
-@pytest.fixture(scope="module", params=FAMILIES.values(), ids=FAMILIES)
-def made(request) -> Made:
-    return request.param()
-
-
-@pytest.fixture(scope="module")
-def runtime(made) -> Runtime:
-    return Runtime.load(made.bundle, threads=1)
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .view import View
 
 Array = NDArray[np.float32]
-# A step for more than so many takes as much longer (benchmarks/results/runtime.json), and what memory they may take.
+# A step for more takes as much longer (benchmarks/results/together.json); and what memory they may take.
 _MOST, _MOST_BYTES = 8, 2**30
 
 
