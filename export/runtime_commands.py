@@ -156,6 +156,6 @@ def _explained(view: View, question: str, answer: Answer, options: dict[str, Any
         lines.append(f"{m:>8} {choice.probabilities[m]:>9.3f} {cost:>13.4g} {worth:>7.3f}{mark}")
     lines.append(f"worth is P(right) less the price, {choice.price:.4g}, times the cost as a share of the dearest")
     strange = ", so that the router does not trust itself here" if choice.unfamiliar else ""
-    lines.append(f"as strange as this were {100 * choice.familiarity:.2g} % of the validation questions{strange}")
+    lines.append(f"as strange as this were {100 * choice.familiarity:.3g} % of the validation questions{strange}")
     lines += [f"{name:>24} {value:.4g}" for name, value in features.items()]
     return "\n".join(lines)

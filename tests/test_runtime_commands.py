@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import time
@@ -101,6 +102,7 @@ def test_explain_shows_what_each_scale_was_worth(made, mvlm):
     assert "answered" in table[answer.num_visual_tokens]
     assert "match0_peak" in asked.stderr
     assert "hash" not in asked.stderr
+    assert re.search(r"as strange as this were \d+(\.\d+)? % of the validation questions", asked.stderr)
 
 
 def test_choices(made, mvlm):
