@@ -204,6 +204,13 @@ def _together(found: Figures) -> str:
         ]
         differ = f"{demo['differ']} of {demo['answers']}"
         lines.append("| " + " | ".join([precision, steps, *gains, f"{demo['times_as_fast']:.2f}", differ]) + " |")
+    apart = ", ".join(f"{precision} {difference:.2g}" for precision, difference in found["products"].items())
+    looks = " / ".join(f"{ms:.1f}" for ms in found["look_ms"].values())
+    lines.append(
+        "\nWhat a position gives beside seven others differs from what it gives alone by this part of the largest"
+        f" value: {apart}. Each picture takes the demo's tower {looks} ms, looked at {' / '.join(found['look_ms'])} at"
+        " once."
+    )
     return "\n".join(lines)
 
 

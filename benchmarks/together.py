@@ -16,22 +16,33 @@ from typing import Any
 
 import click
 import numpy as np
+import onnx
+import torch
 from machine import keep
+from onnx import TensorProto, helper
 from quality import sampled, torch_scores
 from runtime_random import random_run
 
 from export.bundle import write_bundle
+from export.dialects import FusedDialect
+from export.quantize import WIDE_BLOCK, Blocks, Dense, DynamicInt8
 from export.runtime import Answer, Runtime
-from export.runtime.sessions import Cache
+from export.runtime.sessions import Cache, Device, open_session
 from export.runtime.together import Together
 from export.source import Source, read_source
 from export.targets import plan
+from export.weights import WeightFile
+from export.writer import Product, Writer
 from mvlm_core.row import Row
 
 _PRECISIONS = ("float32", "int4", "prefill=int8,decode=int4")
 _ROWS = (1, 2, 4, 8, 16)
 _LENGTHS = (2, 8, 32)
 _SCALE, _PICTURES, _STEPS, _PROMPT = 36, 16, 12, 64
+_WIDTH = 896
+_PRODUCTS: dict[str, Product] = {
+    "float32": Dense(), "int8": DynamicInt8(), "int4": Blocks(4), "int4-128": Blocks(4, WIDE_BLOCK)
+}  # fmt: skip
 _QUESTION = "how many shapes are in the picture?"
 
 
@@ -43,7 +54,7 @@ _QUESTION = "how many shapes are in the picture?"
 @click.option("--rehearse", is_flag=True, help="Tiny; its figures are not kept.")
 def main(demo: Path, pictures: int, threads: int, rounds: int, rehearse: bool) -> None:
     """Measure every precision, and keep results/together.json: a few minutes of a machine that does nothing else."""
-    width, layers, rounds, pictures = (64, 2, 1, 2) if rehearse else (896, 24, rounds, pictures)
+    width, layers, rounds, pictures = (64, 2, 1, 2) if rehearse else (_WIDTH, 24, rounds, pictures)
     source = read_source(demo / "run", None, sorted({m for _, m in torch_scores(demo / "labels")}))
     groups = sampled(demo / "rows", torch_scores(demo / "labels"), pictures)
     random, trained = {}, {}
@@ -55,11 +66,20 @@ def main(demo: Path, pictures: int, threads: int, rounds: int, rehearse: bool) -
     for precision in _PRECISIONS:
         trained[precision] = answers(source, precision, groups, threads)
         click.echo(f"{precision}, the demo's: {trained[precision]}")
+    products = apart()
+    click.echo(f"a position beside others, against alone: {products}")
     looked = looks(Runtime.load(demo / "bundle", threads=threads), rounds)
     click.echo(f"a look, by pictures at once: {looked}")
     if not rehearse:
         command = f"python benchmarks/together.py --pictures {pictures} --threads {threads} --rounds {rounds}"
-        facts = {"scale": _SCALE, "pictures": _PICTURES, "random": random, "demo": trained, "look_ms": looked}
+        facts = {
+            "scale": _SCALE,
+            "pictures": _PICTURES,
+            "random": random,
+            "demo": trained,
+            "look_ms": looked,
+            "products": products,
+        }
         click.echo(keep("together", command, decoder=f"{layers} x {width}, random", **facts))
 
 
@@ -117,6 +137,36 @@ def looks(runtime: Runtime, rounds: int) -> dict[str, float]:
         took = [_seconds(lambda feeds=feeds: runtime.vision.run(None, feeds)) for _ in range(rounds * _STEPS)]
         report[str(count)] = round(1000 * min(took) / count, 3)
     return report
+
+
+def apart() -> dict[str, float]:
+    """What one position gives beside seven others against what it gives alone, in each product of a decoder.
+
+    The largest difference, as a share of the largest value.
+    """
+    chance = torch.Generator().manual_seed(0)
+    weight, x = (torch.randn(size, _WIDTH, generator=chance) for size in (4 * _WIDTH, 8))
+    report = {}
+    for name, product in _PRODUCTS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            session = _one_product(Path(folder), product, weight)
+            together = session.run(None, {"x": x.numpy()})[0]
+            alone = np.concatenate([session.run(None, {"x": row[None].numpy()})[0] for row in x])
+        report[name] = float(f"{np.abs(together - alone).max() / np.abs(alone).max():.2g}")
+    return report
+
+
+def _one_product(folder: Path, product: Product, weight: torch.Tensor) -> Any:
+    with WeightFile(folder / "weights.bin") as weights:
+        writer = Writer(weights.tensor, product, np.dtype(np.float32))
+        info, y = helper.make_tensor_value_info, product(writer, "x", weight, "weight")
+        graph = helper.make_graph(
+            writer.nodes, "one", [info("x", TensorProto.FLOAT, [None, weight.shape[1]])],
+            [info(y, TensorProto.FLOAT, None)], list(writer.initializers.values()),
+        )  # fmt: skip
+    opsets = [helper.make_opsetid(*opset) for opset in FusedDialect.opsets]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "one.onnx")
+    return open_session(folder / "one.onnx", Device(threads=1))
 
 
 def answers(source: Source, precision: str, groups: Sequence[Sequence[Row]], threads: int) -> dict[str, Any]:
