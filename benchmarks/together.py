@@ -16,23 +16,22 @@ from typing import Any
 
 import click
 import numpy as np
-import onnx
 import torch
 from machine import keep
-from onnx import TensorProto, helper
 from quality import sampled, torch_scores
-from runtime_random import random_run
+from runtime_random import random_run  # and with it the folder of the tests, where `products` lies
+
+# isort: split
+from products import one_product
 
 from export.bundle import write_bundle
-from export.dialects import FusedDialect
 from export.quantize import WIDE_BLOCK, Blocks, Dense, DynamicInt8
 from export.runtime import Answer, Runtime
-from export.runtime.sessions import Cache, Device, open_session
+from export.runtime.sessions import Cache
 from export.runtime.together import Together
 from export.source import Source, read_source
 from export.targets import plan
-from export.weights import WeightFile
-from export.writer import Product, Writer
+from export.writer import Product
 from mvlm_core.row import Row
 
 _PRECISIONS = ("float32", "int4", "prefill=int8,decode=int4")
@@ -149,24 +148,11 @@ def apart() -> dict[str, float]:
     report = {}
     for name, product in _PRODUCTS.items():
         with tempfile.TemporaryDirectory() as folder:
-            session = _one_product(Path(folder), product, weight)
+            session = one_product(Path(folder), product, weight)
             together = session.run(None, {"x": x.numpy()})[0]
             alone = np.concatenate([session.run(None, {"x": row[None].numpy()})[0] for row in x])
         report[name] = float(f"{np.abs(together - alone).max() / np.abs(alone).max():.2g}")
     return report
-
-
-def _one_product(folder: Path, product: Product, weight: torch.Tensor) -> Any:
-    with WeightFile(folder / "weights.bin") as weights:
-        writer = Writer(weights.tensor, product, np.dtype(np.float32))
-        info, y = helper.make_tensor_value_info, product(writer, "x", weight, "weight")
-        graph = helper.make_graph(
-            writer.nodes, "one", [info("x", TensorProto.FLOAT, [None, weight.shape[1]])],
-            [info(y, TensorProto.FLOAT, None)], list(writer.initializers.values()),
-        )  # fmt: skip
-    opsets = [helper.make_opsetid(*opset) for opset in FusedDialect.opsets]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "one.onnx")
-    return open_session(folder / "one.onnx", Device(threads=1))
 
 
 def answers(source: Source, precision: str, groups: Sequence[Sequence[Row]], threads: int) -> dict[str, Any]:

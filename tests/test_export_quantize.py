@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
+from products import one_product
 
 from export.quantize import WIDE_BLOCK, Blocks, Dense, DynamicInt8, StoredInt4, StoredInt8, per_block, per_output
 from export.runtime import MvlmError
-from export.weights import WeightFile
-from export.writer import Writer
 
 PRODUCTS = {
     "dense": Dense(), "4 bits": Blocks(4), "4 bits, wide blocks": Blocks(4, WIDE_BLOCK), "8 bits": Blocks(8),
@@ -22,21 +18,7 @@ PRODUCTS = {
 
 def multiplied(folder, product, weight, x, *, head: bool = False):
     """One product, written and run."""
-    return session(folder, product, weight, head=head).run(None, {"x": x})[0]
-
-
-def session(folder, product, weight, *, head: bool = False):
-    with WeightFile(folder / "weights.bin") as weights:
-        writer = Writer(weights.tensor, product, np.dtype(np.float32))
-        y = (product.head if head else product)(writer, "x", weight, "w")
-        info = helper.make_tensor_value_info
-        graph = helper.make_graph(
-            writer.nodes, "one", [info("x", TensorProto.FLOAT, [None, weight.shape[1]])],
-            [info(y, TensorProto.FLOAT, None)], list(writer.initializers.values()),
-        )  # fmt: skip
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "one.onnx")
-    return onnxruntime.InferenceSession(folder / "one.onnx")
+    return one_product(folder, product, weight, head=head).run(None, {"x": x})[0]
 
 
 def random_weight(n: int, k: int):
@@ -69,7 +51,7 @@ def test_a_position_gives_the_same_whoever_stands_beside_it(tmp_path, name):
     product, weight = PRODUCTS[name], random_weight(24, 256)
     x = np.random.default_rng(0).standard_normal((8, 256), np.float32)
     x[-1] *= 100  # one that a scale for all would fit
-    run = session(tmp_path, product, weight).run
+    run = one_product(tmp_path, product, weight).run
     together = run(None, {"x": x})[0]
     alone = np.concatenate([run(None, {"x": row[None]})[0] for row in x])
     exact = name in ("4 bits", "8 bits")  # what is rounded again in the next layer must be the same in its last digit

@@ -147,11 +147,15 @@ def test_more_than_fit_take_the_places_of_those_that_ended(runtime, made, monkey
     assert max(at_once) == most
 
 
-def test_the_router_chooses_for_each(runtime, made):
-    pictures = [made.picture(i) for i in range(6)]
-    for options in ({}, {"price": 0.0}, {"cap": 9}, {"within": None}):
-        alone = [runtime.ask(picture, QUESTION, **LONG, **options) for picture in pictures]
-        same(runtime.ask_many(pictures, QUESTION, **LONG, **options), alone)
+def test_the_router_chooses_for_each(runtime, made, at_once):
+    view, chosen = runtime.look(made.picture(0)), set()
+    for options in ({}, {"price": 0.0}, {"cap": 9}, {"least_probability": 0.5}):
+        alone = [view.ask(question, **LONG, **options) for question in QUESTIONS]
+        at_once.clear()
+        same(view.ask_many(QUESTIONS, **LONG, **options), alone)
+        assert max(at_once) == len(QUESTIONS)
+        chosen |= {answer.num_visual_tokens for answer in alone}
+    assert len(chosen) > 1
 
 
 def test_drawn_answers_and_stop_texts(runtime, made):

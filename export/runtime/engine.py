@@ -124,8 +124,7 @@ class Runtime:
         clock = Clock(deadline_ms=options.get("deadline_ms"))
         request = request_of(question, scale, options)
         self.require_answerable(request)
-        view = self.look(picture)
-        return Stream(lambda stop: self.answering(view, request, clock, stop)).read()
+        return self.stream(self.look(picture), request, clock).read()
 
     def ask_many(
         self, pictures: Sequence[Picture | View], question: str, scale: Scale = "auto", **options: Unpack[Options]
@@ -137,12 +136,11 @@ class Runtime:
         request = request_of(question, scale, options)
         self.require_answerable(request)
         views = (picture if isinstance(picture, View) else self.look(picture) for picture in pictures)
-        return answer_many(self, ((view, request) for view in views), request, self.positions(request))
+        return answer_many(self, views, [request] * len(pictures))
 
-    def alone(self, view: View, request: Request) -> Answer:
-        """Answer a request that was checked."""
-        clock = Clock(request.deadline_ms)
-        return Stream(lambda stop: self.answering(view, request, clock, stop)).read()
+    def stream(self, view: View, request: Request, clock: Clock) -> Stream:
+        """The answer to a request that was checked."""
+        return Stream(lambda stop: self.answering(view, request, clock, stop))
 
     def visual_tokens(self, values: Array, num_visual_tokens: int) -> Array:
         """A picture's values (1, P, ·) as the tokens of one scale of the bundle: (1, m, D)."""

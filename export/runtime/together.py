@@ -102,19 +102,19 @@ class _Row:
         return self.begun.answer(self.writing.written, self.clock.since(self.view.timings))
 
 
-def answer_many(
-    runtime: Runtime, asked: Iterable[tuple[View, Request]], terms: Request, positions: int
-) -> list[Answer]:
-    """Answer every request about its view, in their order: as one by one.
+def answer_many(runtime: Runtime, views: Iterable[View], requests: Sequence[Request]) -> list[Answer]:
+    """Answer each request, which was checked, about the view beside it, in their order: as one by one.
 
-    They were checked, differ from `terms` in the question alone, and need at most `positions` with their answers. They
-    are written together where the decoder takes several, unless nothing is written (`choices`, one token) or there is a
-    deadline: that is each answer's own, and would run while others are read.
+    A view is taken when its turn comes. They are written together where the decoder takes several, unless for one of
+    them nothing is written (`choices`, one token) or there is a deadline: that is each answer's own, and would run
+    while others are read.
     """
-    alone = terms.choices or terms.max_new_tokens == 1 or terms.deadline_ms is not None
+    asked = zip(requests, views, strict=False)  # one view may serve all requests
+    alone = any(r.choices or r.max_new_tokens == 1 or r.deadline_ms is not None for r in requests)
+    positions = max(map(runtime.positions, set(requests)), default=1)
     most = 1 if alone or not runtime.decoder.takes_several else _most(runtime.decoder, positions)
     if most == 1:
-        return [runtime.alone(view, request) for view, request in asked]
+        return [runtime.stream(view, request, Clock(request.deadline_ms)).read() for request, view in asked]
     return _written_together(runtime, asked, Together(runtime.decoder, most, positions), most)
 
 
@@ -126,7 +126,7 @@ def _most(decoder: Decoder, positions: int) -> int:
 
 
 def _written_together(
-    runtime: Runtime, asked: Iterable[tuple[View, Request]], together: Together, most: int
+    runtime: Runtime, asked: Iterable[tuple[Request, View]], together: Together, most: int
 ) -> list[Answer]:
     """Up to `most` at a time: a new one begins where one has ended."""
     waiting = enumerate(asked)
@@ -150,9 +150,9 @@ def _written_together(
                 rows.pop()
 
 
-def _begin(runtime: Runtime, place: int, asked: tuple[View, Request], together: Together) -> _Row:
+def _begin(runtime: Runtime, place: int, asked: tuple[Request, View], together: Together) -> _Row:
     """Read a question up to its first token, and keep its conversation if the answer goes on."""
-    (view, request), clock, stop = asked, Clock(), Stop()
+    (request, view), clock, stop = asked, Clock(), Stop()
     writing = Writing(Task(request, runtime.prompt.text, runtime.manifest.stop_ids), clock, stop)
     with runtime.begin(view, request, clock, stop) as begun:
         assert begun.read is not None  # nobody stops it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
@@ -55,8 +56,7 @@ class View:
         """The answer in pieces as they are generated; what cannot be answered is refused here, before any work."""
         request = request_of(question, scale, options)
         self.runtime.require_answerable(request)
-        clock = Clock(request.deadline_ms)
-        return Stream(lambda stop: self.runtime.answering(self, request, clock, stop))
+        return self.runtime.stream(self, request, Clock(request.deadline_ms))
 
     def ask_many(self, questions: Sequence[str], scale: Scale = "auto", **options: Unpack[Options]) -> list[Answer]:
         """Several questions, in their order: as one by one. All are checked before the first is answered.
@@ -66,10 +66,7 @@ class View:
         requests = [request_of(question, scale, options) for question in questions]
         for request in requests:
             self.runtime.require_answerable(request)
-        if not requests:
-            return []
-        positions = max(map(self.runtime.positions, requests))
-        return answer_many(self.runtime, ((self, request) for request in requests), requests[0], positions)
+        return answer_many(self.runtime, repeat(self), requests)
 
     def choose(self, question: str, **options: Unpack[Options]) -> Choice:
         """The scale that `ask` would answer at, without answering."""
