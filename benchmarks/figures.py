@@ -1,4 +1,4 @@
-"""The figures of the README, from the JSON files alone: `python benchmarks/figures.py` writes them in.
+"""The figures of the README, from the JSON files alone: `python -m benchmarks.figures` writes them in.
 
 A test holds the README to what this prints.
 """

@@ -1,4 +1,4 @@
-"""benchmarks/README.md from the JSON files alone: `python benchmarks/page.py` writes it, `--check` compares.
+"""docs/figures.md from the JSON files alone: `python -m benchmarks.page` writes it, `--check` compares.
 
 A file that figures.py knows how to tell is told as in the README; any other is shown by its figures, as they stand.
 """
@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from figures import RESULTS, Figures, read, told, where
 
-PAGE = Path(__file__).parent / "README.md"
+from benchmarks.figures import RESULTS, Figures, read, told, where
+
+PAGE = Path(__file__).parents[1] / "docs" / "figures.md"
 _HEAD = """# What was measured
 
-Made from `results/*.json` by `python benchmarks/page.py`; a test holds it to them. Every file names the machine, the
+Made from `results/*.json` by `python -m benchmarks.page`; a test holds it to them. Every file names the machine, the
 date and the command that makes it again. Where a figure fell short, it stands here as it fell.
 """
 # What every file says, and what stands elsewhere on the page.
@@ -36,9 +37,9 @@ def page(results: Path = RESULTS) -> str:
 
 def _section(file: Path, figures: Figures) -> str:
     name = figures["measured"]
-    plots = [f"![{plot.stem}](results/{plot.name})" for plot in sorted(file.parent.glob(f"{name}*.png"))]
+    plots = [f"![{plot.stem}](../benchmarks/results/{plot.name})" for plot in sorted(file.parent.glob(f"{name}*.png"))]
     body = told(figures) or _as_it_stands(figures)
-    parts = [f"\n## {name}", f"{where(figures)}. All of it: [{file.name}](results/{file.name}).", body, *plots]
+    parts = [f"\n## {name}", f"{where(figures)}. All of it: [{file.name}](../benchmarks/results/{file.name}).", body, *plots]
     return "\n\n".join(parts)
 
 
@@ -86,12 +87,12 @@ def _shown(value: Any) -> str:
 @click.command()
 @click.option("--check", is_flag=True, help="Exit 1 when the page is not what the files say.")
 def main(check: bool) -> None:
-    """Write benchmarks/README.md from the results."""
+    """Write docs/figures.md from the results."""
     if not check:
         PAGE.write_text(page(), encoding="utf-8")
         click.echo(str(PAGE))
     elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page():
-        raise click.ClickException("benchmarks/README.md is not what the results say: python benchmarks/page.py")
+        raise click.ClickException("docs/figures.md is not what the results say: python -m benchmarks.page")
 
 
 if __name__ == "__main__":

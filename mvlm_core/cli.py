@@ -13,21 +13,21 @@ import click
 from export.runtime.errors import MvlmError
 
 VERBS = {
-    "data": "mvlm_core.evaluation.data_commands:data",
-    "import": "mvlm_core.checkpoint_commands:import_",
-    "train": "mvlm_core.commands:train",
-    "label": "mvlm_core.commands:label",
-    "fit-router": "router.commands:fit_router",
-    "eval": "mvlm_core.evaluation.commands:eval_",
-    "evaluate": "router.commands:evaluate",
-    "export": "export.commands:export",
-    "export-checkpoint": "mvlm_core.checkpoint_commands:export_checkpoint",
-    "build": "export.device_commands:build",
-    "bench": "export.device_commands:bench",
-    "verify": "export.commands:verify",
-    "run": "export.runtime_commands:run",
-    "serve": "export.runtime_commands:serve",
-    "demo": "mvlm_core.commands:demo",
+    "data": "mvlm_core.commands.data:data",
+    "import": "mvlm_core.commands.checkpoints:import_",
+    "train": "mvlm_core.commands.train_label:train",
+    "label": "mvlm_core.commands.train_label:label",
+    "fit-router": "router.commands.verbs:fit_router",
+    "eval": "mvlm_core.commands.benchmark:eval_",
+    "evaluate": "router.commands.verbs:evaluate",
+    "export": "export.commands.make:export",
+    "export-checkpoint": "mvlm_core.commands.checkpoints:export_checkpoint",
+    "build": "export.commands.device:build",
+    "bench": "export.commands.device:bench",
+    "verify": "export.commands.make:verify",
+    "run": "export.commands.ask:run",
+    "serve": "export.commands.ask:serve",
+    "demo": "mvlm_core.commands.train_label:demo",
 }
 # Which extra brings a package that a verb may miss.
 _EXTRA_OF = {

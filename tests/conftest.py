@@ -14,7 +14,7 @@ from export.runtime import Runtime
 from mvlm_core.cli import main
 
 if TYPE_CHECKING:
-    from bundles import Made
+    from tests.support.bundles import Made
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -43,7 +43,7 @@ def scenes(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module", params=["pool", "haar", "query"])
 def made(request) -> Made:
     """A tiny run, its rows, router and bundle, of each family."""
-    from bundles import FAMILIES  # torch, which most test files do without
+    from tests.support.bundles import FAMILIES  # torch, which most test files do without
 
     return FAMILIES[request.param]()
 

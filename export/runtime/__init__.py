@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from .errors import CheckFailed, MvlmError
 
 if TYPE_CHECKING:
+    from export.runtime.routing.router import Choice
+
     from .answer import Answer, Stream
     from .engine import Runtime
-    from .router import Choice
     from .view import View
 
 __all__ = ["Answer", "CheckFailed", "Choice", "MvlmError", "Runtime", "Stream", "View"]
-_HOME = {"Answer": "answer", "Choice": "router", "Runtime": "engine", "Stream": "answer", "View": "view"}
+_HOME = {"Answer": "answer", "Choice": "routing.router", "Runtime": "engine", "Stream": "answer", "View": "view"}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,24 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from export.runtime.backends.onnx import Device, run_session
+from export.runtime.backends.select import open_files
+from export.runtime.decode.batch import answer_many
+from export.runtime.decode.conversation import Conversation, Reader
+from export.runtime.decode.multiple_choice import score_choices
+from export.runtime.decode.sampling import EmbeddingTable, first_margin, log_softmax
+from export.runtime.decode.writing import Task, Written, write
+from export.runtime.routing.costs import CostTable, read_costs
+from export.runtime.routing.router import Choice, Router, Terms, named_reason
+
 from .answer import Answer, Clock, Stop, Stream
-from .choices import score_choices
-from .conversation import Conversation, Reader
-from .costs import CostTable, read_costs
 from .errors import MvlmError
 from .features import image_feature_names, question_feature_names, question_features
-from .generate import EmbeddingTable, first_margin, log_softmax
 from .image import Order, Picture
 from .machine import device_name
 from .manifest import Manifest, read_manifest, read_verification, require_provider
-from .opening import open_files
 from .prompt import Prompt
 from .request import Options, Request, Scale, request_of
-from .router import Choice, Router, Terms, named_reason
-from .sessions import Device, run_session
-from .together import answer_many
 from .view import View, look
-from .write import Task, Written, write
 
 Array = NDArray[np.float32]
 # Connectors beyond these are opened when they are first asked for: a `query` bundle may hold hundreds of scales.

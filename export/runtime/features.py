@@ -9,7 +9,7 @@ it is, as a product and as an angle, how large the region is and where, whether 
 picture's energy and the match are followed over the pyramid of average-pooled grids, over all of the picture and at
 the place of the match: what a coarser grid no longer shows there, fewer visual tokens cannot answer.
 
-`benchmarks/features.py` measures what each group of features costs and brings.
+`benchmarks/router/features.py` measures what each group of features costs and brings.
 """
 
 from __future__ import annotations

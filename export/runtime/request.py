@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
+from export.runtime.routing.router import Terms
+
 from .errors import MvlmError
-from .router import Terms
 
 Scale = int | Literal["auto"]
 _MOST_CHOICES = 64

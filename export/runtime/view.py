@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from export.runtime.backends.onnx import run_session
+from export.runtime.decode.batch import answer_many
+from export.runtime.decode.conversation import Shelf
+from export.runtime.routing.router import Choice
+
 from .answer import Answer, Clock, Stream
-from .conversation import Shelf
 from .features import image_features
 from .image import Order, Picture, preprocess
 from .request import Options, Scale, request_of
-from .router import Choice
-from .sessions import run_session
-from .together import answer_many
 
 if TYPE_CHECKING:
     from .engine import Runtime

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from export.runtime.errors import MvlmError
 
-from .asked import Answerer, Asked, one_turn, read_messages
 from .model_args import ModelArgs, read_model_args
+from .sample import Answerer, Asked, one_turn, read_messages
 
 # Of what tasks say to `generate`, the words that change nothing about one greedy answer.
 _WITHOUT_EFFECT = {"temperature", "top_p", "image_aspect_ratio"}
@@ -123,10 +123,10 @@ class MvlmByDocument(Mvlm):
 def open_answerer(args: ModelArgs) -> Answerer:
     """The run or the bundle that was named."""
     if args.bundle is not None:
-        from .of_bundle import BundleAnswerer
+        from .bundle_answerer import BundleAnswerer
 
         return BundleAnswerer.load(args.bundle, args.scale, args.provider, args.threads)
-    from .of_run import RunAnswerer
+    from .run_answerer import RunAnswerer
 
     assert args.run is not None
     return RunAnswerer.load(args.run, args.scale, args.router, args.device, args.precision)

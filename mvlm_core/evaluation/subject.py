@@ -9,8 +9,8 @@ from typing import Any
 
 from export.runtime.artefact import sha256_file
 from export.runtime.errors import MvlmError
+from mvlm_core.modeling.scales import parse_scales, require_scales
 
-from ..scales import parse_scales, require_scales
 from .model_args import read_model_args
 
 _SAID_ELSEWHERE = {"run", "bundle", "scale", "router", "answers"}
@@ -75,10 +75,9 @@ def _check_bundle(folder: Path, scales: Sequence[int], *, auto: bool, router: Pa
 def _check_run(folder: Path, scales: Sequence[int], *, auto: bool, router: Path | None) -> str:
     import torch
 
-    from export.runtime.router_folder import read_router
-
-    from ..model import build_connector
-    from ..runs import model_sha256, run_config
+    from export.runtime.routing.router_folder import read_router
+    from mvlm_core.checkpoints.run_folder import model_sha256, run_config
+    from mvlm_core.modeling.model import build_connector
 
     config, sha256 = run_config(folder), model_sha256(folder)
     with torch.device("meta"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from .benchmarks import Benchmark, known
-from .runs import Outcome
+from .lmms_runs import Outcome
 
 
 def table(outcome: Outcome, benchmarks: Sequence[Benchmark], scales: Sequence[str]) -> str:

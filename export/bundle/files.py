@@ -1,0 +1,163 @@
+"""Writes the files of a bundle: graphs, one weight file, tokenizer, router, and the manifest that names them all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from transformers import PreTrainedModel
+
+from export.graphs.decoder import write_decoder
+from export.graphs.targets import Plan
+from export.graphs.vision import connector_models, vision_model, vision_outputs
+from export.graphs.weights import WeightFile
+from export.runtime.artefact import describe, read_artefact, sha256_file, write_json
+from export.runtime.errors import MvlmError
+from export.runtime.features import FEATURE_VERSION
+from export.runtime.manifest import SEAL, DecoderGraph, Embedding, Graph, RouterFacts, seal
+from export.runtime.routing.router_folder import ROUTER_FILE, RouterSource
+from mvlm_core.modeling.processing import prompt_of
+
+from .source import Source
+
+NAME = "bundle"
+_WEIGHTS = "weights.bin"
+_TOKENIZER = "tokenizer.json"
+# Scales of blocks count in; a little more for graphs, tokenizer and what is written before it is renamed.
+_BYTES_A_WEIGHT = {"float32": 4.0, "float16": 2.0, "int8": 1.2, "int4": 0.65, "int4-128": 0.55}
+_MARGIN = 1.1
+
+
+def graph_count(source: Source, plan: Plan) -> int:
+    """How many steps of progress `write_bundle` makes: vision, decoder or two, and a connector for each scale."""
+    return 2 + plan.apart + len(source.scales)
+
+
+def write_bundle(source: Source, plan: Plan, folder: Path, progress: Callable[[int], None]) -> None:
+    """Write everything of a bundle but its verification into an empty `folder`.
+
+    Raises `MvlmError` for a model or a chat template that cannot be exported.
+    """
+    model: Any = source.model
+    processor = source.processor
+    with WeightFile(folder / _WEIGHTS) as weights:
+        decoder = _write_decoder(model.language_model, plan, folder, weights, progress)
+        spec = processor.image_processor.spec
+        vision = _write_vision(source, plan.precision["tower"], folder, weights, spec.size_px)
+        progress(1)
+        connectors = {}
+        for m, graph in connector_models(model, source.scales, weights, plan.precision["connector"]):
+            file = f"connector_{m}.onnx"
+            onnx.save(graph, folder / file)
+            connectors[str(m)] = asdict(Graph(file, {"values": "values"}, {"tokens": "tokens"}))
+            progress(1)
+        table = model.get_input_embeddings().weight.detach().float().cpu().numpy().astype(plan.floats)  # (V, D)
+        place = weights.place(table)
+    shutil.copyfile(source.tokenizer_file, folder / _TOKENIZER)
+    router = None if source.router is None else asdict(_copy_router(source.router, folder))
+    manifest = describe(
+        NAME,
+        family=model.config.connector,
+        target=plan.target.name,
+        provider=plan.target.provider,
+        precision=dict(plan.precision),
+        scales=list(source.scales),
+        image=spec.to_json(),
+        prompt=prompt_of(processor).to_json(),
+        image_token_id=model.config.image_token_id,
+        stop_ids=stop_ids(model),
+        max_length=plan.positions,
+        tokenizer=_TOKENIZER,
+        embedding=asdict(Embedding(_WEIGHTS, place.offset, tuple(table.shape), table.dtype.name)),
+        graphs={"vision": asdict(vision), "connectors": connectors, "decoder": asdict(decoder)},
+        router=router,
+        feature_version=FEATURE_VERSION,
+        model_sha256=source.model_sha256,
+        router_sha256=None if source.router is None else sha256_file(source.router.folder / "router.json"),
+    )
+    _write_manifest(folder, manifest)
+
+
+def require_room(source: Source, plan: Plan, out: Path) -> None:
+    """Raise `MvlmError` when the disk of `out` cannot hold the bundle: every weight once, in its own precision."""
+    needed = _bytes_needed(source.model, plan)
+    home = next(folder for folder in out.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(home).free
+    if free < needed:
+        raise MvlmError(
+            f"the bundle needs about {needed / 2**20:.0f} MiB, and {home} has {free / 2**20:.0f} MiB free:"
+            " make room, or name another place with --out"
+        )
+
+
+def weight_bytes(graph: Path) -> int:
+    """How many bytes of weights a graph reads from the files beside it."""
+    tensors = onnx.load(graph, load_external_data=False).graph.initializer
+    return sum(int(entry.value) for tensor in tensors for entry in tensor.external_data if entry.key == "length")
+
+
+def _bytes_needed(model: Any, plan: Plan) -> int:
+    language = sum(weight.numel() for weight in model.language_model.parameters())
+    others = sum(weight.numel() for weight in model.parameters()) - language
+    phases = {plan.precision["prefill"], plan.precision["decode"]}
+    table = model.get_input_embeddings().weight.numel() * plan.floats.itemsize
+    in_graphs = sum(language * _BYTES_A_WEIGHT[precision] for precision in phases)
+    return int(_MARGIN * (in_graphs + table + others * _BYTES_A_WEIGHT["float32"]))
+
+
+def reseal(folder: Path) -> None:
+    """Let the manifest answer for every file that now lies in the bundle."""
+    _write_manifest(folder, read_artefact(folder, NAME))
+
+
+def stop_ids(model: PreTrainedModel) -> list[int]:
+    """The ids that end an answer. Raises `MvlmError` when the run names none."""
+    ids = model.generation_config.eos_token_id
+    if ids is None:
+        raise MvlmError("the run names no token that ends an answer: set eos_token_id in its generation_config.json")
+    return [ids] if isinstance(ids, int) else list(ids)
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    own = f"{NAME}.json"
+    manifest["files"] = {
+        path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != own  # what was built and measured on a device lies in folders of its own
+    }
+    write_json(folder / own, manifest | {SEAL: seal(manifest)})
+
+
+def _write_vision(source: Source, precision: str, folder: Path, weights: WeightFile, size_px: int) -> Graph:
+    graph = vision_model(source.model, size_px, precision)
+    weights.take(graph)
+    onnx.save(graph, folder / "vision.onnx")
+    return Graph("vision.onnx", {"pixel_values": "pixel_values"}, vision_outputs(source.model))
+
+
+def _write_decoder(
+    language_model: PreTrainedModel, plan: Plan, folder: Path, weights: WeightFile, progress: Callable[[int], None]
+) -> DecoderGraph:
+    """One graph, or one for each phase where they differ in precision; both read and write one cache."""
+
+    def write(phase: str, file: str) -> DecoderGraph:
+        precision, dialect = plan.precision[phase], plan.target.writer_dialect(plan.positions)
+        graph, facts = write_decoder(
+            language_model, weights.tensor, dialect, file,
+            product=plan.target.product(precision), floats=plan.floats, positions=plan.positions,
+        )  # fmt: skip
+        onnx.save(graph, folder / file)
+        progress(1)
+        return facts
+
+    decoder = write("decode", "decoder.onnx")
+    return replace(decoder, prefill=write("prefill", "prefill.onnx").graph) if plan.apart else decoder
+
+
+def _copy_router(router: RouterSource, folder: Path) -> RouterFacts:
+    shutil.copyfile(router.folder / ROUTER_FILE, folder / ROUTER_FILE)
+    return router.known

@@ -1,0 +1,63 @@
+"""What a bundle is made from: a run, the scales asked for, and a router that was fitted for both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.runtime.errors import MvlmError
+from export.runtime.routing.router_folder import RouterSource, read_router
+from mvlm_core.checkpoints.run_folder import load_run, model_sha256
+from mvlm_core.modeling.model import MvlmForConditionalGeneration
+from mvlm_core.modeling.processing import MvlmProcessor
+from mvlm_core.modeling.scales import require_scales
+
+_TOKENIZER_FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything that goes into a bundle, checked to belong together."""
+
+    model: MvlmForConditionalGeneration
+    processor: MvlmProcessor
+    tokenizer_file: Path
+    model_sha256: str
+    scales: tuple[int, ...]
+    router: RouterSource | None
+
+    @property
+    def positions(self) -> int:
+        """How many positions the language model was made for."""
+        return self.model.config.text_config.max_position_embeddings
+
+
+def read_source(run: Path, router_folder: Path | None, scales: Sequence[int] | None) -> Source:
+    """Load a run with the router made for it. Without `scales`, the router's.
+
+    Raises `MvlmError`: no run, no router, a router of another model, feature version or scales, a scale that the
+    connector does not allow, neither router nor scales.
+    """
+    hash_of_model = model_sha256(run)
+    router = read_router(router_folder, hash_of_model) if router_folder else None
+    if scales is None:
+        if router is None:
+            raise MvlmError("there is no router to take the scales from: name them with --scales, as in 9,36,144")
+        scales = router.scales
+    # Between its scales the router's log odds are interpolated; beyond its ends it knows nothing.
+    if router and not router.scales[0] <= min(scales) <= max(scales) <= router.scales[-1]:
+        raise MvlmError(
+            f"the bundle is to hold the scales {_listed(scales)}, and the router {router_folder} was fitted for"
+            f" {_listed(router.scales)}: stay between its ends, or label and fit again"
+        )
+    tokenizer_file = run / _TOKENIZER_FILE
+    if not tokenizer_file.is_file():
+        raise MvlmError(f"{run} holds no {_TOKENIZER_FILE}: save its tokenizer as a fast one")
+    model, processor = load_run(run)
+    require_scales(scales, model.connector.scales)
+    return Source(model, processor, tokenizer_file, hash_of_model, tuple(sorted(scales)), router)
+
+
+def _listed(scales: Sequence[int]) -> str:
+    return ", ".join(map(str, scales))

@@ -1,0 +1,326 @@
+"""Torch against the files of a bundle, on real rows: every scale, every phase, the greedy answer and what it is worth.
+
+Letters: P patches, m visual tokens, S positions of a prompt, V vocabulary.
+Each phase gets the same input on both sides, so that a difference is that phase's own; where a phase's weights are
+integers, torch holds the same rounded ones. The greedy answer then goes through the real `Runtime`, from the picture
+to the text, and is held against the model as it was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from export.graphs.targets import Plan, target
+from export.runtime import Runtime
+from export.runtime.backends.onnx import Cache, Decoder, Device
+from export.runtime.errors import CheckFailed, MvlmError
+from export.runtime.features import image_features, question_features
+from export.runtime.manifest import Manifest, read_manifest
+from export.runtime.request import Request
+from export.runtime.routing.router import Router
+from mvlm_core.data.row import Row, questions_of
+from mvlm_core.modeling.processing import prompt_of
+from mvlm_core.scoring import score
+
+from .files import stop_ids
+from .reference import rounded_model, table_faults, weight_faults
+from .source import Source
+from .tolerance import TOLERANCES, Lost, coarsest, points_lost
+
+PHASES = ("prefill", "decode")
+# Steps beyond the prompt whose logits are compared, whether or not the answer has ended, and the longest answer.
+_DECODE_STEPS = 8
+_MAX_NEW_TOKENS = 32
+_SMALL_WEIGHTS = 20_000_000
+_FAULTS_SHOWN = 3
+
+Array = NDArray[np.float32]
+
+
+@dataclass
+class Difference:
+    """The largest differences seen in a phase, absolute and as a share of the largest value that torch computed."""
+
+    max_abs: float = 0.0
+    max_relative: float = 0.0
+
+    def see(self, torch_side: Tensor, file_side: Array) -> None:
+        wanted = torch_side.numpy()
+        if wanted.shape != file_side.shape:
+            self.max_abs = self.max_relative = float("inf")
+            return
+        absolute = float(np.abs(wanted - file_side).max())
+        relative = absolute / max(float(np.abs(wanted).max()), 1e-12)
+        # np.maximum keeps NaN, which then is within no tolerance.
+        self.max_abs = float(np.maximum(self.max_abs, absolute))
+        self.max_relative = float(np.maximum(self.max_relative, relative))
+
+
+@dataclass
+class ScaleReport:
+    """What was compared at one scale."""
+
+    connector: Difference = field(default_factory=Difference)
+    prefill: Difference = field(default_factory=Difference)
+    decode: Difference = field(default_factory=Difference)
+    prompt_lengths: set[int] = field(default_factory=set)
+    kv_offsets: set[int] = field(default_factory=set)
+    tokens: int = 0
+    other_answers: list[str] = field(default_factory=list)
+    torch_scores: list[float] = field(default_factory=list)
+    file_scores: list[float] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+
+    @property
+    def answers(self) -> int:
+        return len(self.groups)
+
+    @property
+    def lost(self) -> Lost:
+        return points_lost(self.torch_scores, self.file_scores, self.groups)
+
+
+def sample_rows(rows: Sequence[Row], count: int) -> list[Row]:
+    """`count` questions spread evenly over the `test` split, or over all rows when there is none.
+
+    Raises `MvlmError` when no row asks about one picture.
+    """
+    pool = [q for row in rows if row.split == "test" for q in questions_of(row)]
+    pool = pool or [q for row in rows for q in questions_of(row)]
+    if not pool:
+        raise MvlmError("no row asks about one picture that stands before the question: name others with --rows")
+    picked = np.linspace(0, len(pool) - 1, min(count, len(pool))).round().astype(int)
+    return [pool[i] for i in picked]
+
+
+def plan_of(manifest: Manifest) -> Plan:
+    """What a bundle was asked to be, from its manifest."""
+    return Plan(target(manifest.target), manifest.precision, manifest.decoder.positions)
+
+
+@torch.no_grad()
+def verify_bundle(source: Source, folder: Path, rows: Sequence[Row], progress: Callable[[int], None]) -> dict[str, Any]:
+    """Compare the model with the bundle in `folder` and return the report; `progress` counts rows times scales.
+
+    Raises `CheckFailed` naming every scale and phase that differs by more than `TOLERANCES` allow its precision, the
+    first answer of each scale that may not be another, every scale that lost too much, and every weight and node of
+    the language model that is not the one that belongs there. `MvlmError` without rows, or for another model's bundle.
+    """
+    if not rows:
+        raise MvlmError("there are no rows to verify with: name some with --rows")
+    manifest = read_manifest(folder)
+    if manifest.model_sha256 != source.model_sha256:
+        raise MvlmError(f"{folder} was made from another run: name the one it was exported from with --run")
+    try:
+        check = _Check(source, manifest)
+        with _threads_that_pay(source.model):
+            for row in rows:
+                values = check.look(row)
+                check.route(row)
+                for m in source.scales:
+                    check.ask(row, values, m)
+                    progress(1)
+    except MvlmError as error:
+        if error.code != "engine-failed":
+            raise
+        raise CheckFailed(f"the exported files do not run: {error}") from None
+    faults = check.faults()
+    if faults:
+        raise CheckFailed(f"the exported files do not compute what the model computes: {'; '.join(faults)}")
+    return check.report([row.id for row in rows])
+
+
+class _Check:
+    """One model and one bundle, side by side."""
+
+    def __init__(self, source: Source, manifest: Manifest) -> None:
+        self.model, self.processor, self.manifest = source.model, source.processor, manifest
+        self.plan = plan_of(manifest)
+        # Torch and the sessions take turns; threads of one that wait for work would hold up the other. Files for
+        # other engines run here too: their operators are ONNX's own.
+        device = Device(threads=1)
+        self.runtime = Runtime(manifest, device)
+        self.decoder: Decoder = self.runtime.decoder
+        self.references = {phase: rounded_model(self.model.language_model, self.plan, phase) for phase in PHASES}
+        self.prompt = prompt_of(self.processor)
+        self.stop_ids = set(stop_ids(source.model))
+        self.router = self._torch_router(device)
+        self.vision = Difference()
+        self.scales = {m: ScaleReport() for m in source.scales}
+        self.choices: list[tuple[int, int]] = []  # torch's features, the files'
+
+    def _torch_router(self, device: Device) -> Router | None:
+        facts = self.manifest.router
+        return Router(self.manifest.path(facts.file), facts, self.manifest.scales, device) if facts else None
+
+    def look(self, row: Row) -> Tensor:
+        """Compare values and words, and return torch's values (1, P, ·)."""
+        self.view = self.runtime.look(row.image.read())
+        pixels = self.processor.image_processor([row.image.read()])["pixel_values"]  # (1, 3, H, W)
+        values = self.model.encode_images(pixels)
+        self.words = self.model.connector.words(values)[0]  # (P, D)
+        self.vision.see(values, self.view.values)
+        self.vision.see(self.words, self.view.words)
+        return values
+
+    def route(self, row: Row) -> None:
+        """Compare the router's choice on torch's features with the one that the runtime makes from the files."""
+        if self.router is None:
+            return
+        words = self.words.numpy()
+        ids = self.prompt.question_ids(row.question)
+        tokens = self.model.get_input_embeddings()(torch.tensor(ids)).numpy()  # (T, D)
+        features = question_features(row.question, tokens, words)
+        wanted = self.router.choose(image_features(words), features).scale
+        answer = self.view.ask(row.question, max_new_tokens=1)
+        self.choices.append((wanted, answer.num_visual_tokens if answer.escalated is None else answer.escalated))
+
+    def ask(self, row: Row, values: Tensor, m: int) -> None:
+        """Compare one row at one scale, phase by phase and then as a whole."""
+        self.runtime.require_answerable(Request(row.question, m, max_new_tokens=1))
+        report = self.scales[m]
+        tokens = self.model.connector.tokens(values, m)  # (1, m, D)
+        report.connector.see(tokens, self.runtime.visual_tokens(values.numpy(), m))
+        if np.isinf(report.connector.max_relative):  # another scale's connector: no prompt can be built with it
+            return
+        text = self.processor.ask(row.question)
+        ids = self.processor(text=text, images=[row.image.read()], num_visual_tokens=m)["input_ids"]  # (1, S)
+        places = ids == self.model.config.image_token_id  # past the word table, where the language model has no row
+        embeds = self.model.get_input_embeddings()(ids.masked_fill(places, 0))  # (1, S, D)
+        embeds[places] = tokens[0]
+        steps = min(_MAX_NEW_TOKENS, self.manifest.max_length - embeds.shape[1])
+        own = self._answer(embeds, max(steps, 1))
+        answer = self.view.ask(row.question, scale=m, max_new_tokens=len(own))
+        self._follow(report, embeds, own)
+        ends = next((i for i, token in enumerate(own) if token in self.stop_ids), len(own))
+        wanted = self.prompt.answer(own[:ends])
+        report.tokens += ends
+        report.groups.append(row.group)
+        report.torch_scores.append(score(wanted, row.answers))
+        report.file_scores.append(score(answer.text, row.answers))
+        if list(answer.token_ids) != own[:ends]:
+            report.other_answers.append(f"row {row.id}: {answer.text!r}, torch {wanted!r}")
+
+    def _answer(self, embeds: Tensor, steps: int) -> list[int]:
+        """The model's own greedy answer, and a few tokens beyond where it ends: (1, S, D) -> ids."""
+        table = self.model.get_input_embeddings()
+        outputs = self.model.language_model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
+        ids = [int(outputs.logits[0, -1].argmax())]
+        while len(ids) < steps and (len(ids) <= _DECODE_STEPS or ids[-1] not in self.stop_ids):
+            outputs = self.model.language_model(
+                inputs_embeds=table(torch.tensor([ids[-1:]])), past_key_values=outputs.past_key_values, use_cache=True
+            )
+            ids.append(int(outputs.logits[0, -1].argmax()))
+        return ids
+
+    def _follow(self, report: ScaleReport, embeds: Tensor, ids: list[int]) -> None:
+        """Compare the logits of a prompt (1, S, D) and of each step behind it, fed with the same ids on both sides."""
+        length = embeds.shape[1]
+        report.prompt_lengths.add(length)
+        cache = Cache(self.decoder, length + len(ids))
+        prefill, decode = (self.references[phase] for phase in PHASES)
+        outputs = prefill(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
+        report.prefill.see(outputs.logits[0, 0], self.decoder.step(embeds[0].numpy(), cache))
+        for token in ids[: _DECODE_STEPS + 1]:
+            step = self.model.get_input_embeddings()(torch.tensor([[token]]))  # (1, 1, D)
+            report.kv_offsets.add(cache.used)
+            outputs = decode(inputs_embeds=step, past_key_values=outputs.past_key_values, use_cache=True)
+            report.decode.see(outputs.logits[0, 0], self.decoder.step(step[0].numpy(), cache))
+
+    def faults(self) -> list[str]:
+        """What differs too much, part by part and scale by scale."""
+        precision = self.manifest.precision
+        faults = _too_far("vision", precision["tower"], self.vision)
+        for m, report in self.scales.items():
+            for phase in ("connector", *PHASES):
+                faults += [f"scale {m}, {fault}" for fault in _too_far(phase, precision[phase], getattr(report, phase))]
+            faults += [f"scale {m}, {fault}" for fault in self._answer_faults(report)]
+        same = sum(wanted == chosen for wanted, chosen in self.choices)
+        if same < coarsest([precision["tower"]]).choices * len(self.choices):
+            faults.append(
+                f"the router chooses otherwise for {len(self.choices) - same} of {len(self.choices)} questions"
+            )
+        return faults + self._weight_faults()
+
+    def _answer_faults(self, report: ScaleReport) -> list[str]:
+        allowed = coarsest(list(self.manifest.precision.values()))
+        faults = []
+        if report.answers - len(report.other_answers) < allowed.answers * report.answers:
+            faults.append(f"{len(report.other_answers)} answers are others ({report.other_answers[0]})")
+        if report.answers and report.lost.low > allowed.points:
+            lost = report.lost
+            faults.append(f"{lost.points:.1f} points of accuracy are lost (interval {lost.low:.1f} to {lost.high:.1f})")
+        return faults
+
+    def _weight_faults(self) -> list[str]:
+        facts = self.manifest.decoder
+        faults = table_faults(self.model, self.plan, self.manifest)
+        files = {"decode": facts.graph.file, "prefill": facts.prefill.file if facts.prefill else None}
+        for phase, file in files.items():
+            if file is None:
+                continue
+            found = weight_faults(self.model.language_model, self.plan, phase, self.manifest.path(file))
+            more = f" and {len(found) - _FAULTS_SHOWN} more" if len(found) > _FAULTS_SHOWN else ""
+            faults += [f"{file}: {', '.join(found[:_FAULTS_SHOWN])}{more}"] if found else []
+        return faults
+
+    def report(self, row_ids: list[str]) -> dict[str, Any]:
+        """What goes into verify.json."""
+        precision = self.manifest.precision
+        return {
+            "against": "torch, float32; the files ran in onnxruntime on the CPU",
+            "target": self.manifest.target,
+            "precision": precision,
+            "tolerance": {name: asdict(TOLERANCES[name]) for name in sorted(set(precision.values()))},
+            "rows": row_ids,
+            "traced": "vision tower and connectors, at a batch of two; the decoder was written, no length of it traced",
+            "vision": vars(self.vision),
+            "router": {"asked": len(self.choices), "same": sum(a == b for a, b in self.choices)},
+            "scales": {
+                str(m): {
+                    **{phase: vars(getattr(report, phase)) for phase in ("connector", *PHASES)},
+                    "answers": report.answers,
+                    "same_answers": report.answers - len(report.other_answers),
+                    "answer_tokens": report.tokens,
+                    "accuracy": {"torch": _mean(report.torch_scores), "bundle": _mean(report.file_scores)},
+                    "points_lost": asdict(report.lost),
+                    "prompt_lengths": sorted(report.prompt_lengths),
+                    "kv_offsets": sorted(report.kv_offsets),
+                }
+                for m, report in self.scales.items()
+            },
+        }
+
+
+@contextmanager
+def _threads_that_pay(model: torch.nn.Module) -> Iterator[None]:
+    """One thread for a small model: a step of it is shorter than waiting for a second one on a busy machine."""
+    before = torch.get_num_threads()
+    if sum(parameter.numel() for parameter in model.parameters()) < _SMALL_WEIGHTS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _too_far(phase: str, precision: str, difference: Difference) -> list[str]:
+    allowed = TOLERANCES[precision].relative
+    if difference.max_relative <= allowed:
+        return []
+    return [
+        f"{phase} in {precision} differs by {difference.max_relative:.2g} of its largest value (allowed {allowed:g})"
+    ]
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return float(np.mean(scores))

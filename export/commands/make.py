@@ -1,0 +1,128 @@
+"""The verbs that know torch: `export` makes a bundle, `verify` doubts it. Those that ask one: `runtime_commands`."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+_FOLDER = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("run", type=_FOLDER, default=Path("run"))
+@click.option("--rows", type=_FOLDER, default=Path("rows"), show_default=True, help="Rows to verify with.")
+@click.option("--router", type=_FOLDER, default=Path("router"), show_default=True)
+@click.option("--no-router", is_flag=True, help="Leave the router out; a scale must then be named to ask.")
+@click.option("--scales", help="Which scales the bundle holds, as in 9,36,144. Left out: the router's.")
+@click.option("--out", type=_FOLDER, default=Path("bundle"), show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace what stands at --out.")
+@click.option("--verify-rows", type=click.IntRange(min=1), default=24, show_default=True, help="At each scale.")
+@click.option(
+    "--target",
+    default="ort-cpu",
+    show_default=True,
+    help="ort-cpu, ort-cuda, jetpack-6.2, jetpack-7.2, rtx, or onnx.",
+)
+@click.option(
+    "--precision",
+    help="Of each part: tower=int8,connector=float32,prefill=int8,decode=int4. A word alone "
+    "is for prefill and decode; int4-128 has wider blocks than int4. Left out: the target's own.",
+)
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=1),
+    help="Positions a conversation may hold. Left out: all that model and target allow.",
+)
+def export(out: Path, overwrite: bool, router: Path, no_router: bool, scales: str | None, **others: Any) -> None:
+    """Make a bundle of a run: what a device needs to answer, verified against torch on real rows.
+
+    \b
+    Example:
+      mvlm export run --router router --scales 9,36,144 --target ort-cpu --precision prefill=int8,decode=int4
+    """
+    from export.bundle.make import Wanted, make_bundle
+    from mvlm_core.modeling.scales import parse_scales
+    from mvlm_core.progress import Bars
+
+    asked = parse_scales(scales) if scales else None
+    wanted = Wanted(router=None if no_router else router, scales=asked, **others)
+    with Bars() as bars:
+        made = make_bundle(wanted, out, overwrite=overwrite, start=bars.start)
+    listed = ", ".join(map(str, made.source.scales))
+    click.echo(f"{out}: {wanted.target}, scales {listed}, {made.size_bytes / 2**20:.1f} MiB, {len(made.rows)} rows")
+    _say_verified(made.report)
+    _say_prefill(made.plan.apart, out)
+    first = made.rows[0]
+    if made.plan.target.engine == "tensorrt":
+        click.echo(f"next: {shlex.join(['mvlm', 'build', str(out)])}")
+        return
+    following = ["mvlm", "run", str(first.image), first.question, "--bundle", str(out)]
+    if made.source.router is None:
+        following += ["--scale", str(made.source.scales[-1])]
+    click.echo(f"next: {shlex.join(following)}")
+
+
+@click.command()
+@click.argument("bundle", type=_FOLDER, default=Path("bundle"))
+@click.option("--run", "run_folder", type=_FOLDER, default=Path("run"), show_default=True, help="What it is made of.")
+@click.option("--rows", "rows_path", type=_FOLDER, default=Path("rows"), show_default=True)
+@click.option("--verify-rows", type=click.IntRange(min=1), default=24, show_default=True, help="At each scale.")
+def verify(bundle: Path, run_folder: Path, rows_path: Path, verify_rows: int) -> None:
+    """Hold a bundle against its run, as `export` did; one that fails is removed.
+
+    \b
+    Example:
+      mvlm verify bundle --run run --rows rows --verify-rows 200
+    """
+    from export.bundle.files import reseal
+    from export.bundle.source import read_source
+    from export.bundle.verify import sample_rows, verify_bundle
+    from export.runtime.artefact import write_json
+    from export.runtime.errors import CheckFailed
+    from export.runtime.manifest import read_manifest
+    from mvlm_core.data.reading import read_rows
+    from mvlm_core.progress import Bars
+
+    scales = read_manifest(bundle).scales
+    source = read_source(run_folder, None, scales)
+    rows = sample_rows(read_rows(rows_path), verify_rows)
+    try:
+        with Bars() as bars:
+            report = verify_bundle(source, bundle, rows, bars.start("verifying", len(rows) * len(scales)))
+    except CheckFailed as error:
+        shutil.rmtree(bundle)
+        raise CheckFailed(f"{error}; {bundle} was removed") from None
+    write_json(bundle / "verify.json", report)
+    reseal(bundle)
+    _say_verified(report)
+    click.echo(f"next: {shlex.join(['mvlm', 'bench', str(bundle)])}")
+
+
+def _say_verified(report: dict[str, Any]) -> None:
+    """A line for each scale: how many answers are torch's, and what the others cost."""
+    for scale, facts in report["scales"].items():
+        lost, accuracy = facts["points_lost"], facts["accuracy"]
+        click.echo(
+            f"{scale:>5} tokens: {facts['same_answers']} of {facts['answers']} answers are torch's; accuracy"
+            f" {100 * accuracy['bundle']:.1f} %, torch {100 * accuracy['torch']:.1f} %:"
+            f" {lost['points']:.1f} points lost [{lost['low']:.1f}, {lost['high']:.1f}]"
+        )
+    router = report["router"]
+    if router["asked"]:
+        click.echo(f"the router chooses the same for {router['same']} of {router['asked']} questions")
+
+
+def _say_prefill(apart: bool, bundle: Path) -> None:
+    """What a graph of its own for prefill costs: the weights of both are in memory at once."""
+    if apart:
+        from export.bundle.files import weight_bytes
+
+        prefill, decode = (weight_bytes(bundle / file) / 2**20 for file in ("prefill.onnx", "decoder.onnx"))
+        click.echo(
+            f"prefill has a graph of its own: {prefill:.1f} MiB of weights in memory beside the {decode:.1f} MiB of"
+            " decode, over one cache"
+        )

@@ -1,0 +1,183 @@
+"""What each scale of a bundle costs on this device, stage by stage, through the runtime that an application uses.
+
+Letters: K scales of the bundle, ascending; R rounds. In a round every scale answers once, in an order that changes, and
+looks at the picture anew: what slows the machine down for a while then slows all scales, and no answer finds the
+cache of another. Stop tokens are ignored, so that every answer has the same length.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.runtime import Answer, Runtime
+from export.runtime.backends.cuda import Cuda
+from export.runtime.backends.onnx import TENSORRT, Device
+from export.runtime.image import Picture
+from export.runtime.machine import resident_mib
+from export.runtime.manifest import Manifest
+from export.runtime.request import Request
+
+from .power import PowerMeter
+
+Floats = NDArray[np.float64]
+# A saving below this share of an answer's time is taken for none.
+WORTH = 0.02
+# How sure the floor must be that a scale is dearer than the cheapest.
+_CONFIDENCE = 0.95
+_CLEAR = Path("/proc/self/clear_refs")
+# In the order in which they happen; `features` is the picture's part and the question's.
+STAGES = ("image", "vision", "features", "router", "connector", "prefill")
+LOOK = ("image", "vision", "features")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked, and how often. `answer_tokens` is at least 2: one comes out of the prefill."""
+
+    picture: Picture
+    question: str
+    answer_tokens: int
+    rounds: int
+    warmup_rounds: int
+
+
+@dataclass
+class Samples:
+    """Milliseconds as they were measured: by scale and stage, one for each round."""
+
+    scales: tuple[int, ...]
+    stages: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    shared: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    watts: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    peak_mib: dict[int, float] = field(default_factory=dict)
+    prompt_tokens: dict[int, int] = field(default_factory=dict)
+
+    def looks(self) -> Floats:
+        """Every look at a picture, whichever scale then answered: (R * K,)."""
+        return np.concatenate([np.sum([at[stage] for stage in LOOK], axis=0) for at in self.stages.values()])
+
+    def totals(self, answer_tokens: int) -> Floats:
+        """A question about a new picture and its answer, without the router: (R, K).
+
+        Looking is the same work whatever the scale, and counts by the median of all looks; the noise of it would
+        hide what the scales differ in.
+        """
+        columns = [
+            np.sum([at["connector"], at["prefill"]], axis=0) + (answer_tokens - 1) * np.array(at["token"])
+            for at in self.stages.values()
+        ]
+        return np.stack(columns, axis=1) + np.median(self.looks())
+
+
+def open_runtime(manifest: Manifest, device: Device) -> Runtime:
+    """The bundle as an application opens it, but that no token ends an answer and the router keeps its own costs."""
+    return Runtime(replace(manifest, stop_ids=frozenset()), device)
+
+
+def answers(manifest: Manifest, plan: Plan) -> int:
+    """How many answers `measure` asks for."""
+    return (plan.rounds + plan.warmup_rounds) * (len(manifest.scales) + (manifest.router is not None))
+
+
+def measure(runtime: Runtime, plan: Plan, power: PowerMeter, progress: Callable[[int], None]) -> Samples:
+    """Ask at every scale in every round; `progress` counts answers.
+
+    Raises `MvlmError` for a question that cannot be asked or a picture that cannot be read.
+    """
+    scales = runtime.manifest.scales
+    samples = Samples(scales, {m: defaultdict(list) for m in scales})
+    runtime.require_answerable(Request(plan.question, max(scales), max_new_tokens=plan.answer_tokens))
+    order = np.random.default_rng(0)
+    for i in range(-plan.warmup_rounds, plan.rounds):
+        for m in order.permutation(scales).tolist():
+            started = time.perf_counter()
+            answer, peak_mib = _with_peak(lambda m=m: _ask(runtime, plan, m))  # type: ignore[misc]
+            watts = power.watts(started, time.perf_counter())
+            progress(1)
+            if i >= 0:
+                _keep(samples, m, answer, peak_mib, watts)
+        if runtime.manifest.router is not None:
+            timings = _ask(runtime, plan, "auto").timings
+            progress(1)
+            if i >= 0:
+                for stage in ("features", "router"):
+                    samples.shared[stage].append(timings[f"{stage}_ms"])
+    return samples
+
+
+def _ask(runtime: Runtime, plan: Plan, scale: Any) -> Answer:
+    return runtime.ask(plan.picture, plan.question, scale, max_new_tokens=plan.answer_tokens)
+
+
+def _keep(samples: Samples, m: int, answer: Answer, peak_mib: float | None, watts: float | None) -> None:
+    at = samples.stages[m]
+    for stage in (*LOOK, "connector", "prefill"):
+        at[stage].append(answer.timings[f"{stage}_ms"])
+    at["token"].append(answer.timings["decode_ms"] / (len(answer.token_ids) - 1))
+    if peak_mib is not None:
+        samples.peak_mib[m] = max(samples.peak_mib.get(m, 0.0), peak_mib)
+    if watts is not None:
+        samples.watts[m].append(watts)
+
+
+def _with_peak(work: Callable[[], Answer]) -> tuple[Answer, float | None]:
+    """What `work` returns, and the most memory that this process held meanwhile, in MiB; Linux alone tells."""
+    try:
+        _CLEAR.write_text("5")  # lets the peak begin anew (kernel documentation, filesystems/proc)
+    except OSError:
+        return work(), None
+    answer = work()
+    return answer, resident_mib("VmHWM")
+
+
+def gpu_memory(provider: str) -> dict[str, Any]:
+    """What is taken of the GPU's memory while the engines are open, by whomever; nothing where there is none."""
+    if provider not in TENSORRT:
+        return {}
+    cuda = Cuda()
+    free, whole = cuda.free_bytes()
+    return {"gpu": cuda.name, "gpu_used": (whole - free) / 2**20}
+
+
+def percentiles(values: Sequence[float] | Floats) -> dict[str, float]:
+    """Best, median, 90th and 99th percentile."""
+    names = {"best": 0, "p50": 50, "p90": 90, "p99": 99}
+    found = np.percentile(values, list(names.values()))
+    return {name: round(float(value), 4) for name, value in zip(names, found, strict=True)}
+
+
+def floor_index(totals: Floats) -> int:
+    """The last scale of those, from the cheapest on, that cost no more than the cheapest: (R, K) -> an index.
+
+    A scale costs more when half of its rounds are dearer than the cheapest scale's by more than `WORTH`, at the
+    confidence of a sign test; what cannot be told apart is the same.
+    """
+    gaps = totals / totals[:, :1] - 1  # (R, K), each against the cheapest scale of the same round
+    sure = _rounds_for_sure(len(totals))
+    dearer = (gaps > WORTH).sum(axis=0) >= sure  # (K,)
+    return int(np.argmax(dearer)) - 1 if dearer.any() else len(dearer) - 1
+
+
+def _rounds_for_sure(rounds: int) -> int:
+    """How many of so many rounds must agree, that a coin would do it rarely enough; one more than all if none can."""
+    for agreeing in range(rounds + 1):
+        by_chance = sum(math.comb(rounds, k) for k in range(agreeing, rounds + 1)) / 2**rounds
+        if by_chance <= 1 - _CONFIDENCE:
+            return agreeing
+    return rounds + 1
+
+
+def costs_of(totals: Floats, floor: int, router_ms: float) -> Floats:
+    """Medians in milliseconds, the same up to the floor and never falling above it: (R, K) -> (K,)."""
+    medians = np.median(totals, axis=0)
+    medians[: floor + 1] = medians[: floor + 1].mean()
+    return np.maximum.accumulate(medians) + router_ms

@@ -1,0 +1,176 @@
+"""A bench as people and the router read it: bench.json, a table, a plot, and one sentence to act on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from export.runtime.artefact import describe
+from export.runtime.backends.onnx import Device
+from export.runtime.machine import machine
+from export.runtime.manifest import Manifest
+from export.runtime.routing.costs import NAME
+
+from .bench import LOOK, STAGES, Plan, Samples, costs_of, floor_index, percentiles
+from .power import PowerMeter
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOURS = ("#c9ced6", "#2b6cb0", "#8a8f98", "#e0a100", "#2f855a", "#c8102e", "#f3a6b2")
+_MUCH = 0.5
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Samples with what follows from them."""
+
+    plan: Plan
+    samples: Samples
+    floor: int  # a scale
+    costs: dict[int, float]
+    router_ms: float  # the router and the question's features, once a question; 0 without a router
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        return self.samples.scales
+
+    def stage_ms(self, m: int) -> dict[str, float]:
+        """Medians in the order in which they happen, the answer's further tokens last; looking is the same for all."""
+        at = {stage: float(np.median(values)) for stage, values in self.samples.stages[m].items()}
+        shared = {stage: float(np.median([at[stage] for at in self.samples.stages.values()])) for stage in LOOK}
+        shown = {stage: (at | shared).get(stage, self.router_ms) for stage in STAGES}
+        return shown | {"answer": at["token"] * (self.plan.answer_tokens - 1)}
+
+
+def conclude(plan: Plan, samples: Samples) -> Bench:
+    """Find the floor and the cost of each scale."""
+    totals = samples.totals(plan.answer_tokens)
+    shared = {stage: float(np.median(values)) for stage, values in samples.shared.items()}
+    looking = min(float(np.median(at["features"])) for at in samples.stages.values())
+    router_ms = shared["router"] + max(shared["features"] - looking, 0.0) if shared else 0.0
+    floor = floor_index(totals)
+    costs = [round(float(cost), 4) for cost in costs_of(totals, floor, router_ms)]
+    return Bench(plan, samples, samples.scales[floor], dict(zip(samples.scales, costs, strict=True)), router_ms)
+
+
+def to_json(bench: Bench, manifest: Manifest, device: Device, memory: dict[str, Any], power: PowerMeter) -> Any:
+    """What bench.json holds: every figure is milliseconds unless its name says otherwise."""
+    plan, samples = bench.plan, bench.samples
+    return describe(
+        NAME,
+        bundle_sha256=manifest.sha256,
+        provider=device.provider,
+        threads=device.threads,
+        machine=machine(),
+        question=plan.question,
+        answer_tokens=plan.answer_tokens,
+        rounds=plan.rounds,
+        warmup_rounds=plan.warmup_rounds,
+        cost_unit="ms",
+        costs={str(m): cost for m, cost in bench.costs.items()},
+        floor=bench.floor,
+        sentence=sentence(bench),
+        look_ms=percentiles(samples.looks()),
+        router_ms={stage: percentiles(values) for stage, values in samples.shared.items()},
+        scales={str(m): _scale_json(bench, m) for m in bench.scales},
+        memory_mib=memory,
+        power={"source": power.source} if power.source else {"absent": power.absent},
+    )
+
+
+def _scale_json(bench: Bench, m: int) -> dict[str, Any]:
+    samples = bench.samples
+    at = samples.stages[m]
+    first = np.sum([at["connector"], at["prefill"]], axis=0)
+    facts: dict[str, Any] = {stage: percentiles(values) for stage, values in at.items()}
+    facts |= {"first_token": percentiles(first), "peak_memory_mib": samples.peak_mib.get(m)}
+    watts = samples.watts.get(m)
+    if watts:
+        facts |= {"watts": round(float(np.mean(watts)), 2)}
+        facts |= {"joules_per_answer": round(float(np.mean(watts)) * bench.costs[m] / 1000, 4)}
+    return facts
+
+
+def sentence(bench: Bench) -> str:
+    """What a person does with these figures."""
+    finest, floor = bench.scales[-1], bench.floor
+    if floor == finest:
+        return f"Every scale takes {bench.costs[finest]:.3g} ms here: ask at {finest}, fewer tokens save nothing."
+    saved = 1 - bench.costs[floor] / bench.costs[finest]
+    below = [m for m in bench.scales if m < floor]
+    text = f"A question takes {bench.costs[floor]:.3g} ms at {floor} and {bench.costs[finest]:.3g} ms at {finest}"
+    text += f" ({saved:.0%} less)"
+    if below:
+        verb = "saves" if len(below) == 1 else "save"
+        text += f"; {_listed(below)} {verb} nothing against {floor}, and the router never takes them for their price"
+    stages = bench.stage_ms(floor)
+    most = max(stages, key=stages.__getitem__)
+    if stages[most] > _MUCH * sum(stages.values()):
+        text += f"; {_ADVICE[most]} ({stages[most] / sum(stages.values()):.0%} of the time at {floor})"
+    return text + "."
+
+
+_ADVICE = {
+    "image": "send smaller pictures, reading them takes most",
+    "vision": "look at a picture once and ask it several questions, the vision tower takes most",
+    "features": "fix a scale with --scale, the router's features take most",
+    "router": "fix a scale with --scale, the router takes most",
+    "connector": "a smaller connector would pay, it takes most",
+    "prefill": "shorten what stands around the picture, the prompt takes most",
+    "answer": "allow fewer tokens of answer, they take most",
+}
+
+
+def table(bench: Bench) -> list[str]:
+    """One line for each scale: milliseconds of each stage (medians), what the router weighs, memory and power."""
+    stages = [*STAGES, "answer"]
+    lines = ["".join(f"{name:>10}" for name in ["tokens", *stages, "cost", "peak MiB", "watts"])]
+    for m in bench.scales:
+        at = bench.stage_ms(m)
+        peak, watts = bench.samples.peak_mib.get(m), bench.samples.watts.get(m)
+        cells = [str(m), *(f"{at[stage]:.2f}" for stage in stages), f"{bench.costs[m]:.2f}"]
+        cells += ["-" if peak is None else f"{peak:.0f}", f"{np.mean(watts):.1f}" if watts else "-"]
+        lines.append("".join(f"{cell:>10}" for cell in cells))
+    return lines
+
+
+def draw(bench: Bench, file: Path) -> None:
+    """A bar for each scale, made of its stages; the scales below the floor are pale."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.6 + 0.55 * len(bench.scales)), layout="constrained", dpi=110)
+    _fill(bench, figure)
+    figure.savefig(file)
+
+
+def _fill(bench: Bench, figure: Figure) -> None:
+    from matplotlib.patches import Patch
+
+    axes = figure.subplots()
+    places = np.arange(len(bench.scales))
+    left = np.zeros(len(bench.scales))
+    alpha = [0.45 if m < bench.floor else 1.0 for m in bench.scales]
+    for stage, colour in zip([*STAGES, "answer"], _COLOURS, strict=True):
+        width = np.array([bench.stage_ms(m)[stage] for m in bench.scales])
+        bars = axes.barh(places, width, left=left, color=colour, height=0.7)
+        for bar, opacity in zip(bars, alpha, strict=True):
+            bar.set_alpha(opacity)
+        left += width
+    for place, m, end in zip(places, bench.scales, left, strict=True):
+        note = f"{bench.costs[m]:.3g} ms" + (f", as {bench.floor} does" if m < bench.floor else "")
+        axes.annotate(note, (end, place), textcoords="offset points", xytext=(5, -3), fontsize=9)
+    axes.set_yticks(places, [str(m) for m in bench.scales])
+    axes.set_ylabel("visual tokens")
+    axes.set_xlabel(f"milliseconds from picture to an answer of {bench.plan.answer_tokens} tokens (medians)")
+    axes.set_xlim(0, 1.25 * max(left.max(), max(bench.costs.values())))
+    axes.spines[["top", "right"]].set_visible(False)
+    named = [Patch(color=colour, label=stage) for stage, colour in zip([*STAGES, "answer"], _COLOURS, strict=True)]
+    figure.legend(handles=named, loc="outside upper center", ncols=len(named), frameon=False, fontsize=9)
+
+
+def _listed(scales: list[int]) -> str:
+    return " and ".join(filter(None, [", ".join(map(str, scales[:-1])), str(scales[-1])]))

@@ -1,0 +1,93 @@
+"""What each scale costs on this device: read from what `mvlm bench` left in the bundle, and put in a router's place.
+
+A measurement lies in `bench/<device>/bench.json` of the bundle, under the name of the provider and the machine that it
+was made on. Another machine finds nothing under its own name, and keeps the router's costs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.runtime.artefact import read_artefact
+from export.runtime.errors import MvlmError
+
+NAME = "bench"
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Milliseconds of a question about a new picture at each scale of a bundle, ascending.
+
+    Attributes:
+        costs: what a router weighs; never falling from one scale to the next, and the same up to `floor`.
+        floor: the scale below which fewer tokens save nothing on this device.
+        answer_tokens: how many tokens of answer `costs` include.
+        look_ms: looking at a picture, as nine of ten take at most; the same whatever the scale.
+        first_token_ms: from there to the first token of the answer, as nine of ten take at most.
+        token_ms: each further token, as nine of ten take at most.
+    """
+
+    costs: dict[int, float]
+    floor: int
+    answer_tokens: int
+    look_ms: float
+    first_token_ms: dict[int, float]
+    token_ms: dict[int, float]
+
+    def answer_ms(self, scale: int) -> float:
+        """A question about a picture that has been looked at, until the last of `answer_tokens`, nine times of ten."""
+        return self.first_token_ms[scale] + (self.answer_tokens - 1) * self.token_ms[scale]
+
+
+def bench_folder(bundle: Path, device: str) -> Path:
+    return bundle / "bench" / device
+
+
+def read_costs(bundle: Path, device: str, bundle_sha256: str) -> CostTable | None:
+    """What was measured of this bundle on `device` (`machine.device_name`), or None when nothing was.
+
+    Raises `MvlmError` when the measurement is of another bundle, or not in order.
+    """
+    folder = bench_folder(bundle, device)
+    if not folder.exists():
+        return None
+    facts = read_artefact(folder, NAME)
+    if facts.get("bundle_sha256") != bundle_sha256:
+        raise MvlmError(f"{folder} was measured on another bundle: run `mvlm bench {bundle}` again", code="stale-bench")
+    try:
+        return _table(facts)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}".split("\n")[0][:120]
+        raise MvlmError(
+            f"{folder / 'bench.json'} is not in order ({reason}): run `mvlm bench {bundle}` again"
+        ) from None
+
+
+def _table(facts: dict[str, Any]) -> CostTable:
+    table = CostTable(
+        costs=_by_scale(facts["costs"]),
+        floor=int(facts["floor"]),
+        answer_tokens=int(facts["answer_tokens"]),
+        look_ms=_milliseconds(facts["look_ms"]["p90"]),
+        first_token_ms=_by_scale({m: at["first_token"]["p90"] for m, at in facts["scales"].items()}),
+        token_ms=_by_scale({m: at["token"]["p90"] for m, at in facts["scales"].items()}),
+    )
+    values = list(table.costs.values())
+    if values != sorted(values) or table.floor not in table.costs:
+        raise ValueError("costs must not fall from one scale to the next, and the floor is one of the scales")
+    return table
+
+
+def _by_scale(values: Mapping[str, Any]) -> dict[int, float]:
+    return dict(sorted((int(scale), _milliseconds(value)) for scale, value in values.items()))
+
+
+def _milliseconds(value: Any) -> float:
+    number = float(value)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{number} milliseconds")
+    return number

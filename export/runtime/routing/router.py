@@ -1,0 +1,382 @@
+"""Asks router.onnx how likely each scale is to answer right, and chooses on the terms that the caller names.
+
+Letters: K scales that the router was fitted for, k scales on offer. A bundle may offer scales that the router was not
+fitted for, as long as they lie between two that it was: the graph interpolates the log odds over log m.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.runtime.backends.onnx import Device, open_session
+from export.runtime.errors import MvlmError
+from export.runtime.manifest import RouterFacts
+
+from .numpy_onnx import GraphWalk
+
+Array = NDArray[np.float32]
+
+ROUTER_FORMAT = 1
+METADATA_KEY = "mvlm"
+# Under this price the cheapest scale that is allowed wins, whatever the probabilities.
+_CHEAPEST = 1e3
+_TINY = 1e-6
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On which terms to choose. Of `price`, `budget` and `within` at most one is named; none takes the router's own.
+
+    Attributes:
+        price: what one unit of normalised cost is worth in probability of a right answer.
+        budget: the mean cost of a question, in the router's unit; turned into a price on validation rows.
+        within: the loss against the finest scale that was promised when the router was fitted, as 0.01.
+        cap: the most that one question may cost, in the router's unit.
+        least_probability: scales that are less likely right are left out, as long as one is not.
+    """
+
+    price: float | None = None
+    budget: float | None = None
+    within: float | None = None
+    cap: float | None = None
+    least_probability: float | None = None
+
+    def __post_init__(self) -> None:
+        named = [name for name in ("price", "budget", "within") if getattr(self, name) is not None]
+        if len(named) > 1:
+            raise MvlmError(f"{' and '.join(named)} cannot both be named: each decides what is spent", code="bad-terms")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise MvlmError(f"the {_words(field.name)} is {value}: give a number from 0 up", code="bad-price")
+        for name in ("within", "least_probability"):
+            if (getattr(self, name) or 0) > 1:
+                raise MvlmError(f"the {_words(name)} is {getattr(self, name)}: give one from 0 to 1", code="bad-terms")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A scale and why.
+
+    Attributes:
+        probabilities: how likely each scale on offer is to answer right.
+        reason: the choice in a person's words.
+        cost: of the scale, in the router's unit.
+        price: that was applied, the terms' or the router's own.
+        familiarity: the share of validation questions that were at least as strange as this one.
+        unfamiliar: whether that is so small that the finest allowed scale was taken instead.
+        terms: on which was chosen.
+    """
+
+    scale: int
+    probabilities: dict[int, float]
+    reason: str
+    cost: float
+    price: float
+    familiarity: float
+    unfamiliar: bool
+    terms: Terms
+
+
+class Router:
+    """The predictor inside a bundle, over the scales that the bundle offers."""
+
+    def __init__(
+        self, path: Path, facts: RouterFacts, offered: Sequence[int], device: Device | None, graph: Any = None
+    ) -> None:
+        """`device` None walks the graph in numpy, for a machine without onnxruntime."""
+        self.facts = facts
+        self.offered = tuple(sorted(offered))
+        outside = [m for m in self.offered if not facts.scales[0] <= m <= facts.scales[-1]]
+        if outside or not self.offered:
+            raise MvlmError(
+                f"the router was fitted for {facts.scales[0]} to {facts.scales[-1]} tokens, and {outside or 'none'} of"
+                " the bundle's scales lies outside: label those scales and fit again"
+            )
+        self._path, self._device = path, device
+        self._graph = graph or (GraphWalk(path) if device is None else open_session(path, device))
+        self._known = _read_metadata(self._graph, path)
+        self.costs = np.interp(self.offered, facts.scales, facts.costs).astype(np.float32)  # (k,)
+        self._unit_cost = float(max(facts.costs))  # the router's own dearest scale stays the unit of the price
+
+    def with_costs(self, costs: Mapping[int, float], unit: str) -> Router:
+        """The same router where each scale on offer costs something else, as milliseconds that were measured.
+
+        Raises `MvlmError` unless every scale on offer has a cost above 0 that is not below that of a coarser one.
+        """
+        missing = [m for m in self.offered if m not in costs]
+        if missing:
+            raise MvlmError(f"no cost is given for {', '.join(map(str, missing))} tokens: give one for each scale")
+        scales = tuple(sorted(costs))
+        values = tuple(float(costs[m]) for m in scales)
+        require_costs(values)
+        facts = RouterFacts(self.facts.file, scales, values, unit, self.facts.default_price)
+        replaced = Router(self._path, facts, self.offered, self._device, graph=self._graph)
+        replaced.costs_replaced = True
+        return replaced
+
+    costs_replaced = False
+
+    def require(self, terms: Terms) -> None:
+        """Raise `MvlmError` for terms that cannot be met: a budget or cap below the cheapest scale, no such promise."""
+        cheapest, dearest, unit = float(self.costs.min()), float(self.costs.max()), self.facts.cost_unit
+        if terms.budget is not None and not cheapest <= terms.budget <= dearest:
+            raise MvlmError(
+                f"a budget of {terms.budget:g} {unit} cannot be met: the scales cost {cheapest:g} to {dearest:g}",
+                code="bad-terms",
+            )
+        if terms.cap is not None and terms.cap < cheapest:
+            raise MvlmError(f"a cap of {terms.cap:g} {unit} allows no scale: the cheapest costs {cheapest:g}",
+                            code="bad-terms")  # fmt: skip
+        if terms.within is not None:
+            self._promised(terms.within)
+
+    def price(self, terms: Terms) -> float:
+        """The price that terms come down to."""
+        if terms.price is not None:
+            return terms.price
+        if terms.within is not None:
+            return self._promised(terms.within)
+        if terms.budget is not None:
+            return self._price_for(terms.budget)
+        return self.facts.default_price if terms.least_probability is None else _CHEAPEST
+
+    def probabilities(self, image: Array, question: Array) -> Array:
+        """P(right) at each scale on offer: (d_image,), (d_question,) -> (k,)."""
+        return self._ask(image, question, Terms(price=0.0))[0]
+
+    def choose(self, image: Array, question: Array, terms: Terms = Terms()) -> Choice:
+        """The best scale on offer, for features as `features.py` makes them: (d_image,), (d_question,).
+
+        A question or picture unlike those of validation takes the finest scale that the cap allows. Raises `MvlmError`
+        for terms that cannot be met and for features that are no numbers.
+        """
+        self.require(terms)
+        probability, chosen, familiarity = self._ask(image, question, terms)
+        unfamiliar = familiarity < self._known["least_familiarity"]
+        reason = _strange(self.offered[chosen], familiarity) if unfamiliar else self._reason(probability, chosen)
+        return Choice(
+            scale=self.offered[chosen],
+            probabilities={m: float(p) for m, p in zip(self.offered, probability, strict=True)},
+            reason=reason,
+            cost=float(self.costs[chosen]),
+            price=self.price(terms),
+            familiarity=familiarity,
+            unfamiliar=unfamiliar,
+            terms=terms,
+        )
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether looking again paid on validation; `look_again` never does otherwise."""
+        return self._known["escalation"] is not None
+
+    def look_again(self, choice: Choice, margin: float, *, keeps_cache: bool = False) -> Choice | None:
+        """After a cheap answer: the finer scale that is worth a second look, or None.
+
+        `margin` is by how much the answer's first token was likelier than the next likely one (0..1). A second look
+        costs its scale in full, or only what it adds where the model keeps its cache. A cap counts both looks.
+        """
+        rule = self._known["escalation"]
+        if rule is None or choice.unfamiliar or choice.scale == self.offered[-1]:
+            return None
+        at = self.offered.index(choice.scale)
+        paid = float(self.costs[at])
+        probability = np.array([[choice.probabilities[m] for m in self.offered]])  # (1, k)
+        cap = None if choice.terms.cap is None else choice.terms.cap / self._unit_cost
+        best = int(
+            second_looks(
+                rule, np.array([margin]), probability, np.array([at]), self.costs / self._unit_cost, choice.price,
+                keeps_cache=keeps_cache, cap=cap,
+            )[0]
+        )  # fmt: skip
+        if best < 0:
+            return None
+        scale, cost = self.offered[best], float(self.costs[best]) + (0.0 if keeps_cache else paid)
+        reason = f"{_tokens(scale)}: looked again, since the first token led by only {margin:.2f} at {choice.scale}"
+        return replace(choice, scale=scale, reason=reason, cost=cost)
+
+    def _ask(self, image: Array, question: Array, terms: Terms) -> tuple[Array, int, float]:
+        """The graph's own decision: probability (k,), index of the choice, familiarity."""
+        for name, values in (("image", image), ("question", question)):
+            if not np.isfinite(values).all():
+                raise MvlmError(f"the {name} features hold {_first_bad(values)}: the picture or the model is broken",
+                                code="bad-features")  # fmt: skip
+        feeds = {
+            "image": image[None],  # (1, d_image)
+            "question": question[None],  # (1, d_question)
+            # The graph takes the dearest scale that it is given for the unit.
+            "price": _scalar(self.price(terms) * float(self.costs.max()) / self._unit_cost),
+            "cost": self.costs,  # (k,)
+            "num_visual_tokens": np.asarray(self.offered, np.float32),  # (k,)
+            "cap": _scalar(np.inf if terms.cap is None else terms.cap),
+            "least_probability": _scalar(terms.least_probability or 0.0),
+            "least_familiarity": _scalar(self._known["least_familiarity"]),
+        }
+        probability, choice, familiarity = self._graph.run(["probability", "choice", "familiarity"], feeds)
+        return probability[0], int(choice[0]), float(familiarity[0])
+
+    @cached_property
+    def _validation(self) -> NDArray[np.float64]:
+        """Probabilities of validation rows at the scales on offer, (rows, k)."""
+        known = np.asarray(self._known["validation"], np.float64).reshape(-1, len(self._known["scales"]))
+        return interpolate(known, self._known["scales"], self.offered)
+
+    def _price_for(self, budget: float) -> float:
+        """The smallest price at which validation rows cost at most the budget in the mean, second looks included."""
+        relative = self.costs / self._unit_cost
+        rule = self._known["escalation"]
+        if rule is not None:  # margins are known at the fitted scales; one on offer takes that of the nearest
+            near = [int(np.abs(np.log(np.asarray(self._known["scales"]) / m)).argmin()) for m in self.offered]
+            margins = np.asarray(self._known["validation_margin"])[:, near]  # (rows, k)
+
+        def mean_cost(price: float) -> float:
+            first = (self._validation - price * relative).argmax(axis=1)  # (rows,)
+            spent = self.costs[first]
+            if rule is not None:
+                margin = margins[np.arange(len(first)), first]
+                second = second_looks(rule, margin, self._validation, first, relative, price)
+                spent = spent + np.where(second >= 0, self.costs[second], 0)
+            return float(spent.mean())
+
+        low, high = 0.0, _CHEAPEST
+        if mean_cost(low) <= budget:
+            return low
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (low, middle) if mean_cost(middle) <= budget else (middle, high)
+        return high
+
+    def _promised(self, within: float) -> float:
+        promises = {p["within"]: p for p in self._known["promises"]}
+        if within not in promises:
+            has = ", ".join(f"{p:g}" for p in promises) or "none"
+            raise MvlmError(f"the router promises no loss within {within:g} (it has: {has}): fit with --within",
+                            code="bad-terms")  # fmt: skip
+        if self.costs_replaced or self.offered != tuple(self._known["scales"]):
+            raise MvlmError(
+                f"the promise of {within:g} was made at other costs or scales: name a price, or fit again with these",
+                code="bad-terms",
+            )
+        return float(promises[within]["price"])
+
+    def _reason(self, probability: Array, chosen: int) -> str:
+        """Set the choice beside the likeliest scale, or, when it is the likeliest, beside the next in line."""
+        text = f"{_tokens(self.offered[chosen])}: P(right) {probability[chosen]:.2f}"
+        others = [i for i in range(len(self.offered)) if i != chosen]
+        if not others:
+            return f"{text}, and the bundle holds no other scale"
+        other = max(others, key=lambda i: (probability[i], -self.costs[i]))
+        ratio = self.costs[other] / self.costs[chosen]
+        costs = f"{ratio:.3g} times as much" if ratio > 1 else f"{1 / ratio:.3g} times less" if ratio < 1 else "as much"
+        return f"{text} against {probability[other]:.2f} at {self.offered[other]}, which costs {costs}"
+
+
+def look_again_features(margin: Any, now: Any, finer: Any) -> NDArray[np.float64]:
+    """What the rule of a second look reads: first-token margin, P at this scale, P at finer ones (f,) -> (f, 4)."""
+    finer = np.atleast_1d(finer)
+    columns = [np.ones(finer.shape), logit(margin), logit(now), logit(finer)]
+    return np.stack([np.broadcast_to(column, finer.shape) for column in columns], axis=-1)
+
+
+def second_looks(
+    rule: Mapping[str, Sequence[float]], margin: Any, probability: Any, at: Any, relative_cost: Any, price: float,
+    *, keeps_cache: bool = False, cap: float | None = None,
+) -> NDArray[np.int64]:  # fmt: skip
+    """Which finer scale is worth a second look, -1 for none: margin (n,), P (n, k), first choice (n,) -> (n,).
+
+    Costs and cap are in parts of the dearest scale's; a cap counts both looks.
+    """
+    n, k = probability.shape
+    rows, relative = np.arange(n), np.asarray(relative_cost, np.float64)
+    best, chosen = np.zeros(n), np.full(n, -1)
+    now, paid = probability[rows, at], relative[at]
+    for dear in range(1, k):
+        seen = look_again_features(margin, now, probability[:, dear])  # (n, 4)
+        gain = _sigmoid(seen @ np.asarray(rule["finer"])) - _sigmoid(seen @ np.asarray(rule["now"]))
+        extra = relative[dear] - (paid if keeps_cache else 0.0)
+        worth = np.where(at < dear, gain - price * extra, -np.inf)
+        if cap is not None:
+            worth = np.where(paid + extra <= cap, worth, -np.inf)
+        chosen, best = np.where(worth > best, dear, chosen), np.maximum(worth, best)
+    return chosen.astype(np.int64)
+
+
+def logit(p: Any) -> NDArray[np.float64]:
+    """Log odds, kept finite."""
+    p = np.clip(np.asarray(p, np.float64), _TINY, 1 - _TINY)
+    return np.log(p / (1 - p))
+
+
+def interpolate(probability: Any, scales: Sequence[int], wanted: Sequence[int]) -> NDArray[np.float64]:
+    """Probabilities at other scales, by the log odds over log m, and never beyond the ends: (n, K) -> (n, k)."""
+    known, at = (np.log(np.asarray(some, np.float64)) for some in (scales, wanted))
+    share = np.array([np.interp(at, known, one) for one in np.eye(len(known))])  # (K, k)
+    return _sigmoid(logit(probability) @ share)
+
+
+def require_costs(costs: Sequence[float]) -> None:
+    """Raise `MvlmError` unless costs, from the coarsest scale to the finest, are above 0 and never fall."""
+    rise = all(a <= b for a, b in pairwise(costs))
+    if not rise or not all(0 < cost < math.inf for cost in costs):
+        raise MvlmError(f"the costs are {list(costs)}: give numbers above 0 that do not fall as the scale rises",
+                        code="bad-terms")  # fmt: skip
+
+
+def require_price(price: float) -> None:
+    """Raise `MvlmError` unless `price` is a number from 0 up."""
+    Terms(price=price)
+
+
+def named_reason(scale: int) -> str:
+    """The reason when nobody chose."""
+    return f"{_tokens(scale)}: the scale that was named"
+
+
+def _read_metadata(graph: Any, path: Path) -> dict[str, Any]:
+    held = graph.metadata if isinstance(graph, GraphWalk) else graph.get_modelmeta().custom_metadata_map
+    try:
+        known = json.loads(held[METADATA_KEY])
+        version = int(known["format_version"])
+    except (KeyError, TypeError, ValueError):
+        raise MvlmError(f"{path} does not say what it was fitted for: fit the router again and export") from None
+    if version > ROUTER_FORMAT:
+        raise MvlmError(f"{path} is of format {version}, and this mvlm reads up to {ROUTER_FORMAT}: upgrade mvlm")
+    return known
+
+
+def _strange(scale: int, familiarity: float) -> str:
+    return (
+        f"{_tokens(scale)}: the finest allowed, since this question and picture are unlike those that the router was"
+        f" fitted on (only {100 * familiarity:.2g} % of them were as strange)"
+    )
+
+
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 / (1 + np.exp(-x))
+
+
+def _scalar(value: float) -> Array:
+    return np.asarray(value, np.float32)
+
+
+def _first_bad(values: Array) -> str:
+    return str(values[~np.isfinite(values)][0])
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _tokens(scale: int) -> str:
+    return f"{scale} token" if scale == 1 else f"{scale} tokens"

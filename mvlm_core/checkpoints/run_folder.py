@@ -1,0 +1,128 @@
+"""A run folder: which model it holds, and how it is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from safetensors import SafetensorError
+
+from export.runtime.artefact import sha256_file, sha256_json
+from export.runtime.errors import MvlmError
+
+if TYPE_CHECKING:
+    from mvlm_core.modeling.model import MvlmConfig, MvlmForConditionalGeneration
+    from mvlm_core.modeling.processing import MvlmProcessor
+
+WEIGHTS, _TOKENIZER = "model.safetensors", "tokenizer.json"
+INDEX = f"{WEIGHTS}.index.json"
+Precision = Literal["float32", "bfloat16"]
+
+
+def weight_files(run: Path) -> list[Path]:
+    """The weights of a run: one file, or an index and the shards that it names.
+
+    Raises `MvlmError` when `run` is not the folder of a trained model, or lacks shards.
+    """
+    found = next(([run / name] for name in (WEIGHTS, INDEX) if (run / name).is_file()), [])
+    missing = [name for name in ("config.json",) if not (run / name).is_file()] + ([] if found else [WEIGHTS])
+    if missing:
+        raise MvlmError(f"{run} is not a run, it holds no {' and no '.join(missing)}: name the folder of `mvlm train`")
+    if found[0].name == INDEX:
+        from mvlm_core.backbones.tensor_files import read_places
+
+        found += [run / shard for shard in sorted(set(read_places(found[0]).values()))]
+    return found
+
+
+def model_sha256(run: Path) -> str:
+    """The hash that labels, router and bundle carry of the model they were made from: that of its weights.
+
+    Raises `MvlmError` when `run` is not the folder of a trained model.
+    """
+    files = weight_files(run)
+    hashes = {file.name: sha256_file(file) for file in files}
+    return hashes[WEIGHTS] if len(files) == 1 else sha256_json(hashes)
+
+
+def run_config(run: Path) -> MvlmConfig:
+    """The configuration of a run's model. Raises `MvlmError` when `run` is no run, or holds a model of another kind."""
+    from transformers import AutoConfig
+
+    from mvlm_core.modeling import model as nested
+
+    weight_files(run)
+    try:
+        config = AutoConfig.from_pretrained(run, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise MvlmError(f"{run} cannot be loaded ({_reason(error)}): train it again") from None
+    if not isinstance(config, nested.MvlmConfig):
+        raise MvlmError(f"{run} holds a {config.model_type} model, and only mvlm models are read: train one")
+    return config
+
+
+def load_processor(run: Path) -> MvlmProcessor:
+    """The processor of a run. Raises `MvlmError` when `run` is no run, or holds no tokenizer."""
+    from transformers import AutoProcessor
+
+    run_config(run)
+    if not (run / _TOKENIZER).is_file():
+        raise MvlmError(
+            f"{run} holds no {_TOKENIZER}, so words cannot be put to it: give its checkpoint one, import again"
+        )
+    try:
+        return AutoProcessor.from_pretrained(run, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise MvlmError(f"{run} cannot be loaded ({_reason(error)}): train it again") from None
+
+
+def load_run(
+    run: Path, *, device: str = "cpu", dtype: Precision = "float32"
+) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:
+    """The model of a run, ready to answer, and its processor. Nothing is fetched, and no code of the run is used.
+
+    Raises `MvlmError` when `run` is no run, holds a model of another kind, weights that are not the model's name for
+    name and shape for shape or are not finite, or no tokenizer (as after the import of a checkpoint without one); and
+    for a device that is not there.
+    """
+    from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging
+
+    from mvlm_core.backbones.tensor_files import faults_of_loading, listed
+
+    config = run_config(run)
+    _require_device(device)
+    processor = load_processor(run)
+    show, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what it would print as a table is said below
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            run, config=config, dtype=dtype, local_files_only=True, output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    except (OSError, ValueError, SafetensorError) as error:
+        raise MvlmError(f"{run} cannot be loaded ({_reason(error)}): train it again") from None
+    finally:
+        logging.set_verbosity(verbosity)
+        if show:
+            logging.enable_progress_bar()
+    model, loading = loaded
+    if faults := faults_of_loading(model, loading):
+        raise MvlmError(f"tensors of {run} that are not in order: {len(faults)}; train it again{listed(faults)}")
+    return model.to(device).eval(), processor
+
+
+def _require_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MvlmError(
+            f"the device {device} is not there ({_reason(error)}): use cpu, or cuda where there is one"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return str(error).split("\n")[0][:200]

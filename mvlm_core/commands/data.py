@@ -1,0 +1,67 @@
+"""The verb `data`, with what goes between rows and lmms-eval's tasks."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from export.runtime.artefact import output_folder, refuse_if_filled
+from mvlm_core.progress import Bars
+
+from .benchmark import INCLUDE
+from .train_label import OVERWRITE, data, out_option, rows_option, say_next
+
+__all__ = ["data"]
+
+
+@data.command("to-lmms-eval")
+@rows_option()
+@click.option("--split", default="test", show_default=True, help="Which rows.")
+@out_option("tasks")
+@OVERWRITE
+def to_lmms_eval(rows: Path, split: str, out: Path, overwrite: bool) -> None:
+    """Write rows as tasks of lmms-eval: `rows` generates answers, `rows_choice` chooses among given ones.
+
+    \b
+    Example:
+      mvlm data to-lmms-eval --rows rows --out tasks
+    """
+    from mvlm_core.evaluation.export_task import write_tasks
+
+    refuse_if_filled(out, overwrite=overwrite)
+    with output_folder(out, overwrite=overwrite) as folder:
+        counts = write_tasks(rows, folder, split, lies_at=out.absolute())
+    click.echo("  ".join(f"{name}: {count} samples" for name, count in counts.items()) + f" in {out}")
+    say_next(f"mvlm eval --scales 9,36,144 --tasks {','.join(counts)} --include-path {shlex.quote(str(out))}")
+
+
+@data.command("from-lmms-eval")
+@click.argument("task")
+@INCLUDE
+@click.option(
+    "--val-share", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+    help="Pictures that the router is fitted on; the report is made of the others.",
+)  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first samples.")
+@out_option("rows")
+@OVERWRITE
+def from_lmms_eval(
+    task: str, include: tuple[Path, ...], val_share: float, limit: int | None, out: Path, overwrite: bool
+) -> None:
+    """Write a task of lmms-eval as rows, to be labelled. The questions are what lmms-eval would ask.
+
+    \b
+    Example:
+      mvlm data from-lmms-eval rows --include-path tasks --out benchmark
+    """
+    from mvlm_core.evaluation.benchmarks import Tasks
+    from mvlm_core.evaluation.import_task import write_rows
+
+    refuse_if_filled(out, overwrite=overwrite)
+    names = [benchmark.task for benchmark in Tasks.of(include).choose(task)]
+    with output_folder(out, overwrite=overwrite) as folder, Bars() as bars:
+        counts = write_rows(names[0], folder, include, val_share, limit, bars.reach("reading samples"))
+    click.echo("  ".join(f"{split}: {count} rows" for split, count in sorted(counts.items())) + f" in {out}")
+    say_next("mvlm label" if out == Path("rows") else f"mvlm label --rows {shlex.quote(str(out))}")

@@ -1,0 +1,264 @@
+"""The verbs of this package. Each reads paths, writes one path, and ends by naming the next command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+from export.runtime.artefact import output_folder, refuse_if_filled
+from export.runtime.errors import CheckFailed, MvlmError
+from mvlm_core.modeling.scales import FAMILIES, Family
+from mvlm_core.progress import Bars, quiet
+
+if TYPE_CHECKING:
+    from mvlm_core.data.row import Row
+    from mvlm_core.train.config import TrainConfig
+
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
+_FLAT_LADDER = 0.05
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+def out_option(default: str) -> Callable[[Verb], Verb]:
+    return click.option(
+        "--out", type=click.Path(path_type=Path), default=default, show_default=True, help="Folder to write."
+    )
+
+
+def rows_option() -> Callable[[Verb], Verb]:
+    return click.option(
+        "--rows", type=click.Path(path_type=Path), default="rows", show_default=True, help="Rows folder or data file."
+    )
+
+
+def say_next(command: str) -> None:
+    click.echo(f"next: {command}")
+
+
+@click.group()
+def data() -> None:
+    """Draw a benchmark, or check a data set.
+
+    \b
+    Example:
+      mvlm data scenes --help
+    """
+
+
+@data.command()
+@out_option("rows")
+@click.option("--train", default=16000, show_default=True, help="Pictures that the model is trained on.")
+@click.option("--val", default=900, show_default=True, help="Pictures that the router is fitted on.")
+@click.option("--test", default=900, show_default=True, help="Pictures that the report is made of.")
+@click.option("--family", type=click.Choice(FAMILIES), default="pool", show_default=True, help="For train.yaml.")
+@click.option("--seed", default=0, show_default=True)
+@OVERWRITE
+def scenes(out: Path, train: int, val: int, test: int, family: Family, seed: int, overwrite: bool) -> None:
+    """Draw the benchmark: pictures whose questions need different amounts of sight. Writes a train.yaml beside it.
+
+    \b
+    Example:
+      mvlm data scenes --train 40 --val 10 --test 10
+    """
+    from mvlm_core.scenes.rows_folder import SceneCounts, write_scenes
+    from mvlm_core.train.config import scenes_config, write_config
+
+    counts = SceneCounts(train, val, test)
+    if min(train, val, test) < 1:
+        raise MvlmError("each split needs at least one picture")
+    config_file = out.absolute().parent / "train.yaml"
+    if config_file.exists() and not overwrite:
+        raise MvlmError(f"{config_file} is there already: move it away, or replace it with --overwrite")
+    with output_folder(out, overwrite=overwrite) as folder, Bars() as bars:
+        kinds = write_scenes(folder, counts, seed, bars.start("drawing pictures", train + val + test))
+    write_config(config_file, scenes_config(family, rows=out, seed=seed))
+    click.echo(f"{sum(kinds.values())} rows of {len(kinds)} kinds in {out}; look at {out / 'contact_sheet.png'}")
+    say_next("mvlm data check" if out == Path("rows") else f"mvlm data check {out}")
+
+
+@data.command()
+@click.argument("rows", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Whose tokens are counted; left out, train.yaml if there is one."
+)
+@click.option("--show", default=3, show_default=True, help="Rows to print with what is supervised in colour.")
+def check(rows: Path | None, config: Path | None, show: int) -> None:
+    """Find every fault of a data set before a run is spent on it, and say how long its rows are at each scale.
+
+    \b
+    Example:
+      mvlm data check rows --config train.yaml
+    """
+    from mvlm_core.data.check import check_pictures
+    from mvlm_core.data.reading import read_rows
+    from mvlm_core.data.show import counts
+
+    if config is None and Path("train.yaml").is_file():
+        config = Path("train.yaml")
+    told = _resolved(config) if config else None
+    rows = rows or (told.rows if told else Path("rows"))
+    click.echo(f"reading {rows}")
+    read = read_rows(rows)
+    pictures = len({picture for row in read for picture in row.pictures})
+    with Bars() as bars:
+        faults = check_pictures(read, bars.start("opening pictures", pictures))
+        lines, more = _tokens(read, told, show, bars) if told else ([], [])
+    faults += more
+    for line in [*counts(read), *lines]:
+        click.echo(line)
+    if told is None:
+        click.echo("  how many tokens a row has follows from a configuration: name one with --config")
+    if faults:
+        raise CheckFailed(f"{rows} has {len(faults)} faults; mend these rows:\n" + "\n".join(f"  {f}" for f in faults))
+    click.echo("no fault")
+    words = ["mvlm", "train", *([] if config in (None, Path("train.yaml")) else [str(config)])]
+    if told is not None and rows.absolute() != told.rows.absolute():
+        words.append(f"rows={rows.absolute()}")
+    say_next(shlex.join(words))
+
+
+def _resolved(config: Path) -> TrainConfig:
+    from mvlm_core.train.config import read_config
+
+    with quiet():
+        from mvlm_core.train.build import resolve_config
+
+        return resolve_config(read_config(config))
+
+
+def _tokens(rows: list[Row], config: TrainConfig, show: int, bars: Bars) -> tuple[list[str], list[str]]:
+    """What there is to say of the rows as tokens, and their faults."""
+    from mvlm_core.data.check import check_tokens, unlike_rows
+    from mvlm_core.data.show import coloured, lengths
+    from mvlm_core.train.build import build_processor
+
+    processor = build_processor(config, [row for row in rows if row.split == "train"] or rows)
+    bounds = [stage.max_tokens for stage in config.stages if stage.max_tokens is not None]
+    most = min(bounds, default=None)
+    report = check_tokens(rows, processor, config.scales, most, bars.start("counting tokens", len(rows)))
+    shown = [coloured(row, processor.encode(row.messages()), processor) for row in unlike_rows(rows, show)]
+    return [*lengths(report, most), *shown], report.faults
+
+
+def _nothing(_: str) -> None:
+    """What processes besides the first one say."""
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path), default="train.yaml")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@out_option("run")
+@click.option("--resume", is_flag=True, help="Go on with an unfinished run at its last checkpoint.")
+@OVERWRITE
+def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, overwrite: bool) -> None:
+    """Train a nested-token model as a YAML configuration says; any key also as KEY=VALUE.
+
+    \b
+    Example:
+      mvlm train train.yaml seed=1 --out run
+    """
+    if "=" in config.name and not config.exists():  # `mvlm train seed=1` means train.yaml with an override
+        config, overrides = Path("train.yaml"), (str(config), *overrides)
+    from mvlm_core.train.config import read_config
+
+    with quiet():
+        from mvlm_core.train.build import resolve_config, weights_from
+        from mvlm_core.train.recipe import process_state
+        from mvlm_core.train.recipe import train as run_recipe
+
+        resolved = resolve_config(read_config(config, overrides))
+        sources = weights_from(resolved)
+    say = click.echo if process_state().is_main_process else _nothing
+    for source in sources:
+        say(source)
+    with Bars() as bars, quiet():
+
+        def progress(stage: str, steps: int) -> Callable[[], None]:
+            advance = bars.start(f"training, stage {stage}", steps)
+            return lambda: advance(1)
+
+        run_recipe(resolved, out, resume=resume, overwrite=overwrite, progress=progress, say=say)
+    if not process_state().is_main_process:
+        return
+    click.echo(f"a trained model in {out}; each step's loss and scale in {out / 'metrics.jsonl'}")
+    if resolved.model.chat_template == "plain":
+        click.echo("captions alone were learned, and nothing can be asked yet: a second stage starts from this run")
+        say_next(f"mvlm train STAGE2.yaml model.start={out.absolute()}")
+        return
+    scales = ",".join(map(str, resolved.scales))
+    defaults = out == Path("run") and resolved.rows == Path("rows")
+    say_next(
+        f"mvlm label --scales {scales}" if defaults else f"mvlm label {out} --rows {resolved.rows} --scales {scales}"
+    )
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path), default="run")
+@rows_option()
+@click.option("--scales", default=None, help="As in 1,4,9,36,144; left out, those of the run's train.yaml.")
+@click.option("--splits", default="val,test", show_default=True, help="What the model was not trained on.")
+@click.option(
+    "--runs", type=click.IntRange(min=1), default=1, show_default=True,
+    help="Runs beyond the first draw their answers: they tell what a row needs from luck.",
+)  # fmt: skip
+@click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@out_option("labels")
+@OVERWRITE
+def label(
+    run: Path, rows: Path, scales: str | None, splits: str, runs: int, device: str,
+    precision: Literal["float32", "bfloat16"], out: Path, overwrite: bool,
+) -> None:  # fmt: skip
+    """Answer every row at every scale and store what was right. Stopped and started again, it goes on.
+
+    \b
+    Example:
+      mvlm label run --rows rows --scales 1,4,9,36,144
+    """
+    from mvlm_core.data.reading import SPLITS
+    from mvlm_core.label.sweep import Sweep, ladder
+    from mvlm_core.label.sweep import label as sweep_rows
+    from mvlm_core.modeling.scales import parse_scales
+    from mvlm_core.train.config import run_scales
+
+    wanted = tuple(splits.split(","))
+    unknown = [split for split in wanted if split not in SPLITS]
+    if unknown:
+        raise MvlmError(f"no split is called {', '.join(unknown)}: choose among {', '.join(SPLITS)}")
+    refuse_if_filled(out, overwrite=overwrite)
+    asked = parse_scales(scales) if scales else run_scales(run)
+    sweep = Sweep(run, rows, asked, wanted, runs, device=device, precision=precision)
+    with Bars() as bars:
+        facts = sweep_rows(sweep, out, overwrite=overwrite, progress=bars.reach("labelling"))
+    steps = ladder(out)
+    click.echo(f"{facts['counts']['rows']} rows at {len(steps)} scales in {out}; right answers at each:")
+    click.echo("  " + "   ".join(f"{scale}: {right:.3f}" for scale, right in steps.items()))
+    if max(steps.values()) - min(steps.values()) < _FLAT_LADDER:
+        click.echo(
+            "THE LADDER IS FLAT: more visual tokens hardly help this model on these rows. A router is pointless here."
+        )
+    say_next("mvlm fit-router" if out == Path("labels") else f"mvlm fit-router {out}")
+
+
+@click.command()
+@out_option("demo")
+@click.option(
+    "--family", type=click.Choice(FAMILIES), default="pool", show_default=True, help="M3, M3 nested by prefix, or MQT."
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--rehearse", is_flag=True, help="A few pictures and steps: shows the way, not the result.")
+@OVERWRITE
+def demo(out: Path, family: Family, seed: int, rehearse: bool, overwrite: bool) -> None:
+    """The whole way in one command: draw, train, label, fit a router, report, export, and ask.
+
+    \b
+    Example:
+      mvlm demo --rehearse --out demo
+    """
+    from .demo import Demo
+
+    Demo(out, family, seed, rehearse).run(overwrite=overwrite)

@@ -1,0 +1,114 @@
+"""Everything that can be known of a data set before a run is spent on it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from export.runtime.errors import MvlmError
+from export.runtime.image import open_picture, require_shape
+
+from .pictures import PictureSource
+from .row import Row
+
+if TYPE_CHECKING:
+    from mvlm_core.modeling.processing import MvlmProcessor
+
+
+def check_pictures(rows: list[Row], progress: Callable[[int], None]) -> list[str]:
+    """Open every picture: the faults of those that cannot be read, and of equal pictures in several splits."""
+    faults = []
+    first_row: dict[PictureSource, Row] = {}
+    for row in rows:
+        for picture in row.pictures:
+            first_row.setdefault(picture, row)
+    splits_of: dict[str, dict[str, PictureSource]] = defaultdict(dict)
+    for picture, row in first_row.items():
+        try:
+            pixels = open_picture(picture.read())
+            require_shape(pixels)
+            splits_of[hashlib.sha256(pixels.tobytes()).hexdigest()].setdefault(row.split, picture)
+        except MvlmError as error:
+            faults.append(f"id {row.id}, {picture}: {str(error).removeprefix(f'{picture} ')}")
+        progress(1)
+    for same in splits_of.values():
+        if len(same) > 1:
+            faults.append("the same picture in several splits: " + ", ".join(f"{p} ({s})" for s, p in same.items()))
+    return faults
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the rows at one scale: the middle row, the row that 95 % do not exceed, and the longest."""
+
+    median: int
+    most_rows: int
+    longest: int
+    longest_id: str
+
+
+@dataclass
+class TokenReport:
+    """What the rows become as ids. `shortened` counts the rows whose text `max_tokens` cuts."""
+
+    lengths: dict[int, Lengths] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    shortened: int = 0
+
+
+def check_tokens(
+    rows: Sequence[Row],
+    processor: MvlmProcessor,
+    scales: Sequence[int],
+    max_tokens: int | None,
+    progress: Callable[[int], None],
+) -> TokenReport:
+    """Encode every row. Faults are rows that the chat template refuses, rows with nothing supervised, and rows that
+    do not fit into `max_tokens` at the finest scale by leaving out text."""
+    from mvlm_core.modeling.chat_encoding import truncate
+
+    report, image_id, ids = TokenReport(), processor.image_token_id, []
+    lengths: dict[int, list[int]] = {scale: [] for scale in scales}
+    for row in rows:
+        try:
+            encoded = processor.encode(row.messages())
+            ids.append(row.id)
+            for scale in scales:
+                lengths[scale].append(encoded.length(scale, image_id))
+            if not any(encoded.supervised):
+                raise MvlmError("nothing is supervised: the chat template marks no answer of it")
+            if max_tokens is not None:
+                report.shortened += truncate(encoded, max_tokens, max(scales), image_id) is not encoded
+        except MvlmError as error:
+            report.faults.append(f"id {row.id}: {error}")
+        progress(1)
+    report.lengths = {scale: _lengths(np.asarray(found), ids) for scale, found in lengths.items() if found}
+    return report
+
+
+def _lengths(found: np.ndarray, ids: Sequence[str]) -> Lengths:
+    median, most = np.quantile(found, [0.5, 0.95], method="inverted_cdf")
+    longest = int(found.argmax())
+    return Lengths(int(median), int(most), int(found[longest]), ids[longest])
+
+
+def repeated_ids(rows: Sequence[Row]) -> int:
+    """How many rows of LLaVA's format got a number behind an id that another row had before."""
+    ids = {row.id for row in rows}
+    return sum((found := re.fullmatch(r"(.*)~\d+", row.id)) is not None and found[1] in ids for row in rows)
+
+
+def unlike_rows(rows: Sequence[Row], count: int) -> list[Row]:
+    """A few rows to look at: the first of each kind (pictures, turns, a system text), then some in between."""
+    kinds: dict[tuple[int, bool, bool], Row] = {}
+    for row in rows:
+        kinds.setdefault((min(len(row.pictures), 2), len(row.turns) > 1, row.system is not None), row)
+    spread = [rows[i] for i in np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
+    picked = {row.id: row for row in [*kinds.values(), *reversed(spread)]}
+    return list(picked.values())[:count]

@@ -1,0 +1,121 @@
+"""Rows as tasks of lmms-eval: one whose answers are generated, and one that chooses among given ones by likelihood."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import yaml
+
+from export.runtime.errors import MvlmError
+from mvlm_core.data.pictures import PictureFile, PictureSource
+from mvlm_core.data.reading import read_rows
+from mvlm_core.data.row import Row, single_questions
+
+GENERATE, CHOOSE = "rows", "rows_choice"
+_CHOICES = 4
+_DOCS = "docs.jsonl"
+# The functions that the YAML files name; lmms-eval loads them from the file beside.
+_UTILS = '''"""What lmms-eval asks of a row, and how its answer is scored: as `mvlm label` scores it."""
+
+from PIL import Image
+
+from mvlm_core.scoring import score
+
+
+def pictures(doc):
+    return [Image.open(doc["picture"]).convert("RGB")]
+
+
+def score_answer(doc, results):
+    return {"score": score(results[0], doc["answers"])}
+'''
+
+
+class _Function(str):
+    """A name in utils.py, which lmms-eval looks up."""
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+_Dumper.add_representer(_Function, lambda dumper, name: dumper.represent_scalar("!function", str(name)))
+
+_SHARED = {"test_split": "test", "doc_to_text": "question", "doc_to_visual": _Function("utils.pictures")}
+_GENERATE_TASK = {
+    "output_type": "generate_until", "doc_to_target": "answer", "process_results": _Function("utils.score_answer"),
+    "generation_kwargs": {"max_new_tokens": 16, "until": ["\n\n"]},
+    "metric_list": [{"metric": "score", "aggregation": "mean", "higher_is_better": True}],
+}  # fmt: skip
+_CHOOSE_TASK = {
+    "output_type": "multiple_choice", "doc_to_target": "answer", "doc_to_choice": "choices",
+    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+}  # fmt: skip
+
+
+def write_tasks(rows: Path, out: Path, split: str, lies_at: Path) -> Mapping[str, int]:
+    """Write a folder for `--include-path` and return how many samples each task has; `lies_at`: where it will lie.
+
+    Raises `MvlmError` when no row is of the split. Rows that are no single question about one picture are refused.
+    """
+    asked = single_questions([row for row in read_rows(rows) if row.split == split])
+    if not asked:
+        raise MvlmError(f"{rows} has no rows of the split {split}: name another with --split")
+    choices = _choices(asked)
+    docs = [_doc(row, choices.get(row.id, []), out, lies_at) for row in asked]
+    _write_docs(out / _DOCS, docs)
+    _write_docs(out / f"choice_{_DOCS}", [doc for doc in docs if doc["choices"]])
+    (out / "utils.py").write_text(_UTILS, encoding="utf-8")
+    counts = {GENERATE: len(docs)}
+    _write_task(out, GENERATE, lies_at / _DOCS, _GENERATE_TASK)
+    if choices:
+        _write_task(out, CHOOSE, lies_at / f"choice_{_DOCS}", _CHOOSE_TASK)
+        counts[CHOOSE] = len(choices)
+    return counts
+
+
+def _write_task(out: Path, name: str, docs: Path, task: Mapping[str, Any]) -> None:
+    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(docs)}}}
+    text = yaml.dump({"task": name, **data, **_SHARED, **task}, Dumper=_Dumper, sort_keys=False)
+    (out / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def _write_docs(file: Path, docs: Sequence[Mapping[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs), encoding="utf-8")
+
+
+def _doc(row: Row, choices: Sequence[str], out: Path, lies_at: Path) -> dict[str, Any]:
+    return {
+        "id": row.id, "picture": str(_picture_file(row.image, out, lies_at)), "question": row.question,
+        "answer": row.answers[0], "answers": list(row.answers), "choices": list(choices), "task": row.task or "",
+    }  # fmt: skip
+
+
+def _picture_file(picture: PictureSource, out: Path, lies_at: Path) -> Path:
+    """The file of a picture; one that stands inside a row gets one."""
+    if isinstance(picture, PictureFile):
+        return picture.path.absolute()
+    name, held = Path("pictures") / picture.key, picture.read()
+    if not (out / name).is_file() and isinstance(held, bytes):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(held)
+    return lies_at / name
+
+
+def _choices(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """For each row its answer among others that rows of its kind have; an order that depends on the row alone."""
+    of_kind: dict[str | None, set[str]] = defaultdict(set)
+    for row in rows:
+        of_kind[row.task].add(row.answers[0])
+    found = {}
+    for row in rows:
+        others = sorted(of_kind[row.task] - set(row.answers), key=lambda other: crc32(f"{row.id} {other}".encode()))
+        offered = [row.answers[0], *others[: _CHOICES - 1]]
+        if len(offered) > 1:
+            found[row.id] = sorted(offered, key=lambda answer: crc32(f"{answer} {row.id}".encode()))
+    return found

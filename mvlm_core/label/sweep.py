@@ -1,0 +1,255 @@
+"""The sweep: every row at every scale. Stopped and started again it goes on where it was."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter, ImageOps
+
+from export.runtime.artefact import (
+    describe,
+    put_in_place,
+    read_artefact,
+    refuse_if_filled,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
+from export.runtime.errors import MvlmError
+from export.runtime.features import (
+    FEATURE_VERSION,
+    image_feature_names,
+    image_features,
+    question_feature_names,
+    question_features,
+)
+from export.runtime.prompt import Prompt
+from mvlm_core.checkpoints.run_folder import Precision, load_run, model_sha256
+from mvlm_core.data.reading import read_rows, rows_sha256
+from mvlm_core.data.row import Row, single_questions
+from mvlm_core.modeling.model import MvlmForConditionalGeneration
+from mvlm_core.modeling.processing import MvlmProcessor, prompt_of
+from mvlm_core.modeling.scales import require_scales
+from mvlm_core.scoring import score
+from mvlm_core.train.plan import Group, group_rows
+
+from .packed_generation import Answered, answer_together
+from .resumable import parts_folder
+
+_LABELS = pa.schema(
+    [
+        ("id", pa.string()), ("group", pa.string()), ("task", pa.string()), ("split", pa.string()),
+        ("num_visual_tokens", pa.int32()), ("run", pa.int32()), ("score", pa.float32()), ("loss", pa.float32()),
+        ("confidence", pa.float32()), ("margin", pa.float32()), ("prediction", pa.string()), ("answer", pa.string()),
+    ]
+)  # fmt: skip
+_FEATURES = pa.schema([("id", pa.string()), ("image", pa.list_(pa.float32())), ("question", pa.list_(pa.float32()))])
+_STRANGE = pa.schema([("kind", pa.string()), ("image", pa.list_(pa.float32())), ("question", pa.list_(pa.float32()))])
+_FILES = ("labels.parquet", "features.parquet", "strangers.parquet")
+# Of so many pictures other kinds are made.
+_STRANGERS = 64
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is labelled: the rows of some splits, at some scales, by one model.
+
+    The first of `runs` answers greedily, as a device does; further ones draw at temperature 1, and tell need from luck.
+    """
+
+    run: Path
+    rows: Path
+    scales: tuple[int, ...]
+    splits: tuple[str, ...]
+    runs: int = 1
+    max_new_tokens: int = 16
+    pictures_per_part: int = 32
+    device: str = "cpu"
+    precision: Precision = "float32"
+
+    def key(self) -> dict[str, Any]:
+        """What a part already written must have been made from to be taken over."""
+        return {
+            "model_sha256": model_sha256(self.run), "rows_sha256": rows_sha256(self.rows),
+            "scales": list(self.scales), "splits": list(self.splits), "runs": self.runs,
+            "feature_version": FEATURE_VERSION,
+            "max_new_tokens": self.max_new_tokens, "pictures_per_part": self.pictures_per_part,
+            "precision": self.precision,
+        }  # fmt: skip
+
+
+def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Write labels/ and return what labels.json says. `progress` is told (pictures done, pictures in all).
+
+    Parts lie beside `out` until all are there. Raises `MvlmError` for scales that the model does not allow, and when
+    no row is of the splits asked for.
+    """
+    refuse_if_filled(out, overwrite=overwrite)
+    model, processor = load_run(sweep.run, device=sweep.device, dtype=sweep.precision)
+    require_scales(sweep.scales, model.connector.scales)
+    rows = [row for row in read_rows(sweep.rows) if row.split in sweep.splits]
+    if not rows:
+        raise MvlmError(f"{sweep.rows} has no rows of the splits {', '.join(sweep.splits)}: name others with --splits")
+    pictures = group_rows(single_questions(rows))
+
+    folder = parts_folder(out, sweep.key())
+    starts = range(0, len(pictures), sweep.pictures_per_part)
+    for start in starts:
+        chunk = pictures[start : start + sweep.pictures_per_part]
+        if not _part(folder, "features", start).is_file():
+            labels, features = sweep_pictures(model, processor, chunk, sweep)
+            _write(_part(folder, "labels", start), labels, _LABELS)
+            _write(_part(folder, "features", start), features, _FEATURES)
+        progress(start + len(chunk), len(pictures))
+
+    _write(folder / "strangers.parquet", _strangers(model, processor, pictures[:_STRANGERS]), _STRANGE)
+    return _assemble(folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures))
+
+
+def sweep_pictures(
+    model: MvlmForConditionalGeneration, processor: MvlmProcessor, pictures: Sequence[Group], sweep: Sweep
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The lines of labels.parquet and of features.parquet for some pictures, each encoded once."""
+    prompt, image_id = prompt_of(processor), processor.image_token_id
+    whole = [[prompt.ids(row.question, 1, image_id) for row in picture.rows] for picture in pictures]
+    cut = whole[0][0].index(image_id)
+    ids_before, ids_after = whole[0][0][:cut], [[ids[cut + 1 :] for ids in questions] for questions in whole]
+
+    with torch.inference_mode():
+        pixels = processor.image_processor([picture.pictures[0].read() for picture in pictures])["pixel_values"]
+        values = model.encode_images(pixels.to(model.device, model.dtype))  # (B, P, ·)
+        words = model.connector.words(values).float().cpu().numpy()  # (B, P, D)
+    table = model.embedding_table.detach().float().cpu().numpy()
+    features = [
+        {"id": row.id, "image": of_picture, "question": _of_question(prompt, table, row.question, picture_words)}
+        for picture, picture_words in zip(pictures, words, strict=True)
+        for of_picture in [image_features(picture_words).tolist()]
+        for row in picture.rows
+    ]
+
+    labels: dict[str, list[dict[str, Any]]] = {row.id: [] for picture in pictures for row in picture.rows}
+    for scale in sweep.scales:
+        with torch.inference_mode():
+            visual = model.connector.tokens(values, scale)  # (B, m, D)
+        for run in range(sweep.runs):
+            by = _draws(pictures[0].rows[0].id, scale, run) if run else None
+            answers = answer_together(model, ids_before, visual, ids_after, sweep.max_new_tokens, by)
+            for picture, answered in zip(pictures, answers, strict=True):
+                for row, answer in zip(picture.rows, answered, strict=True):
+                    labels[row.id].append(_label(row, scale, run, answer, prompt))
+    return [line for lines in labels.values() for line in lines], features
+
+
+def _label(row: Row, scale: int, run: int, answer: Answered, prompt: Prompt) -> dict[str, Any]:
+    prediction = prompt.answer(answer.token_ids)
+    return {
+        "id": row.id, "group": row.group, "task": row.task, "split": row.split, "num_visual_tokens": scale, "run": run,
+        "score": score(prediction, row.answers), "loss": None, "confidence": answer.confidence,
+        "margin": answer.margin, "prediction": prediction, "answer": row.answers[0],
+    }  # fmt: skip
+
+
+def _draws(first_id: str, scale: int, run: int) -> torch.Generator:
+    """Of one part at one scale in one run, so that a sweep that was stopped draws what it would have drawn."""
+    return torch.Generator().manual_seed(int(sha256_json([first_id, scale, run])[:12], 16))
+
+
+def _strangers(
+    model: MvlmForConditionalGeneration, processor: MvlmProcessor, pictures: Sequence[Group]
+) -> list[dict[str, Any]]:
+    """What the router would see of pictures that are not of this kind, asked the questions of those that are.
+
+    They show whether it notices: noise, and the same pictures as another camera or renderer might have drawn them.
+    """
+    prompt, table = prompt_of(processor), model.embedding_table.detach().float().cpu().numpy()
+    random = np.random.default_rng(0)
+    found = []
+    for picture in pictures:
+        source = picture.pictures[0].read()
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as opened:
+            drawn = opened.convert("RGB")
+        noise = Image.fromarray(random.integers(0, 256, (drawn.height, drawn.width, 3), np.uint8))
+        tiles = drawn.resize((max(1, drawn.width // 8), max(1, drawn.height // 8))).resize(
+            drawn.size, Image.Resampling.NEAREST
+        )
+        kinds = {
+            "noise": noise, "negative": ImageOps.invert(drawn), "outlines": drawn.filter(ImageFilter.FIND_EDGES),
+            "tiles": tiles, "half noise": Image.blend(drawn, noise, 0.5),
+        }  # fmt: skip
+        pixels = processor.image_processor(list(kinds.values()))["pixel_values"]
+        with torch.inference_mode():
+            words = (
+                model.connector.words(model.encode_images(pixels.to(model.device, model.dtype))).float().cpu().numpy()
+            )
+        for kind, of_kind in zip(kinds, words, strict=True):
+            question = _of_question(prompt, table, picture.rows[0].question, of_kind)
+            found.append({"kind": kind, "image": image_features(of_kind).tolist(), "question": question})
+    return found
+
+
+def _of_question(prompt: Prompt, table: NDArray[np.float32], question: str, words: NDArray[np.float32]) -> list[float]:
+    token_rows = table[prompt.question_ids(question)]  # (T, D)
+    return question_features(question, token_rows, words).tolist()
+
+
+def _part(folder: Path, table: str, start: int) -> Path:
+    return folder / f"{table}-{start:08d}.parquet"
+
+
+def _write(file: Path, lines: list[dict[str, Any]], schema: pa.Schema) -> None:
+    beside = file.with_suffix(".partial")
+    pq.write_table(pa.Table.from_pylist(lines, schema), beside)
+    beside.replace(file)
+
+
+def _assemble(
+    folder: Path, out: Path, sweep: Sweep, starts: Sequence[int], splits: Counter[str], groups: int
+) -> dict[str, Any]:
+    whole = folder / "whole"
+    shutil.rmtree(whole, ignore_errors=True)
+    whole.mkdir()
+    for table in ("labels", "features"):
+        parts = [pq.read_table(_part(folder, table, start)) for start in starts]
+        pq.write_table(pa.concat_tables(parts), whole / f"{table}.parquet")
+    shutil.copyfile(folder / "strangers.parquet", whole / "strangers.parquet")
+    known = read_artefact(sweep.rows, "rows") if (sweep.rows / "rows.json").is_file() else {}
+    key = sweep.key()
+    facts = describe(
+        "labels",
+        scales=list(sweep.scales),
+        cost=[float(scale) for scale in sweep.scales],
+        cost_unit="tokens",
+        model_sha256=key["model_sha256"],
+        rows_sha256=key["rows_sha256"],
+        rows=str(sweep.rows),
+        precision=sweep.precision,
+        feature_version=FEATURE_VERSION,
+        feature_names={"image": image_feature_names(), "question": question_feature_names()},
+        runs=sweep.runs,
+        counts={"rows": sum(splits.values()), "groups": groups, "splits": dict(splits)},
+        tasks=known.get("tasks", {}),
+        key_sha256=sha256_json(key),
+        files={name: sha256_file(whole / name) for name in _FILES},
+    )
+    write_json(whole / "labels.json", facts)
+    put_in_place(whole, out.absolute())
+    shutil.rmtree(folder)
+    return facts
+
+
+def ladder(labels: Path) -> dict[int, float]:
+    """Mean score at each scale of a labels folder."""
+    table = pq.read_table(labels / "labels.parquet", columns=["num_visual_tokens", "score"])
+    scales, scores = (np.asarray(column) for column in table.columns)
+    return {int(scale): float(scores[scales == scale].mean()) for scale in np.unique(scales)}

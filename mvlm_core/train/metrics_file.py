@@ -1,0 +1,101 @@
+"""metrics.jsonl: a line of JSON for each step and each evaluation; and the bar that moves with it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainingArguments
+
+from .plan import Schedule
+from .resume import step_of
+from .stages import StageConfig
+
+_PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
+_EVALUATION = re.compile(r"eval_(\d+)_loss")
+# What a bar is told: the stage's name and how many steps it has; it answers with a function to call after each.
+StageProgress = Callable[[str, int], Callable[[], None]]
+
+
+class MetricsFile(TrainerCallback):
+    """Writes what each step showed and cost. A resumed stage first takes back the lines after its checkpoint."""
+
+    def __init__(
+        self, path: Path, stage: StageConfig, schedule: Schedule, progress: StageProgress, checkpoint: Path | None
+    ) -> None:
+        self.path, self.stage, self.schedule, self.progress = path, stage, schedule, progress
+        self.start = step_of(checkpoint)
+        self.advance: Callable[[], None] = lambda: None
+        self.began = 0.0
+        self.evaluation: dict[str, float] = {}  # the loss at each scale, as transformers tells one after another
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        # What stands behind the last line end was cut short with the run: its step comes after the checkpoint.
+        whole = self.path.read_text().rpartition("\n")[0]
+        lines = [line for line in whole.splitlines() if not self._again(json.loads(line))]
+        self.path.write_text("".join(f"{line}\n" for line in lines))
+        self.advance = self.progress(self.stage.name, len(self.schedule.scales) - self.start)
+
+    def _again(self, line: dict[str, Any]) -> bool:
+        return line["stage"] == self.stage.name and line["step"] > self.start
+
+    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        self._write_evaluation(state)
+        self.began = time.perf_counter()
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        self._write_evaluation(state)  # a run that goes on from here will not evaluate this step again
+
+    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        self._write_evaluation(state)
+
+    def _write_evaluation(self, state: Any) -> None:
+        if self.evaluation:
+            self._write({"stage": self.stage.name, "step": state.global_step, "evaluation": self.evaluation})
+            self.evaluation = {}
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        self.advance()
+
+    def on_log(  # type: ignore[override]
+        self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any], **_: Any
+    ) -> None:
+        if not state.is_world_process_zero:
+            return
+        for key, value in logs.items():
+            if match := _EVALUATION.fullmatch(key):
+                self.evaluation[match.group(1)] = value
+        if "loss" not in logs:
+            return
+        seconds = time.perf_counter() - self.began
+        scales = list(self.schedule.scales[state.global_step - 1]) if self.stage.loss == "answers" else []
+        self._write(
+            {
+                "stage": self.stage.name, "step": state.global_step,
+                "num_visual_tokens": scales, "loss": logs["loss"], "grad_norm": logs.get("grad_norm"),
+                "lr": logs["learning_rate"], "seconds": round(seconds, 4), "memory_mib": round(peak_memory_mib()),
+                "pictures_per_s": round(self.stage.pictures / seconds, 2),
+                "tokens_per_s": round(logs.get("tokens", 0) * args.world_size / seconds),
+            }
+        )  # fmt: skip
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def peak_memory_mib() -> float:
+    """The most memory that was held at once: of the GPU where there is one, else of the process (Linux)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    # Not getrusage's: a process that another started begins there with the most that one held.
+    status = Path("/proc/self/status").read_text()
+    match = _PEAK.search(status)
+    return int(match.group(1)) / 2**10 if match else float("nan")

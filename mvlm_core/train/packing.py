@@ -1,0 +1,211 @@
+"""A step's pictures, scales and questions -> one pass without padding to speak of.
+
+A *block* is what stands before the questions, the pictures in it shown at one scale, and behind that every question
+that shares it, each a conversation of its own: positions restart behind the pictures, and a question sees the pictures
+and itself. That makes a block the same as one row for each question, at the price of one copy of its visual tokens.
+Blocks of all scales lie side by side in rows as long as the longest of them, and do not see each other.
+
+Letters: B pictures, R runs of placeholders (a picture at a scale), N rows, S positions of a row, m visual tokens.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from export.runtime.errors import MvlmError
+from mvlm_core.data.row import PicturePlace, Row, Turn
+from mvlm_core.modeling.chat_encoding import Encoded, truncate
+from mvlm_core.modeling.losses import IGNORED_LABEL
+from mvlm_core.modeling.processing import MvlmProcessor
+from mvlm_core.scenes.patch_tags import PatchTags
+
+from .plan import Planned
+
+# Segments of a block: the pictures with what stands before and between them, then one number a question; and nothing.
+PREFIX, PADDING = 0, -1
+
+_BLACK = np.zeros((1, 1, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One scale of a group's pictures with the questions behind them; lists over the positions of the block."""
+
+    pictures: tuple[int, ...]
+    scale: int
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    segments: list[int] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], supervised: Sequence[bool], *, segment: int, start: int) -> None:
+        self.ids.extend(ids)
+        self.labels.extend(i if s else IGNORED_LABEL for i, s in zip(ids, supervised, strict=True))
+        self.positions.extend(range(start, start + len(ids)))
+        self.segments.extend([segment] * len(ids))
+
+
+class PicturesOnly:
+    """Collates the pictures of a step and their tags, for the patch loss."""
+
+    def __init__(self, processor: MvlmProcessor, tags: PatchTags) -> None:
+        self.processor, self.tags = processor, tags
+
+    def __call__(self, items: Sequence[Planned]) -> dict[str, Any]:
+        pictures = [picture for item in items for picture in item.group.pictures]
+        pixels = self.processor.image_processor([picture.read() for picture in pictures])["pixel_values"]
+        return {"pixel_values": pixels, "word_tags": self.tags.of(pictures)}
+
+
+class Packer:
+    """Collates planned groups into what `forward` takes, with `blocks` and `segments` in place of a mask.
+
+    Pictures are decoded here, each once. A step without pictures carries one that no placeholder stands for, so that
+    every process of a distributed run uses the same weights.
+    """
+
+    def __init__(self, processor: MvlmProcessor, tags: PatchTags | None, *, max_tokens: int | None) -> None:
+        self.processor, self.tags, self.max_tokens = processor, tags, max_tokens
+        self._encode = lru_cache(maxsize=200_000)(self._encode_texts)
+
+    def __call__(self, items: Sequence[Planned]) -> dict[str, Any]:
+        pictures = list(dict.fromkeys(picture for item in items for picture in item.group.pictures))
+        place = {picture: n for n, picture in enumerate(pictures)}
+        blocks = [
+            block
+            for item in items
+            for conversations in [self._conversations(item)]
+            for scale in item.scales
+            for block in self._blocks(conversations, tuple(place[p] for p in item.group.pictures), scale, item)
+        ]
+        rows = fill_rows(blocks)
+        runs = [(picture, block.scale) for row in rows for block in row for picture in block.pictures]
+        read: list[Any] = [picture.read() for picture in pictures] or [_BLACK]
+        return {
+            "pixel_values": self.processor.image_processor(read)["pixel_values"],  # (B, 3, H, W)
+            "picture_of_run": [picture for picture, _ in runs],  # R
+            "num_visual_tokens": [scale for _, scale in runs],  # R
+            **_pad(rows, self.processor.tokenizer.pad_token_id or 0),  # (N, S)
+            "word_tags": self.tags.of(pictures) if self.tags else [],
+        }
+
+    def _conversations(self, item: Planned) -> list[tuple[Row, Encoded]]:
+        rows = [item.group.rows[i] for i in item.order]
+        rows = [joined(rows)] if item.running else rows
+        return [(row, self._encode(row.system, row.turns)) for row in rows]
+
+    def _encode_texts(self, system: str | None, turns: tuple[Turn, ...]) -> Encoded:
+        return self.processor.encode(Row("", (), turns, None, "", "", system).messages())
+
+    def _blocks(
+        self, conversations: Sequence[tuple[Row, Encoded]], pictures: tuple[int, ...], scale: int, item: Planned
+    ) -> list[Block]:
+        """Conversations that begin alike up to their last picture share a block."""
+        image = self.processor.image_token_id
+        behind: dict[tuple[int, ...], list[Encoded]] = defaultdict(list)
+        for row, whole in conversations:
+            encoded = self._cut(row, whole, max(item.scales))
+            end = len(encoded.ids) - encoded.ids[::-1].index(image) if pictures else 0
+            alone = (-1, len(behind)) if any(encoded.supervised[:end]) else ()  # its prefix has answers of its own
+            behind[(*encoded.ids[:end], *alone)].append(encoded)
+        blocks = []
+        for members in behind.values():
+            first, block = members[0], Block(pictures, scale)
+            end = len(first.ids) - first.ids[::-1].index(image) if pictures else 0
+            ids, supervised = _expand(first.ids[:end], first.supervised[:end], image, scale)
+            block.add(ids, supervised, segment=PREFIX, start=0)
+            for segment, member in enumerate(members, 1):
+                block.add(member.ids[end:], member.supervised[end:], segment=segment, start=len(ids))
+            blocks.append(block)
+        return blocks
+
+    def _cut(self, row: Row, encoded: Encoded, finest: int) -> Encoded:
+        if self.max_tokens is None:
+            return encoded
+        try:
+            return truncate(encoded, self.max_tokens, finest, self.processor.image_token_id)
+        except MvlmError as error:
+            raise MvlmError(f"id {row.id}: {error}") from None
+
+
+def joined(rows: Sequence[Row]) -> Row:
+    """Single questions about the same pictures as one conversation, which shows them once."""
+    turns = list(rows[0].turns)
+    for row in rows[1:]:
+        first, *rest = row.turns
+        words = tuple(part for part in first.content if not isinstance(part, PicturePlace))
+        turns += [replace(first, content=words), *rest]
+    return replace(rows[0], turns=tuple(turns))
+
+
+def _expand(ids: Sequence[int], supervised: Sequence[bool], image: int, scale: int) -> tuple[list[int], list[bool]]:
+    """Each placeholder becomes as many as the scale says."""
+    times = [scale if i == image else 1 for i in ids]
+    return (
+        [i for i, n in zip(ids, times, strict=True) for _ in range(n)],
+        [s for s, n in zip(supervised, times, strict=True) for _ in range(n)],
+    )
+
+
+def fill_rows(blocks: Sequence[Block]) -> list[list[Block]]:
+    """Blocks into rows no longer than the longest block: first fit, the long ones first."""
+    length = max(len(block.ids) for block in blocks)
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for n in sorted(range(len(blocks)), key=lambda n: -len(blocks[n].ids)):
+        size = len(blocks[n].ids)
+        row = next((r for r, left in enumerate(room) if left >= size), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(length)
+        rows[row].append(n)
+        room[row] -= size
+    return [[blocks[n] for n in sorted(row)] for row in sorted(rows, key=min)]
+
+
+def _pad(rows: Sequence[Sequence[Block]], pad_token_id: int) -> dict[str, Tensor]:
+    length = max(sum(len(block.ids) for block in row) for row in rows)
+
+    def padded(name: str, nothing: int) -> Tensor:
+        lists = [[value for block in row for value in getattr(block, name)] for row in rows]
+        return torch.tensor([values + [nothing] * (length - len(values)) for values in lists])  # (N, S)
+
+    numbers = [[n for n, block in enumerate(row) for _ in block.ids] for row in rows]
+    return {
+        "input_ids": padded("ids", pad_token_id),
+        "position_ids": padded("positions", 0),
+        "labels": padded("labels", IGNORED_LABEL),
+        "segments": padded("segments", PADDING),
+        "blocks": torch.tensor([n + [PADDING] * (length - len(n)) for n in numbers]),
+    }
+
+
+def block_mask(segments: Tensor, blocks: Tensor | None = None) -> Tensor:
+    """Who may look at whom: back, in one's own block, at the pictures and at one's own segment.
+
+    `segments` and `blocks` (N, S) -> (N, 1, S, S) bool; without `blocks`, each row is one.
+    """
+    seen = (segments[:, None, :] == PREFIX) | (segments[:, :, None] == segments[:, None, :])  # (N, S, S)
+    if blocks is not None:
+        seen &= blocks[:, :, None] == blocks[:, None, :]
+    return seen.tril()[:, None]
+
+
+def flex_mask(segments: Tensor, blocks: Tensor) -> Any:
+    """`block_mask` as FlexAttention wants it, which skips what is hidden instead of computing it."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        own = (segments[row, key] == PREFIX) | (segments[row, query] == segments[row, key])
+        return (query >= key) & (blocks[row, query] == blocks[row, key]) & own
+
+    rows, length = segments.shape
+    return create_block_mask(seen, rows, None, length, length, device=segments.device)

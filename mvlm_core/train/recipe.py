@@ -1,0 +1,205 @@
+"""The recipe, read from top to bottom: data, model, then the stages one after another."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate.utils import parse_flag_from_env
+from peft import PeftModel
+from torch import nn
+
+from export.runtime.artefact import refuse_if_filled
+from export.runtime.errors import MvlmError
+from mvlm_core.checkpoints.remote_code import carry_code
+from mvlm_core.checkpoints.run_folder import INDEX, WEIGHTS
+from mvlm_core.data.reading import read_rows, stream_rows
+from mvlm_core.data.row import Row
+from mvlm_core.modeling.model import MvlmForConditionalGeneration
+from mvlm_core.modeling.processing import MvlmProcessor
+from mvlm_core.scenes.patch_tags import PatchTags
+
+from .build import build_model, build_processor
+from .config import TrainConfig, read_config, write_config
+from .kernels import use_kernels
+from .lora import add_lora, merge_lora, require_bitsandbytes
+from .metrics_file import MetricsFile, StageProgress
+from .packing import Packer, PicturesOnly
+from .plan import Group, Plan, Stream, group_rows
+from .resume import last_whole_checkpoint
+from .stages import StageConfig
+from .trainer import StageTrainer, process_state, training_arguments
+
+Say = Callable[[str], None]
+
+
+def train(config: TrainConfig, out: Path, *, resume: bool, overwrite: bool, progress: StageProgress, say: Say) -> None:
+    """Train a run: a transformers model folder, train.yaml, metrics.jsonl and checkpoints.
+
+    With `resume` an unfinished run goes on at its last whole checkpoint, and ends where an uninterrupted one would have
+    ended. Raises `MvlmError` before anything is written or replaced for whatever is wrong with `out` or the rows.
+    """
+    state = process_state()
+    check_start(out, config, resume=resume, overwrite=overwrite)
+    _refuse_sharded_stages(config)
+    data = read_data(config)
+    processor = build_processor(config, data.train)
+    check_stages(config, data, processor, out, say)
+    model = build_model(config, processor)
+    use_kernels(model, config)
+    with state.main_process_first():
+        if state.is_main_process and not resume:
+            start_run(out, config)
+
+    for number, stage in enumerate(config.stages):
+        folder, seed = out / "checkpoints" / f"{number}-{stage.name}", config.seed + number
+        plan = data.plan(config, stage, seed=seed)
+        with state.main_process_first():  # it removes what was cut short
+            checkpoint = last_whole_checkpoint(folder, say) if resume else None
+        freeze(model, stage.frozen)
+        adapted = adapt(model, stage, folder, seed)
+        trainer = StageTrainer(
+            adapted or model, stage, plan,
+            args=training_arguments(config, stage, folder, steps=len(plan.schedule.scales)),
+            eval_dataset=data.evaluations(config, stage),
+            data_collator=_collator(config, stage, processor),
+            callbacks=[MetricsFile(out / "metrics.jsonl", stage, plan.schedule, progress, checkpoint)],
+        )  # fmt: skip
+        trainer.run(checkpoint)
+        if adapted:
+            model = fold_in(adapted, stage, folder, out)
+
+    save_run(trainer, model.eval(), processor, out)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run learns from, and what it is evaluated on; one of the two is empty for a stream of rows."""
+
+    train: list[Row]
+    groups: list[Group]
+    val_groups: list[Group]
+    rows: Path
+
+    def plan(self, config: TrainConfig, stage: StageConfig, *, seed: int) -> Plan | Stream:
+        if config.stream:
+            return Stream(lambda: _of_split(stream_rows(self.rows), "train"), config.scales, stage, seed=seed)
+        return Plan(self.groups, config.scales, stage, seed=seed)
+
+    def evaluations(self, config: TrainConfig, stage: StageConfig) -> dict[str, Plan] | None:
+        """For each scale of the run, the same pictures of the split val with all their questions."""
+        if stage.evaluate_every is None:
+            return None
+        groups = self.val_groups[: stage.evaluate_pictures]
+        if not groups:
+            raise MvlmError(f"stage {stage.name}: evaluate_every needs rows of the split val, and {self.rows} has none")
+        once = {"steps": 1, "epochs": None, "pictures": len(groups), "questions": None, "running_share": 0.0}
+        return {
+            str(scale): Plan(groups, (), stage.model_copy(update={**once, "show": (scale,)}), seed=0)
+            for scale in config.scales
+        }
+
+
+def read_data(config: TrainConfig) -> Data:
+    """Read the rows. Raises `MvlmError` when none is of the split train."""
+    rows = [] if config.stream else read_rows(config.rows)
+    train_rows = list(_of_split(rows, "train"))
+    if not config.stream and not train_rows:
+        raise MvlmError(f"{config.rows} has no rows of the split train")
+    return Data(train_rows, group_rows(train_rows), group_rows(_of_split(rows, "val")), config.rows)
+
+
+def _of_split(rows: Iterator[Row] | Sequence[Row], split: str) -> Iterator[Row]:
+    return (row for row in rows if row.split == split)
+
+
+def check_start(out: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
+    """Whether a run may start in `out`, or go on there. A run is finished when its weights are there: they come last.
+
+    Raises `MvlmError` when `out` is filled, and on `resume` when it holds no unfinished run or one of another
+    configuration.
+    """
+    if not resume:
+        refuse_if_filled(out, overwrite=overwrite)
+        return
+    if any((out / name).is_file() for name in (WEIGHTS, INDEX)):
+        raise MvlmError(f"{out} is a finished run: there is nothing to resume")
+    if not (out / "train.yaml").is_file():
+        raise MvlmError(f"{out} holds no unfinished run: start one without --resume")
+    if read_config(out / "train.yaml").model_dump(exclude={"rows"}) != config.model_dump(exclude={"rows"}):
+        raise MvlmError(f"{out} was started with another configuration: resume with {out / 'train.yaml'}")
+
+
+def check_stages(config: TrainConfig, data: Data, processor: MvlmProcessor, out: Path, say: Say) -> None:
+    """Raise `MvlmError` for what a later stage would stumble over, before the first one is begun."""
+    tasks = {row.task for row in data.train}
+    for stage in config.stages:
+        if tasks and (unknown := set(stage.task_weights) - tasks):
+            say(f"stage {stage.name}: task_weights names {', '.join(sorted(unknown))}, and no row to train on has it")
+        data.evaluations(config, stage)
+        _collator(config, stage, processor)
+        training_arguments(config, stage, out, steps=1)
+        if stage.lora and stage.lora.four_bit:
+            require_bitsandbytes()
+
+
+def start_run(out: Path, config: TrainConfig) -> None:
+    """Make the folder of a run, in place of what is there."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    write_config(out / "train.yaml", config)
+    (out / "metrics.jsonl").write_text("")
+
+
+def freeze(model: nn.Module, parts: Sequence[str]) -> None:
+    """Let everything learn but the named parts."""
+    model.requires_grad_(True)
+    for part in parts:
+        model.get_submodule(part).requires_grad_(False)
+
+
+def adapt(model: MvlmForConditionalGeneration, stage: StageConfig, folder: Path, seed: int) -> PeftModel | None:
+    """The model with adapters, for a stage that trains those."""
+    if not stage.lora:
+        return None
+    return add_lora(model, stage.lora, frozen=stage.frozen, base=folder / "base", seed=seed)
+
+
+def fold_in(adapted: PeftModel, stage: StageConfig, folder: Path, out: Path) -> MvlmForConditionalGeneration:
+    """The model behind a stage that trained adapters, which are kept beside it."""
+    assert stage.lora
+    return merge_lora(adapted, stage.lora, base=folder / "base", adapter=out / "adapter")
+
+
+def _collator(config: TrainConfig, stage: StageConfig, processor: MvlmProcessor) -> Packer | PicturesOnly:
+    weight = 1.0 if stage.loss == "patches" else stage.patch_loss_weight
+    tags = PatchTags(config.rows, processor, stage.tag_weights, total=weight) if weight else None
+    if stage.loss == "patches":
+        assert tags is not None
+        return PicturesOnly(processor, tags)
+    return Packer(processor, tags, max_tokens=stage.max_tokens)
+
+
+def _refuse_sharded_stages(config: TrainConfig) -> None:
+    """What `accelerate launch` was told is in the environment; the model is cut up for one Trainer, and stays so."""
+    sharded = [name for name in ("FSDP", "DEEPSPEED") if parse_flag_from_env(f"ACCELERATE_USE_{name}")]
+    if sharded and len(config.stages) > 1:
+        raise MvlmError(
+            f"{sharded[0]} shards the model for one stage, and {len(config.stages)} are configured: run each as a"
+            " configuration of its own, the later ones with model.start"
+        )
+
+
+def save_run(trainer: StageTrainer, model: MvlmForConditionalGeneration, processor: MvlmProcessor, out: Path) -> None:
+    """Write the model folder: a run with weights is a whole one, so they come last, and by one rename."""
+    finished = out / "checkpoints" / "finished"
+    trainer.save_whole(model, finished)
+    if not process_state().is_main_process:
+        return
+    processor.save_pretrained(finished)
+    carry_code(finished)
+    for file in sorted(finished.iterdir(), key=lambda file: file.name in (WEIGHTS, INDEX)):
+        file.replace(out / file.name)
+    finished.rmdir()

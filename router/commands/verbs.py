@@ -1,0 +1,148 @@
+"""The verbs of this package: `fit-router` and `evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from export.runtime.artefact import output_folder, read_artefact, refuse_if_filled, sha256_file
+from export.runtime.errors import MvlmError
+
+if TYPE_CHECKING:
+    from router.fit.fit import Fitted
+    from router.fit.risk_bound import Bound
+    from router.labels import Table
+
+
+_FOLDER = click.Path(path_type=Path)
+_OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
+
+
+class Percent(click.ParamType):
+    """A share, written as 1% or as 0.01."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float:
+        text = str(value).strip()
+        try:
+            return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            self.fail(f"{value!r} is no share: write 1% or 0.01", param, context)
+
+
+@click.command("fit-router")
+@click.argument("labels", type=_FOLDER, default=Path("labels"))
+@click.option("--out", type=_FOLDER, default=Path("router"), show_default=True, help="Folder to write.")
+@click.option("--within", type=Percent(), multiple=True, metavar="LOSS",
+              help="Promise at most this loss against the finest scale, as 1%. May be given several times; the first"
+                   " sets the default price.")  # fmt: skip
+@click.option("--confidence", type=Percent(), default="90%", show_default=True, help="Of a promise.")
+@click.option("--by", type=click.Choice(["task"]), help="Promise it for each task.")
+@click.option("--bound", type=click.Choice(["net", "harm"]), default="net", show_default=True,
+              help="Bound the net loss, by betting, or how often an answer is made worse, exactly.")  # fmt: skip
+@click.option("--unfamiliar", type=Percent(), default="1%", show_default=True,
+              help="The share of ordinary questions that may be sent to the finest scale as unfamiliar.")  # fmt: skip
+@click.option("--target", type=click.Choice(["score", "agreement"]), default="score", show_default=True,
+              help="What counts: right answers, or where there are no scores agreement with the finest.")  # fmt: skip
+@click.option("--seed", default=0, show_default=True, help="Of what the estimators draw.")
+@_OVERWRITE
+def fit_router(
+    labels: Path, out: Path, within: tuple[float, ...], confidence: float, by: str | None, bound: Bound,
+    unfamiliar: float, target: str, seed: int, overwrite: bool,
+) -> None:  # fmt: skip
+    """Learn from labels how many visual tokens a picture and a question need. Reads no test row.
+
+    \b
+    Example:
+      mvlm fit-router labels --out router
+      mvlm fit-router labels --within 1% --confidence 90% --out promised
+    """
+    from router.fit.fit import fit_count, fit_table
+    from router.fit.risk_bound import Wanted
+    from router.fit.write import write_router
+    from router.labels import read_table
+
+    wanted = Wanted(within, confidence, bound, by == "task") if within else None
+    if not 0 <= unfamiliar < 1:
+        raise MvlmError(f"--unfamiliar {unfamiliar:g} is no share of the questions: give one from 0 to below 100 %")
+    refuse_if_filled(out, overwrite=overwrite)
+    table = read_table(labels, target).fit_rows
+    with click.progressbar(length=fit_count(), label=f"{'fitting the router':<28}", width=30) as bar:
+        fitted = fit_table(
+            table, seed=seed, progress=bar.update, wanted=wanted, least_familiarity=unfamiliar
+        )  # fmt: skip
+    with output_folder(out, overwrite=overwrite) as folder:
+        facts = write_router(folder, fitted, table, sha256_file(labels / "labels.json"))
+    click.echo("\n".join(summary_of_fit(fitted, facts, table)))
+    click.echo(f"{out}: router.onnx equals the estimator to {facts['parity_max_difference']:.1g}")
+    defaults = (labels, out) == (Path("labels"), Path("router"))
+    click.echo("next: mvlm evaluate" + ("" if defaults else f" {out} --labels {labels}"))
+
+
+def summary_of_fit(fitted: Fitted, facts: dict[str, Any], table: Table) -> list[str]:
+    """What a fit ended with, for a terminal."""
+    lines = [
+        f"  {c.name:<16} regret {c.regret.mean():.4f}   log loss {c.log_loss.mean():.4f}" for c in fitted.candidates
+    ]
+    if table.target != "score":
+        lines.append(f"scores are {table.measures}: they do not say that an answer is right")
+    lines.append(fitted.why)
+    if fitted.constant:
+        lines.append("THE ROUTER IS CONSTANT: nothing that it could see helps to choose a scale on these labels.")
+    unit = facts["cost_unit"]
+    lines += [f"promise: {p.words(unit)}" for p in fitted.promises]
+    if fitted.escalation:
+        what = "a second look after an unsure answer brings" if fitted.escalation.pays else (
+            "a second look does not pay, and is off:"
+        )  # fmt: skip
+        lines.append(f"{what} {fitted.escalation.gain.points()} points at equal mean cost, out of fold")
+    at = max((p for p in fitted.prices if p.price <= fitted.default_price), key=lambda p: p.price)
+    brings = f"mean {at.mean_cost:.1f} {unit}, {100 * at.score:.1f} % {table.measures}, out of fold"
+    return [*lines, f"default price {fitted.default_price:.3g} ({brings})"]
+
+
+@click.command()
+@click.argument("router", type=_FOLDER, default=Path("router"))
+@click.option("--labels", type=_FOLDER, default=Path("labels"), show_default=True)
+@click.option("--out", type=_FOLDER, default=Path("report"), show_default=True, help="Folder to write.")
+@click.option("--granularity", "only_granularity", is_flag=True,
+              help="Only print which scale the rows of --labels need, by task. Reads no router.")  # fmt: skip
+@_OVERWRITE
+def evaluate(router: Path, labels: Path, out: Path, only_granularity: bool, overwrite: bool) -> None:
+    """Judge a router on the test rows, beside everything that it must beat: a page, plots and JSON.
+
+    \b
+    Example:
+      mvlm evaluate router --labels labels --out report
+      mvlm evaluate --granularity --labels labels
+    """
+    from router.labels import read_table
+    from router.report import granularity, summary
+    from router.report.evaluate import STEPS, read_router
+    from router.report.evaluate import evaluate as judge
+    from router.report.report import write_report
+
+    if only_granularity:
+        table = read_table(labels)
+        click.echo("\n".join(granularity.lines(granularity.granularity(table), table.scales, table.measures)))
+        click.echo("next: mvlm fit-router" + ("" if labels == Path("labels") else f" {labels}"))
+        return
+    refuse_if_filled(out, overwrite=overwrite)
+    table = read_table(labels, str(read_artefact(router, "router").get("target", "score")))
+    facts = read_router(router, table, labels)
+    with click.progressbar(length=STEPS, label=f"{'evaluating':<28}", width=30) as bar:
+        evaluation = judge(router, facts, table, bar.update)
+    with output_folder(out, overwrite=overwrite) as folder:
+        sources = {
+            "labels_sha256": sha256_file(labels / "labels.json"),
+            "router_sha256": sha256_file(router / "router.json"),
+        }
+        write_report(folder, evaluation, table, sources)
+    click.echo("\n".join(summary.lines(evaluation)))
+    click.echo(f"\n{out / 'index.html'}: open it")
+    defaults = (router, out) == (Path("router"), Path("report"))
+    scales = ",".join(str(m) for m in table.scales)
+    click.echo(f"next: mvlm export --scales {scales}" + ("" if defaults else f" --router {router}"))

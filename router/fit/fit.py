@@ -1,0 +1,234 @@
+"""Candidates -> one, chosen by cross-validation over groups, calibrated, with its prices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.model_selection import GroupKFold
+
+from router.estimators.averages import Constant
+from router.estimators.base import PlattScaling, ScaleEstimator
+from router.estimators.candidates import Blend, OnBasis, candidates
+from router.estimators.novelty import Familiarity
+from router.labels import Table
+from router.metrics import Interval, Resamples, gain_samples, interval, regrets
+from router.policy import Point, choose, follow, price_for_budget, price_table
+
+from .escalation import Escalation, fit_escalation
+from .risk_bound import Promise, Wanted, promise, set_apart
+
+FOLDS = 3
+# Regret is averaged over these prices, from "tokens are nearly free" to "an answer is hardly worth the finest scale".
+_REGRET_PRICES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+# The default price may cost this much of the finest scale's score.
+DEFAULT_LOSS = 0.01
+# The share of ordinary questions that may be taken for unfamiliar, and be given the finest scale.
+LEAST_FAMILIARITY = 0.01
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One estimator, judged out of fold: its margins (n, K), and regret and log loss of each group (g,)."""
+
+    name: str
+    estimator: ScaleEstimator
+    margins: Floats
+    regret: Floats
+    log_loss: Floats
+
+    def keeps_up_with(self, best: Candidate, what: str) -> bool:
+        """Within one standard error of the best, paired by group: what both find hard does not blur the comparison."""
+        behind = getattr(self, what) - getattr(best, what)
+        return bool(behind.mean() <= behind.std() / len(behind) ** 0.5)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A router ready to be written: fitted on all fit rows, calibrated on out-of-fold margins.
+
+    `out_of_fold` (n, K) are the probabilities of the rows that the prices were read from, each by a fit that did not
+    see the row. The rows `apart` (n,) are those that a promise was tested on, and nothing was fitted on.
+    """
+
+    name: str
+    estimator: ScaleEstimator
+    seed: int
+    calibration: PlattScaling
+    familiarity: Familiarity
+    least_familiarity: float
+    candidates: list[Candidate]
+    out_of_fold: Floats
+    prices: list[Point]
+    default_price: float
+    gain: Interval
+    why: str
+    promises: list[Promise]
+    escalation: Escalation | None
+    apart: NDArray[np.bool_]
+
+    @property
+    def constant(self) -> bool:
+        return isinstance(self.estimator, Constant)
+
+
+def features(table: Table) -> Floats:
+    """What the estimators read: picture and question side by side, float32, (n, d)."""
+    return np.column_stack([table.image, table.question]).astype(np.float32)
+
+
+def fit_table(
+    table: Table, *, seed: int, progress: Callable[[int], None], wanted: Wanted | None = None,
+    least_familiarity: float = LEAST_FAMILIARITY,
+) -> Fitted:  # fmt: skip
+    """Fit on the rows of `table`, without those that a wanted promise needs; `progress` is told of every step."""
+    apart = set_apart(table.groups, seed) if wanted else np.zeros(len(table), bool)
+    part = table.take(~apart)
+    x, y = features(part), part.scores
+    judged = _judge_all(candidates(table.scales, seed), x, part, progress)
+    chosen = _simplest_that_keeps_up(judged)
+    calibration = PlattScaling().fit(chosen.margins, y)
+    gain = _gain_out_of_fold(calibration.probability(chosen.margins), part)
+    estimator, name = chosen.estimator, chosen.name
+    if gain.low <= 0 or isinstance(estimator, Constant):
+        estimator, name = Constant(), "constant"
+        calibration.slope_, calibration.intercept_ = 1.0, 0.0
+        why = f"no candidate beats mixing fixed scales ({gain.points()} points out of fold): the router is constant"
+    else:
+        why = f"{name}: {gain.points()} points over mixing fixed scales, out of fold and averaged over budgets"
+    estimator = clone(estimator).fit(x, y, part.tasks)
+    progress(1)
+    familiarity = Familiarity(part.image.shape[1]).fit(x, part.groups)
+    probability = np.empty(table.scores.shape)
+    probability[~apart] = calibration.probability(chosen.margins if name != "constant" else estimator.margins(x))
+    if apart.any():
+        probability[apart] = calibration.probability(estimator.margins(features(table.take(apart))))
+    prices = price_table(probability, table.scores, table.cost)
+    promises = _promises(probability[apart], familiarity, table.take(apart), wanted, least_familiarity)
+    return Fitted(
+        name, estimator, seed, calibration, familiarity, least_familiarity, judged, probability, prices,
+        _default_price(prices, table.scores, promises), gain, why, promises,
+        _escalation(name, probability, table, wanted), apart,
+    )  # fmt: skip
+
+
+def _escalation(name: str, probability: Floats, table: Table, wanted: Wanted | None) -> Escalation | None:
+    """A rule for a second look; none where labels hold no margins, or where a promise was made for one look."""
+    if wanted or name == "constant" or len(table.scales) < 2 or not np.isfinite(table.margins).all():
+        return None
+    return fit_escalation(probability, table.margins, table.scores, table.cost, table.groups)
+
+
+def _promises(
+    probability: Floats, familiarity: Familiarity, apart: Table, wanted: Wanted | None, least_familiarity: float
+) -> list[Promise]:
+    """Each loss that was asked for, of all rows and, where wanted, of each task."""
+    if wanted is None:
+        return []
+    strange = familiarity.familiarity(features(apart)) < least_familiarity
+    found = []
+    for within in wanted.within:
+        tasks = [None, *np.unique(apart.tasks).tolist()] if wanted.by_task else [None]
+        for task in tasks:
+            rows = slice(None) if task is None else apart.tasks == task
+            walked = promise(
+                probability[rows], strange[rows], apart.scores[rows], apart.groups[rows], apart.cost, within, wanted,
+                task,
+            )  # fmt: skip
+            found.append(walked)
+    return found
+
+
+def _simplest_that_keeps_up(judged: list[Candidate]) -> Candidate:
+    """The one-standard-error rule, for decisions (regret) and for probabilities (log loss), from the simplest up."""
+    leaders = {what: min(judged, key=lambda c: getattr(c, what).mean()) for what in ("regret", "log_loss")}
+    keep_up = [c for c in judged if all(c.keeps_up_with(best, what) for what, best in leaders.items())]
+    return (keep_up or [leaders["regret"]])[0]
+
+
+def fit_count() -> int:
+    """Of how many steps `fit_table` tells."""
+    return len(candidates((1,), 0)) + 1
+
+
+def workers() -> int:
+    """How many fits run at once: the cores, or what OMP_NUM_THREADS allows. Each uses one thread."""
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+
+
+def _judge_all(
+    estimators: dict[str, ScaleEstimator], x: Floats, table: Table, progress: Callable[[int], None]
+) -> list[Candidate]:
+    """Every candidate out of fold. A blend is the mean of its parts, which were fitted on the same folds already."""
+    judged: dict[str, Candidate] = {}
+    alone = {name: estimator for name, estimator in estimators.items() if not _parts(estimator)}
+    with ThreadPoolExecutor(workers()) as pool:
+        margins = pool.map(lambda estimator: out_of_fold(estimator, x, table), alone.values())
+        for name, found in zip(alone, margins, strict=True):
+            judged[name] = judge(name, estimators[name], found, table)
+            progress(1)
+    for name, estimator in estimators.items():
+        if name not in judged:
+            mean = np.mean([judged[part].margins for part in _parts(estimator)], axis=0)
+            judged[name] = judge(name, estimator, mean, table)
+            progress(1)
+    return [judged[name] for name in estimators]
+
+
+def _parts(estimator: ScaleEstimator) -> list[str]:
+    """The names of the candidates that a blend is made of."""
+    head = estimator.head if isinstance(estimator, OnBasis) else estimator
+    return list(head.parts) if isinstance(head, Blend) else []
+
+
+def out_of_fold(estimator: ScaleEstimator, x: Floats, table: Table, folds: int = FOLDS) -> Floats:
+    """Margins (n, K) of each row from a fit that saw no row of its group."""
+    margins = np.zeros(table.scores.shape)
+    for seen, held_out in GroupKFold(folds).split(x, groups=table.groups):
+        fitted = clone(estimator).fit(x[seen], table.scores[seen], table.tasks[seen])
+        margins[held_out] = fitted.margins(x[held_out])
+    return margins
+
+
+def judge(name: str, estimator: ScaleEstimator, margins: Floats, table: Table) -> Candidate:
+    """Regret and log loss of out-of-fold margins (n, K), by group."""
+    probability = PlattScaling().fit(margins, table.scores).probability(margins)
+    lost = [regrets(choose(probability, table.cost, p), table.scores, table.cost, p) for p in _REGRET_PRICES]
+    clipped = probability.clip(1e-7, 1 - 1e-7)
+    nats = -(table.scores * np.log(clipped) + (1 - table.scores) * np.log(1 - clipped)).mean(axis=1)  # (n,)
+    _, group = np.unique(table.groups, return_inverse=True)
+    by_group = [
+        np.bincount(group, values) / np.bincount(group) for values in (np.mean(lost, axis=0), nats)
+    ]  # (g,) each
+    return Candidate(name, estimator, margins, *by_group)
+
+
+def _gain_out_of_fold(probability: Floats, table: Table) -> Interval:
+    """Gain over the hull, averaged over budgets between the cheapest and the dearest scale."""
+    resamples = Resamples(table.groups)
+    budgets = np.geomspace(table.cost[0], table.cost[-1], 7)[1:-1]
+    gains = []
+    for budget in budgets:
+        price = price_for_budget(probability, table.cost, float(budget))
+        outcome = follow(choose(probability, table.cost, price), table.scores, table.cost)
+        gains.append(gain_samples(outcome, table.scores, table.cost, resamples))
+    return interval(np.mean(gains, axis=0))
+
+
+def _default_price(prices: list[Point], scores: Floats, promises: list[Promise]) -> float:
+    """The highest price of the first promise that was asked for, kept for every task; 0, the safest, if it is not.
+
+    Without a promise, the highest price that costs at most `DEFAULT_LOSS`.
+    """
+    if promises:
+        return min(p.price or 0.0 for p in promises if p.within == promises[0].within)
+    finest = float(scores.mean(axis=0)[-1])
+    within = [point.price for point in prices if point.score >= finest - DEFAULT_LOSS]
+    return max(within, default=0.0)

@@ -1,0 +1,139 @@
+"""A fitted router -> router/: the graph, held against the estimator on every row, and what is known of the fit."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from export.runtime.artefact import describe, sha256_file, write_json
+from export.runtime.errors import CheckFailed
+from router.graph.decision import router_graph
+from router.labels import Table
+
+from .fit import DEFAULT_LOSS, Fitted, Floats, features
+from .risk_bound import Promise
+
+PARITY = 1e-5
+OUT_OF_FOLD = "out_of_fold.parquet"
+_VALIDATION_ROWS = 400
+_ROWS_AT_ONCE = 1000
+
+
+def write_router(folder: Path, fitted: Fitted, table: Table, labels_sha256: str) -> dict[str, Any]:
+    """Write router.onnx, router.json, report.json and out_of_fold.parquet into an empty folder.
+
+    Raises `CheckFailed` when the graph and the estimator differ by more than `PARITY` on any row.
+    """
+    graph = router_graph(
+        fitted.estimator, fitted.calibration, fitted.familiarity, _known_to_the_runtime(fitted, table),
+        d_image=table.image.shape[1], d_question=table.question.shape[1],
+    )  # fmt: skip
+    file = folder / "router.onnx"
+    file.write_bytes(graph.SerializeToString())
+    difference = parity(file, fitted, table)
+    if not difference <= PARITY:
+        raise CheckFailed(f"router.onnx and the fitted estimator differ by {difference:.2g}, and {PARITY:g} is allowed")
+    kept = folder / OUT_OF_FOLD
+    probability = pa.FixedSizeListArray.from_arrays(fitted.out_of_fold.reshape(-1), len(table.scales))
+    pq.write_table(pa.table({"id": table.ids.tolist(), "probability": probability}), kept)
+    facts = describe(
+        "router",
+        **_what_was_fitted(fitted, table),
+        labels_sha256=labels_sha256,
+        parity_max_difference=difference,
+        files={"router.onnx": sha256_file(file), OUT_OF_FOLD: sha256_file(kept)},
+    )
+    write_json(folder / "router.json", facts)
+    judged = [
+        {"name": c.name, "regret": float(c.regret.mean()), "log_loss": float(c.log_loss.mean())}
+        for c in fitted.candidates
+    ]
+    report = {"candidates": judged, "chosen": fitted.name, "gain_over_hull_out_of_fold": asdict(fitted.gain)}
+    write_json(folder / "report.json", report)
+    return facts
+
+
+def _known_to_the_runtime(fitted: Fitted, table: Table) -> dict[str, Any]:
+    """What stands inside router.onnx for the runtime, beside the graph."""
+    # Some rows are enough to turn a budget into a price, also where costs or scales are replaced.
+    second = fitted.escalation if fitted.escalation and fitted.escalation.pays else None
+    some = np.linspace(0, len(table) - 1, min(len(table), _VALIDATION_ROWS)).astype(int)
+    return {
+        "scales": list(table.scales),
+        "least_familiarity": fitted.least_familiarity,
+        "validation": fitted.out_of_fold[some].round(4).tolist(),
+        "promises": [
+            {"within": within, "price": min(p.price or 0.0 for p in fitted.promises if p.within == within)}
+            for within in kept_losses(fitted.promises)
+        ],
+        "escalation": second.rule if second else None,
+        "validation_margin": table.margins[some].round(3).tolist() if second else None,
+    }
+
+
+def kept_losses(promises: list[Promise]) -> list[float]:
+    """The losses that were promised of all rows, and of every task where tasks were asked for."""
+    asked = dict.fromkeys(p.within for p in promises)
+    return [within for within in asked if all(p.price is not None for p in promises if p.within == within)]
+
+
+def _what_was_fitted(fitted: Fitted, table: Table) -> dict[str, Any]:
+    return {
+        "scales": list(table.scales),
+        "costs": table.cost.tolist(),
+        "cost_unit": table.facts["cost_unit"],
+        "estimator": fitted.name,
+        "seed": fitted.seed,
+        "why": fitted.why,
+        "constant": fitted.constant,
+        "calibration": {"slope": fitted.calibration.slope_, "intercept": fitted.calibration.intercept_},
+        "default_price": fitted.default_price,
+        "default_price_rule": (
+            "that of the first promise, or 0 where it could not be given"
+            if fitted.promises
+            else f"the largest that costs at most {DEFAULT_LOSS} of the finest scale's score out of fold"
+        ),
+        "target": table.target,
+        "escalation": asdict(fitted.escalation) | {"on": fitted.escalation.pays} if fitted.escalation else None,
+        "promises": [asdict(p) | {"words": p.words(table.facts["cost_unit"])} for p in fitted.promises],
+        "least_familiarity": fitted.least_familiarity,
+        "price_table": [asdict(point) for point in fitted.prices],
+        "feature_version": table.facts["feature_version"],
+        "feature_names": table.facts["feature_names"],
+        "model_sha256": table.facts["model_sha256"],
+        "rows_set_apart": int(fitted.apart.sum()),
+        "fitted_on": {
+            "rows": len(table),
+            "groups": len(np.unique(table.groups)),
+            "splits": sorted(set(table.splits.tolist())),
+        },
+    }
+
+
+def parity(file: Path, fitted: Fitted, table: Table) -> float:
+    """The largest difference in probability between router.onnx and the estimator, over every row."""
+    graph, *_ = ask_graph(file, table, price=0.0)
+    return float(np.abs(graph - fitted.calibration.probability(fitted.estimator.margins(features(table)))).max())
+
+
+def ask_graph(file: Path, table: Table, price: float) -> tuple[Floats, NDArray[np.int64], Floats]:
+    """router.onnx itself on every row: probabilities (n, K), choices (n,) and familiarity (n,)."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # inputs with a default are meant
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    names = ["probability", "choice", "familiarity"]
+    given = {"price": np.asarray(price, np.float32), "cost": table.cost.astype(np.float32)}
+    parts = [
+        session.run(names, {"image": table.image[some], "question": table.question[some], **given})
+        for some in (slice(start, start + _ROWS_AT_ONCE) for start in range(0, len(table), _ROWS_AT_ONCE))
+    ]
+    probability, choice, familiarity = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return probability.astype(np.float64), choice, familiarity

@@ -1,0 +1,128 @@
+"""A router's test rows taken apart: by task and by kind of answer, what a promise came to, and what is unfamiliar.
+
+Letters: n rows, K scales.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.labels import Table
+from router.metrics import Interval, Resamples, interval
+from router.policy import Floats, Ints, best_mix, choose, follow, price_table
+
+_FEWEST_ROWS = 30
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the test rows at the router's default price, beside the finest scale."""
+
+    kind: str
+    name: str
+    rows: int
+    mean_cost: float
+    score: float
+    finest: float
+    difference: Interval
+
+
+def breakdown(choices: Ints, test: Table) -> list[Part]:
+    """The rows of each task and of each kind of answer, those of few rows left out."""
+    kinds = {"task": test.tasks, "answer": np.array([answer_kind(str(answer)) for answer in test.answers])}
+    parts = []
+    for kind, names in kinds.items():
+        for name in np.unique(names):
+            rows = names == name
+            if rows.sum() >= _FEWEST_ROWS and name:
+                some = test.take(rows)
+                outcome = follow(choices[rows], some.scores, some.cost)
+                lost = Resamples(some.groups).mean(outcome.score - some.scores[:, -1])
+                finest = float(some.scores[:, -1].mean())
+                parts.append(Part(kind, str(name), int(rows.sum()), *outcome.mean, finest, interval(lost)))
+    return parts
+
+
+def worst(parts: list[Part]) -> Part | None:
+    """Where the router loses most against the finest scale."""
+    return min(parts, key=lambda part: part.difference.value, default=None)
+
+
+def answer_kind(answer: str) -> str:
+    """yes or no, a number, one word, or several."""
+    text = answer.strip().lower()
+    if text in ("yes", "no"):
+        return "yes or no"
+    if re.fullmatch(r"[-+]?[\d.,]+", text):
+        return "number"
+    return "several words" if " " in text else "one word" if text else ""
+
+
+@dataclass(frozen=True)
+class PromiseKept:
+    """What was promised, in words, and what the test rows lost at its price."""
+
+    words: str
+    within: float
+    loss: Interval | None
+    mean_cost: float | None
+
+
+def promises_kept(promises: list[dict[str, Any]], probability: Floats, strange: NDArray[np.bool_], test: Table) -> list[
+    PromiseKept
+]:  # fmt: skip
+    """Each promise beside what came of it: probabilities (n, K) of the test rows, and which are unfamiliar (n,)."""
+    found = []
+    for said in promises:
+        rows = np.ones(len(test), bool) if said["task"] is None else test.tasks == said["task"]
+        if said["price"] is None or not rows.any():
+            found.append(PromiseKept(said["words"], said["within"], None, None))
+            continue
+        some = test.take(rows)
+        choice = choose(probability[rows], some.cost, said["price"])
+        outcome = follow(np.where(strange[rows], len(some.cost) - 1, choice), some.scores, some.cost)
+        loss = interval(Resamples(some.groups).mean(some.scores[:, -1] - outcome.score))
+        found.append(PromiseKept(said["words"], said["within"], loss, float(outcome.cost.mean())))
+    return found
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The best scale of each row, and the best mean score at any mean cost (a curve of cost and score)."""
+
+    mean_cost: float
+    score: float
+    curve: list[tuple[float, float]]
+
+
+def oracle_of(told: Floats, scores: Floats, cost: Floats) -> Oracle:
+    """Choose by `told`, be judged by `scores`, both (n, K). The same scores are the oracle with its luck."""
+    mean_cost, score = follow(told.argmax(axis=1), scores, cost).mean
+    points = price_table(told, scores, cost)
+    return Oracle(mean_cost, score, [(point.mean_cost, point.score) for point in points])
+
+
+def without_luck(test: Table) -> Oracle | None:
+    """Chosen on one run and judged on the other runs; None where rows were run once."""
+    runs = test.runs.shape[1]
+    if runs < 2:
+        return None
+    told = test.runs
+    others = [(told.sum(axis=1) - told[:, r]) / (runs - 1) for r in range(runs)]
+    found = [oracle_of(told[:, r], others[r], test.cost) for r in range(runs)]
+    costs = np.geomspace(test.cost[0], test.cost[-1], 60)
+    curve = np.mean([np.interp(costs, *np.array(sorted(one.curve)).T) for one in found], axis=0)
+    mean_cost, score = (float(np.mean([getattr(one, name) for one in found])) for name in ("mean_cost", "score"))
+    return Oracle(mean_cost, score, list(zip(costs.tolist(), curve.tolist(), strict=True)))
+
+
+def share_of(oracle: Oracle, mean_cost: float, score: float, fixed: Floats, cost: Floats) -> float | None:
+    """Which part of the oracle's gain over the hull, at the same mean cost, a policy reaches."""
+    best = float(np.interp(mean_cost, *np.array(sorted(oracle.curve)).T))
+    hull = float(best_mix(cost, fixed, mean_cost))
+    return None if best - hull < 1e-6 else (score - hull) / (best - hull)

@@ -1,0 +1,336 @@
+"""A router against everything that it must beat, on rows that nothing was fitted on: the figures of the report.
+
+Letters: n rows, K scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from export.runtime.artefact import read_artefact, sha256_file
+from export.runtime.errors import MvlmError
+from router.estimators.base import ScaleEstimator
+from router.estimators.candidates import candidates
+from router.fit.write import OUT_OF_FOLD, ask_graph
+from router.labels import Table, require_facts
+from router.metrics import (
+    Interval,
+    Reliability,
+    Resamples,
+    gain_samples,
+    interval,
+    ladder,
+    reliability,
+)
+from router.policy import Outcome, choose, follow, price_for_budget, price_table
+
+from .baselines import COUNT, Baseline, CascadePoint, baselines, cascade
+from .breakdown import (
+    Oracle,
+    Part,
+    PromiseKept,
+    breakdown,
+    oracle_of,
+    promises_kept,
+    share_of,
+    without_luck,
+)
+
+Floats = NDArray[np.floating]
+ROUTER = "router"
+_BUDGETS = (4, 9, 18, 36, 60)
+HALF_A_POINT = 0.005
+_SURELY = 2.0
+_AT_ANY_PRICE = 1e6
+# A ladder lower than this, from the coarsest scale to the finest, gives a router nothing to choose.
+FLAT = 0.05
+# A kind counts as learned when its finest scale is right this often, or surely better than its commonest answer.
+_LEARNED = 0.6
+_ABOVE_COMMONEST = 0.1
+_FACTS = (
+    "scales", "cost_unit", "estimator", "seed", "constant", "default_price", "feature_version", "model_sha256", "files",
+    "promises", "least_familiarity",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AtBudget:
+    """One policy at one stated budget: what it spends and scores on the test rows, and its gain over the hull."""
+
+    budget: float
+    mean_cost: float
+    score: float
+    gain: Interval
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A router or a baseline at every budget, its gain averaged over them, and its curve (mean cost, score)."""
+
+    name: str
+    at: list[AtBudget]
+    mean_gain: Interval
+    curve: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that the report shows."""
+
+    scales: tuple[int, ...]
+    cost: list[float]
+    cost_unit: str
+    rows: int
+    groups: int
+    ladder: dict[str, list[float]]
+    steepness: Interval
+    policies: list[Policy]
+    oracle: Oracle
+    sober_oracle: Oracle | None
+    measures: str
+    share: float | None
+    random_mix: tuple[float, float]
+    parts: list[Part]
+    strange: float
+    promises: list[PromiseKept]
+    rows_labelled: int
+    half_cost: float
+    half: Interval
+    unfamiliar: dict[str, float]
+    cascade: list[CascadePoint]
+    not_learned: list[str]
+    picture_tasks: list[str]
+    picture_gain: list[tuple[float, Interval]]
+    picture_mean: Interval | None
+    default_price: float
+    default: tuple[float, float]
+    chosen: dict[str, list[float]]
+    reliability: dict[str, Reliability]
+    choices: NDArray[np.int64]
+    probability: Floats
+
+    @property
+    def flat(self) -> bool:
+        return self.steepness.value < FLAT or not self.steepness.excludes_zero
+
+    def policy(self, name: str) -> Policy:
+        return next(policy for policy in self.policies if policy.name == name)
+
+    def to_json(self) -> dict[str, Any]:
+        plain = {name: getattr(self, name) for name in (
+            "scales", "cost", "cost_unit", "rows", "groups", "ladder", "measures", "share", "random_mix", "strange",
+            "rows_labelled", "unfamiliar", "not_learned", "picture_tasks",
+            "default_price", "default", "chosen",
+        )}  # fmt: skip
+        return plain | {
+            "flat": self.flat,
+            "half": asdict(self.half) | {"mean_cost": self.half_cost},
+            "oracle": asdict(self.oracle),
+            "oracle_without_luck": asdict(self.sober_oracle) if self.sober_oracle else None,
+            "cascade": [asdict(point) for point in self.cascade],
+            "parts": [asdict(part) for part in self.parts],
+            "promises": [asdict(kept) for kept in self.promises],
+            "steepness": asdict(self.steepness),
+            "policies": [asdict(policy) for policy in self.policies],
+            "picture_gain": [{"budget": budget, **asdict(gain)} for budget, gain in self.picture_gain],
+            "picture_mean": asdict(self.picture_mean) if self.picture_mean else None,
+            "reliability": {scale: asdict(r) for scale, r in self.reliability.items()},
+        }
+
+
+def read_router(folder: Path, table: Table, labels: Path) -> dict[str, Any]:
+    """router.json, checked to be whole and to have been fitted for the model and scales of a table."""
+    facts = read_artefact(folder, "router")
+    require_facts(facts, _FACTS, folder / "router.json")
+    for name in ("router.onnx", OUT_OF_FOLD):
+        if not (folder / name).is_file() or sha256_file(folder / name) != facts["files"].get(name):
+            raise MvlmError(f"{folder / name} is missing or was changed since it was written: fit again")
+    for name, what in (("model_sha256", "model"), ("feature_version", "feature version"), ("scales", "scales")):
+        if facts[name] != table.facts[name]:
+            raise MvlmError(f"{folder} and {labels} are of another {what}: fit the router on these labels")
+    return facts
+
+
+def read_out_of_fold(folder: Path, table: Table) -> Floats:
+    """Probabilities of the fit rows by fits that did not see them, (n, K), from which prices for budgets are read.
+
+    Raises `MvlmError` when the router was fitted on any other rows: a test row among them would be judged too well.
+    """
+    kept = pq.read_table(folder / OUT_OF_FOLD)
+    ids, wanted = np.array(kept["id"].to_pylist(), str), table.fit_rows.ids
+    if len(ids) != len(wanted) or set(ids.tolist()) != set(wanted.tolist()):
+        raise MvlmError(
+            f"{folder} was fitted on {len(ids)} rows, and they are not the {len(wanted)} rows outside the test split of"
+            " these labels: fit the router on these labels"
+        )
+    probability = kept["probability"].combine_chunks().flatten().to_numpy().reshape(len(ids), -1)  # (n, K)
+    order = np.empty(len(ids), np.int64)
+    order[np.argsort(wanted)] = np.argsort(ids)
+    return probability[order]
+
+
+def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callable[[int], None]) -> Evaluation:
+    """Judge the shipped router.onnx on the test rows; `progress` is told of `STEPS` steps."""
+    fit, test = table.fit_rows, table.test_rows
+    resamples = Resamples(test.groups)
+    shipped, choices, familiarity = ask_graph(folder / "router.onnx", test, facts["default_price"])
+    strange = familiarity < facts["least_familiarity"]
+    choices = np.where(strange, len(test.scales) - 1, choices)  # as the runtime does
+    router = Baseline(ROUTER, read_out_of_fold(folder, table), shipped)
+    progress(1)
+    contenders = [router, *baselines(_estimator(facts, table), fit, test, progress)]
+    budgets = [float(b) for b in _BUDGETS if table.cost[0] < b < table.cost[-1]] or [
+        float(np.sqrt(table.cost[0] * table.cost[-1]))
+    ]
+    policies = [_policy(contender, fit, test, budgets, resamples) for contender in contenders]
+    progress(1)
+    not_learned, picture_tasks = _picture_tasks(test)
+    by_name = {contender.name: contender for contender in contenders}
+    gains, mean = _picture_gain(router, by_name["question only"], fit, test, picture_tasks, budgets)
+    steps = resamples.mean(test.scores)  # (1 + R, K)
+    best, sober = oracle_of(test.scores, test.scores, test.cost), without_luck(test)
+    mixed = np.random.default_rng(0).permutation(choices)
+    spent, score = follow(choices, test.scores, test.cost).mean
+    *_, familiarity_fit = ask_graph(folder / "router.onnx", fit, facts["default_price"])
+    strange_fit = familiarity_fit < facts["least_familiarity"]
+    parts, half = breakdown(choices, test), _half(router, strange_fit, strange, fit, test)
+    progress(1)
+    return Evaluation(
+        scales=test.scales, cost=test.cost.tolist(), cost_unit=facts["cost_unit"], rows=len(test),
+        groups=len(np.unique(test.groups)), ladder=ladder(test.scores, test.tasks),
+        steepness=interval(steps[:, -1] - steps[:, 0]), policies=policies,
+        oracle=best, sober_oracle=sober, measures=table.measures,
+        share=share_of(sober or best, spent, score, test.scores.mean(axis=0), test.cost),
+        random_mix=follow(mixed, test.scores, test.cost).mean, parts=parts, strange=float(strange.mean()),
+        promises=promises_kept(facts["promises"], shipped, strange, test), rows_labelled=len(fit),
+        half_cost=half[0], half=half[1], unfamiliar=_strangers(folder, facts, table),
+        cascade=cascade(fit, test, budgets),
+        not_learned=not_learned,
+        picture_tasks=picture_tasks, picture_gain=gains, picture_mean=mean, default_price=facts["default_price"],
+        default=follow(choices, test.scores, test.cost).mean, chosen=_shares(choices, test),
+        reliability={str(m): reliability(shipped[:, k], test.scores[:, k]) for k, m in enumerate(test.scales)},
+        choices=choices, probability=shipped,
+    )  # fmt: skip
+
+
+STEPS = 3 + COUNT
+
+
+def _estimator(facts: dict[str, Any], table: Table) -> ScaleEstimator:
+    """The estimator that was chosen; where the constant router ships, the baselines still need one that can learn."""
+    known = candidates(table.scales, facts["seed"])
+    return list(known.values())[-1] if facts["constant"] else known[facts["estimator"]]
+
+
+def _policy(contender: Baseline, fit: Table, test: Table, budgets: list[float], resamples: Resamples) -> Policy:
+    outcomes = [_at_budget(contender, fit, test, budget) for budget in budgets]
+    gains = [gain_samples(outcome, test.scores, test.cost, resamples) for outcome in outcomes]  # (1 + R,) each
+    at = [
+        AtBudget(budget, *outcome.mean, interval(gain))
+        for budget, outcome, gain in zip(budgets, outcomes, gains, strict=True)
+    ]
+    curve = [(p.mean_cost, p.score) for p in price_table(contender.test, test.scores, test.cost)]
+    return Policy(contender.name, at, interval(np.mean(gains, axis=0)), curve)
+
+
+def _at_budget(contender: Baseline, fit: Table, test: Table, budget: float) -> Outcome:
+    price = price_for_budget(contender.fit, fit.cost, budget)
+    return follow(choose(contender.test, test.cost, price), test.scores, test.cost)
+
+
+def _half(
+    router: Baseline, strange_fit: NDArray[np.bool_], strange: NDArray[np.bool_], fit: Table, test: Table
+) -> tuple[float, Interval]:
+    """What half a point costs on the test rows: mean cost, and the score minus that of the finest, paired.
+
+    The price is read from the fit rows alone, as the default price is: the highest that loses at most half a point
+    there. Where that spends more than half of the finest scale's cost, it is one that spends under half, by `_SURELY`
+    standard errors of the difference between a mean over the fit's pictures and one over the test's.
+    """
+    # What is unfamiliar gets the finest scale at every price, and its cost counts.
+    finest = np.eye(len(fit.scales))[-1] * _AT_ANY_PRICE
+    fitted = np.where(strange_fit[:, None], finest, router.fit)
+    half = float(fit.cost[-1]) / 2
+    spent = fit.cost[choose(fitted, fit.cost, price_for_budget(fitted, fit.cost, half))]
+    names, picture = np.unique(fit.groups, return_inverse=True)
+    by_picture = np.bincount(picture, spent) / np.bincount(picture)  # (g,)
+    error = by_picture.std() * (1 / len(names) + 1 / len(np.unique(test.groups))) ** 0.5
+    at_half = price_for_budget(fitted, fit.cost, half - _SURELY * error)
+    least = float(fit.scores[:, -1].mean()) - HALF_A_POINT
+    keeping_up = [point.price for point in price_table(fitted, fit.scores, fit.cost) if point.score >= least]
+    price = max([at_half, *keeping_up])
+    outcome = follow(choose(np.where(strange[:, None], finest, router.test), test.cost, price), test.scores, test.cost)
+    lost = interval(Resamples(test.groups).mean(outcome.score - test.scores[:, -1]))
+    return float(outcome.cost.mean()), lost
+
+
+def _strangers(folder: Path, facts: dict[str, Any], table: Table) -> dict[str, float]:
+    """The share of pictures of each other kind that is sent to the finest scale, where labels hold such pictures."""
+    found = {}
+    for kind, (image, question) in table.strangers.items():
+        strange = replace(table, ids=np.arange(len(image)).astype(str), image=image, question=question)
+        *_, familiarity = ask_graph(folder / "router.onnx", strange, 0.0)
+        found[kind] = float((familiarity < facts["least_familiarity"]).mean())
+    return found
+
+
+def _picture_tasks(test: Table) -> tuple[list[str], list[str]]:
+    """Kinds that were not learned, and the kinds that the data set says the picture decides, without those.
+
+    A kind is taken as not learned when even its finest scale is right less often than `_LEARNED` and not surely more
+    often, by `_ABOVE_COMMONEST`, than always giving the kind's commonest answer would be. Such a kind may be upside
+    down over the scales and give a router a false gain.
+    """
+    not_learned = []
+    for task in np.unique(test.tasks):
+        rows = test.take(test.tasks == task)
+        finest = rows.scores[:, -1]
+        if finest.mean() >= _LEARNED:
+            continue
+        commonest = np.unique(rows.answers.astype(str), return_counts=True)[1].max() / len(rows)
+        above = interval(Resamples(rows.groups).mean(finest) - commonest)
+        if above.low <= _ABOVE_COMMONEST:
+            not_learned.append(str(task))
+    known = test.facts.get("tasks", {})
+    picture = [
+        str(t) for t in np.unique(test.tasks) if known.get(t, {}).get("sight") == "picture" and t not in not_learned
+    ]
+    return not_learned, picture
+
+
+def _picture_gain(
+    router: Baseline, blind: Baseline, fit: Table, test: Table, tasks: list[str], budgets: list[float]
+) -> tuple[list[tuple[float, Interval]], Interval | None]:
+    """Where the picture decides: the router over the question alone, each over the hull at its own cost, paired."""
+    if not tasks:
+        return [], None
+    keep_fit, keep = np.isin(fit.tasks, tasks), np.isin(test.tasks, tasks)
+    some_fit, some = fit.take(keep_fit), test.take(keep)
+    resamples = Resamples(some.groups)
+    samples = []
+    for budget in budgets:
+        both = []
+        for contender in (router, blind):
+            part = Baseline(contender.name, contender.fit[keep_fit], contender.test[keep])
+            outcome = _at_budget(part, some_fit, some, budget)
+            both.append(gain_samples(outcome, some.scores, some.cost, resamples))
+        samples.append(both[0] - both[1])
+    gains = [(budget, interval(difference)) for budget, difference in zip(budgets, samples, strict=True)]
+    return gains, interval(np.mean(samples, axis=0))
+
+
+def _shares(choices: NDArray[np.int64], test: Table) -> dict[str, list[float]]:
+    """Which scales are chosen at the default price, as shares: for all rows and for each kind."""
+    k = len(test.scales)
+    shares = {"all": (np.bincount(choices, minlength=k) / len(choices)).tolist()}
+    for task in np.unique(test.tasks):
+        some = choices[test.tasks == task]
+        shares[str(task)] = (np.bincount(some, minlength=k) / len(some)).tolist()
+    return shares

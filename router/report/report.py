@@ -1,0 +1,225 @@
+"""An evaluation as a folder that a person decides from: report.json, plots, and one self-contained page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.runtime.artefact import describe, sha256_file, write_json
+from router.labels import Table
+
+from . import summary
+from .breakdown import worst
+from .evaluate import ROUTER, Evaluation
+from .plots import draw
+from .summary import claims, tokens, verdict
+
+_EXAMPLES = 4
+_LARGEST_PICTURE_BYTES = 200_000
+_PICTURE_KINDS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
+_CAPTIONS = {
+    "accuracy": "Right answers against mean cost. Black: fixed scales and what mixing two of them reaches. Red: the"
+    " router, with 95 % intervals of its gain at the stated budgets.",
+    "chosen": "What the router chooses at its default price, by kind of question.",
+    "reliability": "What the router said against what was right, in bins of equally many questions.",
+}
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1d21; max-width: 60rem; margin: 2.5rem auto; padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem } h3 { font-size: 1rem }
+.verdict { font-size: 1.15rem; border-left: 4px solid #c8102e; padding: .3rem 1rem; background: #faf6f6 }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .5rem; text-align: right; border-bottom: 1px solid #e6e8eb; white-space: nowrap }
+th:first-child, td:first-child { text-align: left } tr.router td { font-weight: 600; color: #c8102e }
+figure { margin: 1.2rem 0 } figcaption { color: #5b616b; font-size: .9rem }
+img.plot { width: 100% }
+table.prose td, table.prose th { white-space: normal; text-align: left }
+ul.answers { list-style: none; margin: .4rem 0 0; padding: 0; color: #5b616b; font-size: .85rem }
+ul.answers li { overflow-wrap: anywhere }
+.answers i { display: inline-block; height: .6em; margin-right: .4em; background: #c3c8d0 }
+.answers .right { color: #1d7a3a; font-weight: 600 }
+.answers .chosen { border-bottom: 2px solid #c8102e }
+.examples { display: grid; grid-template-columns: repeat(4, 1fr); gap: .8rem }
+@media (max-width: 48rem) {
+  .examples { grid-template-columns: repeat(2, 1fr) }
+  table { font-size: .72rem } th, td { white-space: normal; padding: .2rem .25rem }
+}
+.example { border: 1px solid #e6e8eb; border-radius: .5rem; padding: .7rem; font-size: .88rem }
+.example img { width: 100%; image-rendering: pixelated; border-radius: .3rem } small { color: #5b616b }
+"""
+
+
+def write_report(folder: Path, e: Evaluation, table: Table, sources: dict[str, str]) -> dict[str, Any]:
+    """Write report.json, the plots and index.html into an empty folder; returns what report.json says.
+
+    `sources` are the hashes of what the report was made from.
+    """
+    plots = draw(e, folder)
+    facts = describe("report", verdict=verdict(e), claims=claims(e), **sources, **e.to_json())
+    write_json(folder / "report.json", facts)
+    body = [
+        "<h1>How many visual tokens are enough?</h1>",
+        f'<p class="verdict">{html.escape(verdict(e))}</p>',
+        "<ul>" + "".join(f"<li>{html.escape(claim)}</li>" for claim in claims(e)) + "</ul>",
+        _figure("accuracy", plots),
+        "<h2>At stated budgets</h2>",
+        f"<p>Points above mixing two fixed scales at the same mean {html.escape(e.cost_unit)}, with 95 % intervals"
+        " paired by picture.</p>",
+        _budget_table(e),
+        "<ul>"
+        + "".join(f"<li>{html.escape(line.strip())}</li>" for line in [summary.random_mix(e), *summary.oracles(e)])
+        + "</ul>",
+        _share(e),
+        "<h2>Is this ladder worth a router?</h2>",
+        f"<p>{html.escape(summary.worth_it(e))}</p>",
+        _html_table(*summary.effort(e), kind="prose"),
+        "<h2>The ladder: right answers by kind of question</h2>",
+        _ladder_table(e),
+        _figure("chosen", plots),
+        "<h2>By task and by kind of answer</h2>",
+        "<p>At the default price, beside always the finest scale.</p>",
+        _parts_table(e),
+        _figure("reliability", plots),
+        "<h2>What was promised</h2>",
+        "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in summary.kept(e)) + "</ul>",
+        "<h2>What is unfamiliar</h2>",
+        "<p>Pictures unlike those of the fit get the finest scale that the cap allows. The share (%) that was sent"
+        " there:</p>",
+        _html_table(["pictures", "sent, %"], summary.unfamiliar(e)),
+        "<h2>Examples</h2>",
+        _examples(e, table),
+        f"<p><small>{e.rows} test questions about {e.groups} pictures; intervals by bootstrap over pictures.</small>",
+    ]
+    page = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    page += f"<title>mvlm report</title><style>{_STYLE}</style><body>{''.join(body)}</body></html>\n"
+    (folder / "index.html").write_text(page, encoding="utf-8")
+    return facts
+
+
+def _figure(name: str, plots: dict[str, Path]) -> str:
+    data = base64.b64encode(plots[name].read_bytes()).decode()
+    caption = html.escape(_CAPTIONS[name])
+    shown = f'<div class="wide"><img class="plot" alt="{caption}" src="data:image/png;base64,{data}"></div>'
+    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
+
+
+def _budget_table(e: Evaluation) -> str:
+    head = ["", *(f"{at.budget:g} {e.cost_unit}" for at in e.policies[0].at)]
+    rows = [[policy.name, *(at.gain.points() for at in policy.at)] for policy in e.policies]
+    rows.insert(1, ["router: right, %", *(f"{100 * at.score:.1f}" for at in e.policy(ROUTER).at)])
+    return _html_table(head, rows, marked=ROUTER)
+
+
+def _share(e: Evaluation) -> str:
+    if e.share is None:
+        return ""
+    which = "the oracle without its luck" if e.sober_oracle else "the oracle, luck included,"
+    return f"<p>At its default price the router reaches {100 * e.share:.0f} % of what {which} gains there.</p>"
+
+
+def _parts_table(e: Evaluation) -> str:
+    rows = [
+        [f"{part.kind}: {part.name}", str(part.rows), f"{part.mean_cost:.1f}", f"{100 * part.score:.1f}",
+         f"{100 * part.finest:.1f}", part.difference.points()]
+        for part in e.parts
+    ]  # fmt: skip
+    least = worst(e.parts)
+    table = _html_table(["", "rows", f"mean {e.cost_unit}", "right, %", "finest, %", "difference"], rows)
+    return table + (f"<p>The worst group is {html.escape(least.kind)} {html.escape(least.name)}.</p>" if least else "")
+
+
+def _ladder_table(e: Evaluation) -> str:
+    rows = [
+        [name + (" (not learned)" if name in e.not_learned else ""), *(f"{100 * step:.1f}" for step in steps)]
+        for name, steps in e.ladder.items()
+    ]
+    return _html_table(["right, %", *map(tokens, e.scales)], rows)
+
+
+def _html_table(head: list[str], rows: list[list[str]], marked: str = "", kind: str = "figures") -> str:
+    def line(cells: list[str], tag: str) -> str:
+        return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+
+    body = "".join(f'<tr class="{"router" if row[0] == marked else ""}">{line(row, "td")}</tr>' for row in rows)
+    return f'<div class="wide"><table class="{kind}"><tr>{line(head, "th")}</tr>{body}</table></div>'
+
+
+def _examples(e: Evaluation, table: Table) -> str:
+    """Where the router was right to look closer, right to stay cheap, and wrong."""
+    test = table.test_rows
+    n = np.arange(len(test))
+    right = test.scores[n, e.choices] >= 1
+    coarse_right = test.scores[:, 0] >= 1
+    finest_right = test.scores[:, -1] >= 1
+    chosen = {
+        "Right to look closer": right & ~coarse_right & (e.choices > 0),
+        "Right to stay cheap": right & (e.choices == 0),
+        "Wrong, and more tokens would have helped": ~right & finest_right,
+    }
+    picked = {title: _spread(np.flatnonzero(mask), _EXAMPLES) for title, mask in chosen.items()}
+    shown, why_not = _rows_shown(table, {str(test.ids[row]) for rows in picked.values() for row in rows})
+    parts = [
+        "<p>Under each question, what each scale answered, and how likely the router held it to be right (P, the bar):"
+        " green is right, underlined is what was chosen.</p>"
+    ]
+    if why_not:
+        parts.append(f"<p>{html.escape(why_not)}</p>")
+    for title, mask in chosen.items():
+        cards = "".join(_card(e, test, int(row), shown) for row in picked[title])
+        parts.append(f'<h3>{title} ({mask.sum()} of {len(test)})</h3><div class="examples">{cards}</div>')
+    return "".join(parts)
+
+
+def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many of the rows, evenly spread."""
+    places = np.linspace(0, len(rows) - 1, min(most, len(rows)))
+    return rows[places.astype(int)]
+
+
+def _card(e: Evaluation, test: Table, row: int, shown: dict[str, tuple[Path, str]]) -> str:
+    path, question = shown.get(str(test.ids[row]), (None, str(test.ids[row])))
+    k = int(e.choices[row])
+    answers = []
+    for i, m in enumerate(test.scales):
+        marks = [word for word, true in (("right", test.scores[row, i] >= 1), ("chosen", i == k)) if true]
+        said = f"{e.probability[row, i]:.2f}"
+        answers.append(
+            f'<li class="{" ".join(marks)}"><i style="width:{said}em"></i>{m}: '
+            f"{html.escape(str(test.predictions[row, i]))} <small>P {said}</small></li>"
+        )
+    return (
+        f'<div class="example">{_inline(path)}<b>{html.escape(question)}</b><br>'
+        f"right is {html.escape(str(test.answers[row]))}; chosen <b>{tokens(test.scales[k])}</b>"
+        f'<ul class="answers">{"".join(answers)}</ul></div>'
+    )
+
+
+def _inline(path: Path | None) -> str:
+    """A picture as part of the page; nothing for one that is missing, large, or of a kind that browsers do not show."""
+    kind = _PICTURE_KINDS.get(path.suffix.lower()) if path else None
+    if path is None or kind is None or not path.is_file() or path.stat().st_size > _LARGEST_PICTURE_BYTES:
+        return ""
+    return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}">'
+
+
+def _rows_shown(table: Table, ids: set[str]) -> tuple[dict[str, tuple[Path, str]], str]:
+    """Picture and question of some rows, or why there are none: the rows are read only as they were labelled."""
+    where = Path(str(table.facts.get("rows", "")))
+    file = where / "rows.jsonl" if where.is_dir() else where
+    if file.suffix != ".jsonl" or not file.is_file():
+        return {}, f"The rows ({where}) are no longer where they were labelled, so no pictures are shown."
+    if sha256_file(file) != table.facts.get("rows_sha256"):
+        return {}, f"The rows ({where}) have changed since they were labelled, so no pictures are shown."
+    found = {}
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            if str(row.get("id")) in ids:
+                found[str(row["id"])] = (file.parent / str(row.get("image")), str(row.get("question")))
+    return found, ""

@@ -1,0 +1,187 @@
+"""An evaluation in words: what the terminal shows, and the sentences that head the page."""
+
+from __future__ import annotations
+
+from router.metrics import Interval
+
+from .evaluate import HALF_A_POINT, ROUTER, Evaluation
+
+
+def verdict(e: Evaluation) -> str:
+    """Is a router worth it here? One sentence."""
+    finest, (spent, score) = e.ladder["all"][-1], e.default
+    saved = 100 * (1 - spent / e.cost[-1])
+    if e.flat:
+        return (
+            f"THE LADDER IS FLAT: from {tokens(e.scales[0])} to {e.scales[-1]} there are only {e.steepness.points()}"
+            " points. A router is pointless here; use the cheapest scale."
+        )
+    winning = [at for at in e.policy(ROUTER).at if at.gain.low > 0]
+    if not winning:
+        return "The router does not beat mixing two fixed scales at any stated budget: use a fixed scale."
+    best = max(winning, key=lambda at: at.gain.value)
+    return (
+        f"At its default price the router answers {100 * score:.1f} % right with {spent:.1f} {e.cost_unit} a question,"
+        f" where always {tokens(e.scales[-1])} answers {100 * finest:.1f} %: {saved:.0f} % saved."
+        f" At a mean of {best.budget:g} it is {best.gain.points()} points above mixing fixed scales."
+    )
+
+
+def tokens(scale: int) -> str:
+    """A scale for people."""
+    return f"{scale} token" if scale == 1 else f"{scale} tokens"
+
+
+def oracles(e: Evaluation) -> list[str]:
+    """What no router can pass, with and without its luck."""
+    luck = f"oracle (cheapest right scale, part of it luck): {100 * e.oracle.score:.1f} % at {e.oracle.mean_cost:.1f}"
+    out = [f"  {luck} {e.cost_unit}"]
+    if e.sober_oracle:
+        sober = e.sober_oracle
+        out.append(
+            f"  oracle without its luck (chosen on one run, judged on another): {100 * sober.score:.1f} %"
+            f" at {sober.mean_cost:.1f} {e.cost_unit}"
+        )
+    else:
+        out.append("  the oracle's luck cannot be taken out: the labels hold one run of each row; mvlm label --runs 2")
+    return out
+
+
+def random_mix(e: Evaluation) -> str:
+    """The router's own choices, shuffled over the rows."""
+    (cost, score), (spent, right) = e.random_mix, e.default
+    return (
+        f"a random mix of the router's own shares: {100 * score:.1f} % at {cost:.1f} {e.cost_unit}"
+        f" (the router: {100 * right:.1f} % at {spent:.1f})"
+    )
+
+
+def half(e: Evaluation) -> str:
+    """Half of the finest scale's tokens for at most half a point less: whether it is so, and if not what bounds it."""
+    spent = e.half_cost
+    text = f"at a price read from the {e.rows_labelled:,} rows of the fit alone, the test rows spend"
+    text += f" {100 * spent / e.cost[-1]:.1f} % of the finest scale's {e.cost_unit},"
+    text += f" {e.half.points()} points from it"
+    if spent <= e.cost[-1] / 2 and e.half.value >= -HALF_A_POINT:
+        return f"holds: half the {e.cost_unit} for at most half a point less ({text})"
+    bound = e.sober_oracle or e.oracle
+    what = "the oracle without its luck" if e.sober_oracle else "the oracle, luck included"
+    return (
+        f"NOT SHOWN: half the {e.cost_unit} for at most half a point less ({text}); {what} reaches"
+        f" {100 * bound.score:.1f} % at {bound.mean_cost:.1f}, and of its gain the features give"
+        f" {100 * (e.share or 0):.0f} %"
+    )
+
+
+def effort(e: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """What each way of choosing asks for, and what it brings: head and rows."""
+    middle = [at.budget for at in e.policy(ROUTER).at]
+
+    def brings(name: str) -> str:
+        return e.policy(name).mean_gain.points()
+
+    labelled = f"{e.rows_labelled:,} rows at {len(e.scales)} scales"
+    rows = [
+        ["one fixed scale", "nothing", "0 (the scales themselves)"],
+        ["mixing two fixed scales", "nothing", "0 (what gains are counted from)"],
+        ["a table by task", f"the task of each question; {labelled}", brings("lookup by task")],
+        ["the router", f"{labelled}; a fit of seconds", brings(ROUTER)],
+    ]
+    if e.cascade:
+        rows.append(["a cascade", "a second answer for unsure rows", "see the plot"])
+    return ["way", "effort", f"points over the hull, mean of budgets {', '.join(f'{b:g}' for b in middle)}"], rows
+
+
+def worth_it(e: Evaluation) -> str:
+    """Is this ladder worth a router at all? One sentence."""
+    if e.flat:
+        return "No: the ladder is flat, and the cheapest scale does as well."
+    router, lookup = e.policy(ROUTER).mean_gain, e.policy("lookup by task").mean_gain
+    if router.low <= 0:
+        return "No: the router is not surely above mixing two fixed scales."
+    if router.value - lookup.value < HALF_A_POINT:
+        return "Only just: a table by task, where the task is known, brings about as much."
+    return f"Yes: {router.points()} points over mixing fixed scales, where a table by task brings {lookup.points()}."
+
+
+def unfamiliar(e: Evaluation) -> list[list[str]]:
+    """What share of each kind of picture is sent to the finest scale as unfamiliar."""
+    return [["ordinary test rows", f"{100 * e.strange:.1f}"]] + [
+        [kind, f"{100 * share:.1f}"] for kind, share in e.unfamiliar.items()
+    ]
+
+
+def kept(e: Evaluation) -> list[str]:
+    """Each promise, and what the test rows say of it."""
+    said = []
+    for promise in e.promises:
+        came = "" if promise.loss is None else (
+            f"; on the test rows it lost {promise.loss.points()} points at a mean of {promise.mean_cost:.1f}"
+            f" {e.cost_unit}"
+        )  # fmt: skip
+        said.append(f"{promise.words}{came}")
+    return said or ["nothing was promised: fit with --within 1% to have a bound"]
+
+
+def claims(e: Evaluation) -> list[str]:
+    """The claims that were tested, each with how it ended."""
+    router = e.policy(ROUTER)
+    # A claim about every mix holds where its weakest point holds.
+    weakest = min(router.at, key=lambda at: at.gain.low)
+    where = f"at the weakest budget, {weakest.budget:g} {e.cost_unit},"
+    lines = [_held("the router lies above every mix of two fixed scales", weakest.gain, where)]
+    sure = [f"{at.budget:g}" for at in router.at if at.gain.low > 0]
+    if sure and len(sure) < len(router.at):
+        lines.append(f"holds: it does so at {', '.join(sure)} {e.cost_unit}")
+    lines.append(_held("averaged over the budgets, it lies above them", router.mean_gain))
+    lines.append(half(e))
+    if e.picture_mean:
+        kinds = ", ".join(e.picture_tasks)
+        lines.append(
+            _held(f"where the picture decides ({kinds}), reading it beats reading only the question", e.picture_mean)
+        )
+    else:
+        lines.append(
+            "not tested: whether reading the picture helps (no kind that the picture decides is named and learned)"
+        )
+    if e.not_learned:
+        lines.append(f"left out, since even the finest scale has not learned them: {', '.join(e.not_learned)}")
+    return lines
+
+
+def lines(e: Evaluation) -> list[str]:
+    """The whole evaluation for a terminal."""
+    wide = max(len(name) for name in e.ladder)
+    out = [verdict(e), "", f"right answers by kind and scale, {e.rows} test questions about {e.groups} pictures"]
+    out.append(f"  {'':<{wide}}" + "".join(f"{m:>8}" for m in e.scales))
+    for name, steps in e.ladder.items():
+        mark = "   (not learned)" if name in e.not_learned else ""
+        out.append(f"  {name:<{wide}}" + "".join(f"{step:8.3f}" for step in steps) + mark)
+    out += [
+        "",
+        f"points above mixing fixed scales at equal mean {e.cost_unit}, with 95 % intervals, for stated budgets",
+    ]
+    out.append("(after @, the mean that was spent: a policy with few steps cannot spend a budget exactly)")
+    budgets = [at.budget for at in e.policies[0].at]
+    out.append(f"  {'':<16}" + "".join(f"{budget:>25g}" for budget in budgets))
+    for policy in e.policies:
+        cells = (f"{at.gain.points()} @{at.mean_cost:.0f}" for at in policy.at)
+        out.append(f"  {policy.name:<16}" + "".join(f"{cell:>25}" for cell in cells))
+    out.append(f"  {random_mix(e)}")
+    out += [
+        f"  cascade on the first token, budget {c.budget:g}: {100 * c.score:.1f} % at {c.mean_cost:.1f} {e.cost_unit}"
+        f" ({c.first}, then {c.then})"
+        for c in e.cascade
+    ]
+    out += oracles(e)
+    if e.picture_gain:
+        out.append("  router minus question only, where the picture decides:")
+        out.append(f"  {'':<16}" + "".join(f"{gain.points():>25}" for _, gain in e.picture_gain))
+    out += ["", "sent to the finest scale as unfamiliar (%): " + ", ".join(f"{k} {v}" for k, v in unfamiliar(e))]
+    out += [f"promise: {line}" for line in kept(e)]
+    return [*out, "", *claims(e)]
+
+
+def _held(claim: str, gain: Interval, where: str = "") -> str:
+    measured = f"{where} {gain.points()} points".strip()
+    return f"{'holds' if gain.low > 0 else 'NOT SHOWN'}: {claim} ({measured})"

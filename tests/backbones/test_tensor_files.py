@@ -1,0 +1,96 @@
+"""Weight files: shards, pickles and JSON that cannot be trusted are refused before anything is made of them."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mvlm_core.backbones import tensor_files as checkpoint_files
+from tests.support.checkpoints import NORM, ROWS, refused, spoil, stock_llava, write, write_original, write_shards
+
+
+@pytest.fixture(scope="module")
+def stock():
+    return stock_llava(ROWS)
+
+
+class RunsCode:
+    def __reduce__(self):
+        return os.getcwd, ()
+
+
+def pickled(value):
+    def apply(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        torch.save(value, folder / "pytorch_model.bin")
+
+    return apply
+
+
+def old_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": RunsCode()}, protocol=2))
+
+
+def sharded(harm):
+    def apply(folder: Path) -> None:
+        write_shards(folder, load_file(folder / "model.safetensors"))
+        harm(folder)
+
+    return apply
+
+
+def index_says(change_places):
+    def apply(folder: Path) -> None:
+        file = folder / "model.safetensors.index.json"
+        told = json.loads(file.read_text())
+        change_places(told["weight_map"])
+        write(file, told)
+
+    return sharded(apply)
+
+
+SHARD = "model-00002-of-00002.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda f: (f / "model.safetensors").unlink(), "holds no weights, neither model.safetensors nor pytorch_model"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), r"model\.safetensors cannot be read"),
+        (pickled({"a": RunsCode()}), "a pickle with more in it than tensors, which could run code"),
+        (old_pickle, "a pickle with more in it than tensors, which could run code"),
+        (pickled({"a": 1}), "something else than tensors by name"),
+        (sharded(lambda f: (f / SHARD).unlink()), f"lacks 1 of 2 shards: get {SHARD}"),
+        (index_says(lambda places: places.pop(NORM)), f"{NORM} stands in model-0000.*, and the index does not say so"),
+        (index_says(lambda places: places.update(spare=SHARD)), f"spare is listed in {SHARD}, which does not hold it"),
+        (index_says(lambda places: places.update(spare="../x.safetensors")), "names shards outside its folder"),
+        (index_says(lambda places: places.clear()), "maps no tensors to shards"),
+        (spoil(lambda t: t.update({"multi_modal_projector.x": torch.ones(1)})), "of several layouts"),
+        (spoil(lambda t: [t.pop(name) for name in list(t) if "mm_projector" in name]), "of no layout that is read"),
+    ],
+)
+def test_files_that_are_refused(tmp_path, stock, harm, message):
+    folder = write_original(tmp_path / "checkpoint", stock)
+    harm(folder)
+    refused(folder, tmp_path / "run", message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "is not valid JSON"), ("[1]", "is not a JSON object"), (None, "there is no ")]
+)
+def test_a_configuration_that_cannot_be_read(tmp_path, stock, text, message):
+    folder = write_original(tmp_path / "checkpoint", stock)
+    (folder / "config.json").unlink()
+    if text:
+        (folder / "config.json").write_text(text)
+    refused(folder, tmp_path / "run", message)
+
+
+def test_a_configuration_of_any_size(tmp_path, stock, monkeypatch):
+    monkeypatch.setattr(checkpoint_files, "_JSON_LIMIT_BYTES", 10)
+    refused(write_original(tmp_path / "checkpoint", stock), tmp_path / "run", "larger than such a file can be")

@@ -1,0 +1,140 @@
+"""Rows as tasks of lmms-eval, and its tasks as rows that can be labelled."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from PIL import Image
+
+from export.runtime.errors import MvlmError
+from mvlm_core.data.reading import read_rows
+from mvlm_core.evaluation.export_task import write_tasks
+from mvlm_core.evaluation.import_task import answers_of, write_rows
+from tests.support.tiny import drawn_picture
+
+NOT_INSTALLED = "lmms-eval is not installed: pip install --no-deps lmms-eval==0.7.3"
+
+
+def docs(folder: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def test_rows_become_two_tasks(scenes, tmp_path):
+    counts = write_tasks(scenes, tmp_path, "test", tmp_path)
+    rows = {row.id: row for row in read_rows(scenes) if row.split == "test"}
+    assert counts["rows"] == len(rows) == len(docs(tmp_path, "docs.jsonl"))
+    assert 0 < counts["rows_choice"] <= counts["rows"]
+    for doc in docs(tmp_path, "choice_docs.jsonl"):
+        assert doc["answer"] == rows[doc["id"]].answers[0]
+        assert doc["choices"].count(doc["answer"]) == 1
+        assert 2 <= len(set(doc["choices"])) == len(doc["choices"]) <= 4
+        Image.open(doc["picture"]).verify()
+    places = [doc["choices"].index(doc["answer"]) for doc in docs(tmp_path, "choice_docs.jsonl")]
+    assert len(set(places)) > 1  # the right one does not always stand first
+    assert "!function" in (tmp_path / "rows.yaml").read_text()
+
+
+def test_pictures_that_stand_inside_rows_get_a_file(tmp_path):
+    drawn_picture(3).save(tmp_path / "p.png")
+    held = {"bytes": (tmp_path / "p.png").read_bytes(), "path": None}
+    from datasets import Dataset
+
+    line = {"id": "1", "image": held, "question": "what is it?", "answers": ["red"], "split": "test"}
+    Dataset.from_list([line]).to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "tasks").mkdir()
+    assert write_tasks(tmp_path / "rows.parquet", tmp_path / "tasks", "test", tmp_path / "tasks") == {"rows": 1}
+    doc = docs(tmp_path / "tasks", "docs.jsonl")[0]
+    assert Path(doc["picture"]).read_bytes() == held["bytes"]
+    assert not (tmp_path / "tasks" / "rows_choice.yaml").exists()  # one answer leaves nothing to choose
+
+
+def test_no_rows_of_the_split(mvlm, scenes, tmp_path):
+    done = mvlm("data", "to-lmms-eval", "--rows", scenes, "--split", "nosuch", "--out", tmp_path / "tasks")
+    assert done.exit_code == 2
+    assert "has no rows of the split nosuch" in done.output
+    assert not (tmp_path / "tasks").exists()
+
+
+def task(target: str | int = "answer", wanted: object = "red") -> SimpleNamespace:
+    return SimpleNamespace(config=SimpleNamespace(doc_to_target=target), doc_to_target=lambda doc: wanted)
+
+
+def test_the_answers_of_a_sample():
+    people = [{"answer": "red", "answer_id": 1}] * 10
+    assert answers_of(task(), {"answers": people, "answer": "blue"}) == ["red"] * 10
+    assert answers_of(task(), {"answers": ["a", "b"]}) == ["a", "b"]
+    assert answers_of(task(wanted="no"), {"answer": "no"}) == ["no"]
+    assert answers_of(task(target="{{x}}", wanted=["a", "b"]), {"x": 1}) == ["a", "b"]
+    # lmms-eval would take the word itself for the answer where the sample has no such column.
+    with pytest.raises(MvlmError, match="it has no 'answer', which the task names as its target"):
+        answers_of(task(), {"question": "?"})
+    with pytest.raises(MvlmError, match="it has no answer: the split that is scored by a server"):
+        answers_of(task(wanted=" "), {"answer": " "})
+
+
+def fake(samples: list[dict]) -> SimpleNamespace:
+    return SimpleNamespace(
+        eval_docs=samples, config=SimpleNamespace(doc_to_target="answer"), doc_to_target=lambda doc: doc["answer"],
+        doc_to_text=lambda doc: f"{doc['question']}\nBriefly.", doc_to_visual=lambda doc: doc["pictures"],
+    )  # fmt: skip
+
+
+def test_a_task_becomes_rows_and_every_sample_that_is_none_is_named(tmp_path, monkeypatch):
+    one, other = drawn_picture(1), drawn_picture(2)
+    samples = [
+        {"question": "a?", "answer": "x", "pictures": [one]}, {"question": "b?", "answer": "y", "pictures": [one]},
+        {"question": "c?", "answer": "z", "pictures": [other]},
+    ]  # fmt: skip
+    monkeypatch.setattr("mvlm_core.evaluation.import_task._task", lambda name, include: fake(samples))
+    told: list[tuple[int, int]] = []
+    (tmp_path / "rows").mkdir()
+    write_rows("t", tmp_path / "rows", [], 1.0, None, lambda done, whole: told.append((done, whole)))
+    rows = read_rows(tmp_path / "rows")
+    assert [(row.id, row.question, row.answers, row.task, row.split) for row in rows] == [
+        ("t-0", "a?\nBriefly.", ("x",), "t", "val"), ("t-1", "b?\nBriefly.", ("y",), "t", "val"),
+        ("t-2", "c?\nBriefly.", ("z",), "t", "val"),
+    ]  # fmt: skip
+    assert rows[0].group == rows[1].group != rows[2].group
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    (tmp_path / "test").mkdir()
+    assert write_rows("t", tmp_path / "test", [], 0.0, 2, lambda done, whole: None) == {"test": 2}
+    samples.append({"question": "d?", "answer": "x", "pictures": [one, other]})
+    samples.append({"question": "e?", "answer": "", "pictures": [one]})
+    (tmp_path / "bad").mkdir()
+    with pytest.raises(MvlmError) as raised:
+        write_rows("t", tmp_path / "bad", [], 0.5, None, lambda done, whole: None)
+    assert "t has 2 samples that are no rows" in str(raised.value)
+    assert "sample 3: it shows 2 pictures" in str(raised.value)
+    assert "sample 4: it has no answer" in str(raised.value)
+
+
+def test_the_way_there_and_back(mvlm, scenes, tmp_path, monkeypatch):
+    """The examples of both verbs, through lmms-eval itself: the same questions, answers and pictures come back."""
+    pytest.importorskip("lmms_eval", reason=NOT_INSTALLED)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows").symlink_to(scenes)
+    for verb in ("to-lmms-eval", "from-lmms-eval"):
+        (example,) = re.findall(r"^ +mvlm (.+)$", mvlm("data", verb, "--help").output, re.MULTILINE)
+        done = mvlm(*shlex.split(example))
+        assert done.exit_code == 0, done.output
+    before = [row for row in read_rows(scenes) if row.split == "test"]
+    after = read_rows(Path("benchmark"))
+    assert [(row.question, row.answers) for row in after] == [(row.question, row.answers) for row in before]
+    assert {row.split for row in after} == {"val", "test"}
+    first = [Image.open(row.image.read()).convert("RGB").tobytes() for row in (before[0], after[0])]
+    assert first[0] == first[1]
+    choice = mvlm("data", "from-lmms-eval", "rows_choice", "--include-path", "tasks", "--out", "other")
+    assert choice.exit_code == 2
+    assert "scores given answers: name a task whose answers are generated" in choice.output
+    assert not Path("other").exists()
+    told = yaml.safe_load(Path("tasks/rows.yaml").read_text().replace("!function ", ""))
+    assert told["test_split"] == "test"
+    shutil.rmtree("tasks")
+    assert mvlm("data", "from-lmms-eval", "rows", "--include-path", "tasks", "--out", "other").exit_code == 2

@@ -1,0 +1,81 @@
+"""Packed weights: what a node multiplies by is what `rounded` says, and that is near to the weight."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from export.graphs.quantize import WIDE_BLOCK, Blocks, Dense, DynamicInt8, StoredInt4, StoredInt8, per_block, per_output
+from export.runtime import MvlmError
+from tests.support.products import one_product
+
+PRODUCTS = {
+    "dense": Dense(), "4 bits": Blocks(4), "4 bits, wide blocks": Blocks(4, WIDE_BLOCK), "8 bits": Blocks(8),
+    "dynamic": DynamicInt8(), "stored, 8 bits": StoredInt8(), "stored, 4 bits": StoredInt4(),
+}  # fmt: skip
+
+
+def multiplied(folder, product, weight, x, *, head: bool = False):
+    """One product, written and run."""
+    return one_product(folder, product, weight, head=head).run(None, {"x": x})[0]
+
+
+def random_weight(n: int, k: int):
+    weight = torch.randn(n, k, generator=torch.Generator().manual_seed(0))
+    weight[0] = 0  # a row of noughts, which has no scale of its own
+    weight[1, 3] = 40  # and an outlier
+    return weight
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("k", [64, 48])
+def test_the_node_multiplies_by_the_rounded_weight(tmp_path, name, head, k):
+    """One-hot rows read the matrix out, and are exact in 8 bits too."""
+    product, weight = PRODUCTS[name], random_weight(24, k)
+    wanted = (product.rounded_head if head else product.rounded)(weight).T.numpy()  # (K, N)
+    read = multiplied(tmp_path, product, weight, np.eye(k, dtype=np.float32), head=head)
+    np.testing.assert_allclose(read, wanted, atol=2e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(("name", "within"), [("4 bits", 0.13), ("8 bits", 0.01), ("dynamic", 0.02), ("dense", 0)])
+def test_rounded_weights_are_near(name, within):
+    weight = random_weight(24, 64)[2:]
+    error = (PRODUCTS[name].rounded(weight) - weight).norm() / weight.norm()
+    assert 0 <= error <= within
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_position_gives_the_same_whoever_stands_beside_it(tmp_path, name):
+    product, weight = PRODUCTS[name], random_weight(24, 256)
+    x = np.random.default_rng(0).standard_normal((8, 256), np.float32)
+    x[-1] *= 100  # one that a scale for all would fit
+    run = one_product(tmp_path, product, weight).run
+    together = run(None, {"x": x})[0]
+    alone = np.concatenate([run(None, {"x": row[None]})[0] for row in x])
+    exact = name in ("4 bits", "8 bits")  # what is rounded again in the next layer must be the same in its last digit
+    assert product.by_row == (name not in ("dynamic", "4 bits, wide blocks"))
+    if product.by_row:
+        np.testing.assert_allclose(together, alone, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-4)
+    elif name == "dynamic":
+        assert np.abs(together - alone).max() > 0.1
+
+
+def test_every_number_of_a_row_rounds_to_the_nearest():
+    weight = np.asarray([[1.27, -0.5, 0.004, 0.006]], np.float32)
+    numbers, scale = per_output(weight)
+    np.testing.assert_allclose(scale, [0.01])
+    assert numbers.tolist() == [[127, -50, 0, 1]]
+
+
+def test_the_largest_of_a_block_is_exact():
+    weight = np.asarray([[0.1, -0.2, 0.8, 0.3, -0.7, 0, 0, 0.1]], np.float32)
+    numbers, scale = per_block(weight, 4, 4)
+    assert numbers[0, 2] == numbers[0, 4] == -8
+    np.testing.assert_allclose(scale, [[-0.1, 0.0875]])
+
+
+def test_blocks_that_do_not_divide():
+    with pytest.raises(MvlmError, match="24 inputs, which no block of four-bit weights divides"):
+        StoredInt4().rounded(torch.ones(8, 24))

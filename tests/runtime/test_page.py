@@ -1,0 +1,147 @@
+"""The page in a real browser, on a real bundle."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from export.runtime import Choice, Runtime
+from tests.support.bundles import FAMILIES, Made
+from tests.support.serving import serving
+from tests.support.tiny import QUESTIONS, SCALES
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 860}
+QUESTION = QUESTIONS[0]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    programs = [path for path in map(shutil.which, BROWSERS) if path]
+    if not programs:
+        pytest.skip(f"no browser is installed: none of {', '.join(BROWSERS)} is on the PATH")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(
+            executable_path=programs[0], args=["--no-sandbox", "--use-fake-device-for-media-stream",
+                                               "--use-fake-ui-for-media-stream"]
+        )  # fmt: skip
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module", params=FAMILIES.values(), ids=FAMILIES)
+def made(request) -> Made:
+    return request.param()
+
+
+@pytest.fixture(scope="module")
+def served(made):
+    """A server whose router goes down the ladder as the price goes up; the tiny one stays at one scale."""
+    runtime = Runtime.load(made.bundle, threads=1)
+    choose = runtime.router.choose
+
+    def by_price(image, question, terms) -> Choice:
+        scale = next((m for m, price in ((144, 0.03), (36, 0.2), (9, 1.0)) if runtime.router.price(terms) < price), 1)
+        return replace(choose(image, question, terms), scale=scale, reason=f"{scale} tokens at this price")
+
+    runtime.router.choose = by_price
+    with serving(runtime) as server:
+        yield server
+
+
+def opened(page, served):
+    """The page, and what it complains about."""
+    page.problems = []
+    page.on("console", lambda message: page.problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("request", lambda request: request.url.startswith((served.url, "data:", "blob:")) or
+            page.problems.append(f"asked {request.url}"))  # fmt: skip
+    page.goto(served.url)
+    page.wait_for_selector("#ladder li")
+    return page
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+def test_a_question_from_the_picture_to_the_answer(browser, served, made, size):
+    page = opened(browser.new_page(viewport=size), served)
+    assert page.locator("#ladder li").count() == len(SCALES)
+    assert page.locator("#ask").is_disabled()
+    view = served.runtime.look(made.picture(0))
+    page.set_input_files("#file", made.picture(0))
+    page.fill("#question", QUESTION)
+    page.wait_for_selector("#ladder li.chosen")
+
+    chosen = {}
+    for place in (0, 40, 60, 80, 100):
+        page.locator("#price").fill(str(place))
+        price = float(page.inner_text("#shown"))
+        chosen[price] = int(page.get_attribute("#ladder li.chosen", "data-scale"))
+        assert chosen[price] == view.choose(QUESTION, price=price).scale
+        assert page.inner_text("#reason") == view.choose(QUESTION, price=price).reason
+    assert len(set(chosen.values())) > 3  # the choice moves with the price
+
+    page.click("#ask")
+    page.wait_for_selector("#ladder li.answered")
+    answer = view.ask(QUESTION, price=price, max_new_tokens=128)
+    shown = page.locator("#answer").text_content()
+    assert shown == answer.text
+    assert "prefill" in page.inner_text("#legend")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
+    assert page.problems == []
+    page.close()
+
+
+def test_every_scale_answers_and_a_rung_shows_its_grid(browser, served, made):
+    page = opened(browser.new_page(viewport=DESK), served)
+    page.set_input_files("#file", made.picture(1))
+    page.fill("#question", QUESTION)
+    page.wait_for_selector("#ladder li.chosen")
+    page.click("#every")
+    for scale in SCALES:
+        page.wait_for_selector(f"#ladder li.answered[data-scale='{scale}']")
+    before = page.evaluate("canvas.toDataURL()")
+    page.hover("#ladder li[data-scale='36']")
+    assert page.evaluate("canvas.toDataURL()") != before or page.evaluate("state.shown") == 36
+    caption = page.inner_text("#caption")
+    assert ("6 × 6 cells" in caption) == (served.runtime.manifest.family == "pool")
+    assert "12 × 12 patches" in caption
+    assert page.problems == []
+    page.close()
+
+
+def test_the_camera(browser, served):
+    context = browser.new_context(permissions=["camera"], viewport=PHONE)
+    page = opened(context.new_page(), served)
+    page.click("#camera")
+    page.wait_for_selector("#shoot:visible")
+    while not page.evaluate("video.videoWidth"):
+        page.wait_for_timeout(20)
+    page.click("#shoot")
+    page.wait_for_selector("#another:visible")
+    page.fill("#question", QUESTION)
+    page.wait_for_selector("#ladder li.chosen")
+    assert page.problems == []
+    context.close()
+
+
+def test_what_is_wrong_is_said(browser, served, tmp_path):
+    page = opened(browser.new_page(viewport=DESK), served)
+    (tmp_path / "x.png").write_text("no picture")
+    page.set_input_files("#file", tmp_path / "x.png")
+    page.wait_for_selector("#answer.error")
+    assert "no picture that a browser reads" in page.inner_text("#answer")
+    page.close()
+
+
+def test_a_token_is_asked_for_once(browser, made):
+    with serving(Runtime.load(made.bundle, threads=1), token="secret") as locked:
+        page = browser.new_page(viewport=PHONE)
+        page.goto(locked.url)
+        page.wait_for_selector("#token:visible")
+        page.fill("#token", "secret")
+        page.press("#token", "Enter")
+        page.wait_for_selector("#ladder li")
+        page.close()
