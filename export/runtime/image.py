@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +20,7 @@ MAX_PIXELS = 64_000_000
 # Formats that are pixels and nothing else: no program is called, and no page is drawn, to read them.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _LARGEST_SHRINK = 64
+_LONGEST_NAME = 200
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -59,8 +61,8 @@ def open_picture(
         return _from_array(picture, name, order)
     if isinstance(picture, str | Path):
         name = str(picture) if str(picture).isprintable() else repr(str(picture))
-        if "\0" in str(picture) or not Path(picture).is_file():
-            raise MvlmError(f"there is no picture {name}: check the path", code="no-picture")
+        if not os.path.isfile(picture):  # False for names that no file can have, too
+            raise MvlmError(f"there is no picture {_short(name)}: check the path", code="no-picture")
     elif not isinstance(picture, Image.Image | bytes):
         raise MvlmError(
             f"{name} is a {type(picture).__name__}: give a path, bytes, a PIL picture or an array", code="bad-picture"
@@ -77,6 +79,11 @@ def open_picture(
         raise MvlmError(f"{name} cannot be read as a picture ({reason}): save it anew", code="bad-picture") from None
 
 
+def _short(name: str) -> str:
+    """A name for a message: a picture's bytes or base64 that are given as a path can be long."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}... ({len(name)} characters)"
+
+
 def _from_array(picture: NDArray[np.uint8], name: str, order: Order) -> Image.Image:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
         raise MvlmError(
@@ -91,10 +98,12 @@ def _upright_rgb(picture: Image.Image, name: str, most_pixels: int) -> Image.Ima
     width, height = picture.size
     if width * height > most_pixels:
         raise MvlmError(f"{name} has {width} x {height} pixels: at most {most_pixels} are read", code="bad-picture")
-    if picture.mode in ("I", "F"):
+    # PIL opens 16-bit PGM files, and scales them to 16 bits, as whole numbers of 32.
+    is_grey_16 = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM")
+    if picture.mode in ("I", "F") and not is_grey_16:
         raise MvlmError(f"{name} has 32 bits a pixel: save it with 8 or 16", code="bad-picture")
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):  # PIL clips 16-bit grey instead of scaling it
+    if is_grey_16:  # PIL clips it instead of scaling it
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     return picture.convert("RGB")
 

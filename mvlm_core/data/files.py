@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from export.runtime.errors import MvlmError
 
 from .formats import Origin
 from .row import SPLITS
+from .values import read_json, require_whole
 
 ROWS_FILE = "rows.jsonl"
 _LINES, _LIST, _TABLE, _TAR = ".jsonl", ".json", ".parquet", ".tar"
@@ -45,11 +47,11 @@ def data_files(path: Path) -> DataFiles:
 
     Raises `MvlmError` when there are none, or files of several kinds.
     """
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix not in (_LINES, _LIST, _TABLE, _TAR):
             raise MvlmError(f"{path} is no data file: .jsonl, .json, .parquet and .tar are read")
         return DataFiles(path.parent, path.suffix, {_split_of(Path(path.name)): [path]})
-    if (path / ROWS_FILE).is_file():
+    if os.path.isfile(path / ROWS_FILE):
         return DataFiles(path, _LINES, {SPLITS[0]: [path / ROWS_FILE]})
     files = sorted(file for file in path.rglob("*") if file.suffix in (_LINES, _TABLE, _TAR) and file.is_file())
     files = files or sorted(path.glob(f"*{_LIST}"))
@@ -87,7 +89,7 @@ def values(files: DataFiles, faults: list[str], *, streaming: bool) -> Iterator[
     any row can be read again.
     """
     if files.suffix in (_TABLE, _TAR):
-        yield from _tables(files, streaming=streaming)
+        yield from _tables(files, faults, streaming=streaming)
         return
     read = _list if files.suffix == _LIST else _lines
     several = len(files.each()) > 1
@@ -98,9 +100,9 @@ def values(files: DataFiles, faults: list[str], *, streaming: bool) -> Iterator[
 
 def _list(file: Path, split: str, name: str, faults: list[str]) -> Iterator[tuple[Any, Origin]]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        faults.append(f"{name}not valid JSON ({error})")
+        found = read_json(file.read_bytes())
+    except MvlmError as error:
+        faults.append(f"{name}{error}")
         return
     if not isinstance(found, list):
         faults.append(f"{name}not a JSON list of rows, as LLaVA's data files are")
@@ -117,7 +119,7 @@ class _Line:
     def __call__(self) -> Any:
         with self.file.open("rb") as lines:
             lines.seek(self.offset)
-            return json.loads(lines.readline())
+            return read_json(lines.readline())
 
 
 def _lines(file: Path, split: str, name: str, faults: list[str]) -> Iterator[tuple[Any, Origin]]:
@@ -127,9 +129,11 @@ def _lines(file: Path, split: str, name: str, faults: list[str]) -> Iterator[tup
             if line.strip():
                 origin = Origin(f"{name}line {number}", file.parent, split, _Line(file, offset))
                 try:
-                    yield json.loads(line), origin
-                except ValueError as error:
-                    faults.append(f"{origin.where}: not valid JSON ({error})")
+                    found = read_json(line)
+                except MvlmError as error:
+                    faults.append(f"{origin.where}: {error}")
+                else:
+                    yield found, origin
             offset += len(line)
 
 
@@ -143,16 +147,20 @@ class _Entry:
         return self.shape(self.table[self.index])
 
 
-def _tables(files: DataFiles, *, streaming: bool) -> Iterator[tuple[Any, Origin]]:
+def _tables(files: DataFiles, faults: list[str], *, streaming: bool) -> Iterator[tuple[Any, Origin]]:
     shape = _of_sample if files.suffix == _TAR else dict
     for split, paths in files.of_split.items():
         with _faults_of(files, paths):
             table = _open(files.suffix, paths, streaming=streaming)
             for index, entry in enumerate(_one_by_one(table) if streaming else table):
                 again = None if streaming else _Entry(table, index, shape)
-                value, name = shape(entry), f"{split}-{index}"
-                origin = Origin(f"row {index} of {split}", files.base, split, again, name)
-                yield value, origin
+                origin = Origin(f"row {index} of {split}", files.base, split, again, f"{split}-{index}")
+                try:
+                    value = shape(entry)
+                except MvlmError as error:
+                    faults.append(f"{origin.where}, {error}")
+                else:
+                    yield value, origin
 
 
 def _one_by_one(stream: Any) -> Iterator[dict[str, Any]]:
@@ -162,11 +170,17 @@ def _one_by_one(stream: Any) -> Iterator[dict[str, Any]]:
 
 
 def _open(suffix: str, paths: Sequence[Path], *, streaming: bool) -> Any:
-    """The rows of parquet files or tars, their pictures left as bytes."""
+    """The rows of parquet files or tars, their pictures left as bytes.
+
+    `datasets` knows a file by its path and the time of its change, and a copy of another file that had both would be
+    read: so its copies are named by what the files hold.
+    """
     import datasets
 
     kind = {_TABLE: "parquet", _TAR: "webdataset"}[suffix]
-    named = {"data_files": {"train": [str(path) for path in paths]}, "split": "train"}
+    named: dict[str, Any] = {"data_files": {"train": [str(path) for path in paths]}, "split": "train"}
+    if not streaming:
+        named["name"] = sha256_json([sha256_file(path) for path in paths])
     if suffix == _TAR:
         features = _features_of_tars(paths)
     else:
@@ -209,6 +223,9 @@ def _is_picture(field: str) -> bool:
 def _of_sample(sample: dict[str, Any]) -> Any:
     """A sample of a tar as a row: its pictures, in the order of their names, stand for those that its JSON names."""
     value = sample["json"]
+    if value is None:
+        name = sample["__key__"]
+        raise MvlmError(f"sample {name}: no {name}.json beside its pictures, so nothing is said of them")
     fields = sorted((f for f in sample if _is_picture(f) and sample[f] is not None), key=lambda f: (len(f), f))
     if not isinstance(value, dict):
         return value
@@ -228,7 +245,7 @@ def _faults_of(files: DataFiles, paths: Sequence[Path]) -> Iterator[None]:
     datasets.logging.set_verbosity(logging.CRITICAL)
     try:
         yield
-    except (datasets.exceptions.DatasetsError, tarfile.TarError, OSError, ValueError) as error:
+    except (datasets.exceptions.DatasetsError, tarfile.TarError, OSError, ValueError, RecursionError) as error:
         reason = str(error.__cause__ or error).split("\n")[0][:200]
         broken = _broken_samples(paths) if files.suffix == _TAR else []
         raise MvlmError(f"{', '.join(map(str, paths))} cannot be read: {'; '.join(broken) or reason}") from None
@@ -236,6 +253,11 @@ def _faults_of(files: DataFiles, paths: Sequence[Path]) -> Iterator[None]:
         datasets.logging.set_verbosity(level)
         if not shown:
             datasets.enable_progress_bars()
+
+
+def _require_readable(value: Any) -> None:
+    """Raise `MvlmError` for half a character anywhere in a JSON value, which `datasets` cannot store."""
+    require_whole(json.dumps(value, ensure_ascii=False), "it")
 
 
 def _broken_samples(paths: Sequence[Path]) -> list[str]:
@@ -247,9 +269,9 @@ def _broken_samples(paths: Sequence[Path]) -> list[str]:
                     held = tar.extractfile(member) if member.name.endswith(".json") else None
                     if held is not None:
                         try:
-                            json.loads(held.read())
-                        except ValueError as error:
-                            faults.append(f"{path.name}, sample {member.name}: not valid JSON ({error})")
+                            _require_readable(read_json(held.read()))
+                        except MvlmError as error:
+                            faults.append(f"{path.name}, sample {member.name}: {error}")
         except tarfile.TarError as error:
             faults.append(f"{path.name}: no tar, or one cut short ({error})")
     return faults

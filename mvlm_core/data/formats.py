@@ -14,6 +14,7 @@ from export.runtime.errors import MvlmError
 
 from .pictures import PictureBytes, PictureFile, PictureSource
 from .row import SPLITS, PicturePlace, Row, Turn
+from .values import shown, text_of
 
 # LLaVA's own mark of a picture. It is one in LLaVA's `conversations`; in every other format it is text.
 LLAVA_MARK = "<image>"
@@ -59,7 +60,14 @@ class PictureInRow:
     number: int = field(compare=False)
 
     def read(self) -> bytes:
-        return _bytes(_pictures(said(self.again()))[self.number].held)
+        """Raises `MvlmError` when the file holds another picture there by now."""
+        try:
+            data = _bytes(_pictures(said(self.again()))[self.number].held)
+        except (MvlmError, IndexError, AttributeError):  # whatever stands there now
+            data = b""
+        if hashlib.sha256(data).hexdigest() != self.key:
+            raise MvlmError(f"{self} is not where it was: its file was changed while it was in use, so start again")
+        return data
 
     def __str__(self) -> str:
         return f"picture {self.key[:12]}"
@@ -69,33 +77,39 @@ def read_row(value: Any, origin: Origin) -> Row:
     """Read one row. Raises `MvlmError` that names it when it is none."""
     if not isinstance(value, dict):
         raise MvlmError(f"{origin.where}: not a JSON object")
-    name = value.get("id", origin.id)
+    where, name = origin.where, value.get("id", origin.id)
     if name is None or name == "":
-        raise MvlmError(f"{origin.where}: no id")
+        raise MvlmError(f"{where}: no id")
     try:
-        return _row(str(name), value, origin)
+        name = text_of(name, "the id")
+        where = f"{where}, id {name if name.isprintable() else repr(name)}"
+        return _row(name, value, origin)
     except MvlmError as error:
-        raise MvlmError(f"{origin.where}, id {name}: {error}") from None
+        raise MvlmError(f"{where}: {error}") from None
 
 
 def _row(name: str, value: dict[str, Any], origin: Origin) -> Row:
     system, turns = _turns(told := said(value))
     held = [picture.held for picture in _pictures(told)]
     pictures = tuple(_source(picture, number, origin) for number, picture in enumerate(held))
-    split = _told(value, "split", origin.split)
+    split = _told(value, "split") or origin.split
     if split not in SPLITS:
-        raise MvlmError(f"split {split!r} is none of {', '.join(SPLITS)}")
-    alike = held[0] if held and isinstance(held[0], str) else pictures[0].key if pictures else name
-    task = value.get("task")
-    return Row(
-        name, pictures, turns, None if task is None else str(task), str(_told(value, "group", alike)), split, system
-    )
+        raise MvlmError(f"split {shown(split)} is none of {', '.join(SPLITS)}")
+    group = _told(value, "group") or _alike(held, pictures, name)
+    return Row(name, pictures, turns, _told(value, "task"), group, split, system)
 
 
-def _told(value: dict[str, Any], key: str, default: Any = None) -> Any:
+def _told(value: dict[str, Any], key: str) -> str | None:
     """What a row says; a table says None where it says nothing."""
     held = value.get(key)
-    return default if held is None else held
+    return None if held is None else text_of(held, f"the {key}")
+
+
+def _alike(held: Sequence[Any], pictures: Sequence[PictureSource], name: str) -> str:
+    """What rows about one picture share: its path as it is written, or the hash of a picture that the row holds."""
+    if held and isinstance(held[0], str) and isinstance(pictures[0], PictureFile):
+        return held[0]
+    return pictures[0].key if pictures else name
 
 
 def said(value: dict[str, Any]) -> Said:
@@ -109,12 +123,15 @@ def said(value: dict[str, Any]) -> Said:
 def _of_question(value: dict[str, Any]) -> Said:
     if not {"image", "images"} & value.keys():
         raise MvlmError('no image: a row about none says "image": null')
-    question, answers = value["question"], _told(value, "answers", [])
-    if not isinstance(question, str) or not question.strip():
+    question, answers = text_of(value["question"], "the question"), value.get("answers")
+    if not question.strip():
         raise MvlmError("the question is empty")
+    if answers is None and value.get("answer") is not None:
+        raise MvlmError('no answers: "answer" is not read, give what is right as "answers"')
+    found = [] if answers is None else answers if isinstance(answers, list | tuple) else [answers]
     return [
         ("user", [*map(Shown, _column(value)), question]),
-        ("assistant", [answers] if isinstance(answers, str) else list(answers)),
+        ("assistant", [text_of(answer, "an answer") for answer in found]),
     ]
 
 
@@ -152,7 +169,11 @@ def _of_messages(value: dict[str, Any]) -> Said:
     for message in _entries(value["messages"]):
         role, content = _role(message, "role", roles), message.get("content")
         parts: list[str | Shown]
-        parts = [content] if isinstance(content, str) else [_part(part, rest) for part in _entries(content)]
+        parts = (
+            [_part(part, rest) for part in _entries(content)]
+            if isinstance(content, list | tuple)
+            else [text_of(content, f"the content of {role}")]
+        )
         if role == "assistant" and all(isinstance(part, str) for part in parts):
             parts = ["".join(map(str, parts))]
         told.append((role, parts))
@@ -178,7 +199,7 @@ def _part(part: dict[str, Any], column: Iterator[Any]) -> str | Shown:
         if own is None:
             raise MvlmError("more places for pictures in the content than pictures: give one for each")
         return Shown(own)
-    raise MvlmError(f"content of the type {kind!r} is none of text, image, image_url")
+    raise MvlmError(f"content of the type {shown(kind)} is none of text, image, image_url")
 
 
 def _of_texts(value: dict[str, Any]) -> Said:
@@ -214,15 +235,16 @@ def _entries(value: Any) -> list[dict[str, Any]]:
 
 
 def _role(entry: dict[str, Any], key: str, roles: dict[str, str]) -> str:
-    if entry.get(key) not in roles:
-        raise MvlmError(f"the role {entry.get(key)!r} is none of {', '.join(roles)}")
-    return roles[entry[key]]
+    role = entry.get(key)
+    if not isinstance(role, str) or role not in roles:
+        raise MvlmError(f"the role {shown(role)} is none of {', '.join(roles)}")
+    return roles[role]
 
 
 def _text(entry: dict[str, Any], key: str) -> str:
-    if not isinstance(entry.get(key), str):
+    if entry.get(key) is None:
         raise MvlmError(f"a turn has no text at {key!r}")
-    return entry[key]
+    return text_of(entry[key], f"a turn's {key!r}")
 
 
 def _pictures(told: Said) -> list[Shown]:
@@ -257,20 +279,26 @@ def _turns(told: Said) -> tuple[str | None, tuple[Turn, ...]]:
 def _answers(answers: Sequence[Any]) -> tuple[str, ...]:
     if any(isinstance(answer, Shown) for answer in answers):
         raise MvlmError("a picture stands in an answer: a picture stands in a question")
-    if not answers or not all(isinstance(answer, str) and answer.strip() for answer in answers):
+    if not answers:
         raise MvlmError("no answers")
+    if not all(answer.strip() for answer in answers):
+        raise MvlmError("no answers: one of them is empty")
     return tuple(answers)
 
 
 def _source(held: Any, number: int, origin: Origin) -> PictureSource:
     held = _without_struct(held)
-    if isinstance(held, str) and held.lower().startswith(_FETCHED):
+    if isinstance(held, str) and held[:6].lower().startswith(_FETCHED):
         raise MvlmError(f"nothing is fetched, and {held[:80]} is not here: put the file beside the data and name it")
-    if isinstance(held, str) and not held.startswith(_DATA_URL):
-        return PictureFile(origin.base / held)
+    if isinstance(held, str) and not _is_data_url(held):
+        return PictureFile(origin.base / text_of(held, "the name of a picture"))
     data = _bytes(held)
     key = hashlib.sha256(data).hexdigest()
     return PictureBytes(key, data) if origin.again is None else PictureInRow(key, origin.again, number)
+
+
+def _is_data_url(held: str) -> bool:
+    return held[: len(_DATA_URL)].lower() == _DATA_URL
 
 
 def _without_struct(held: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -85,5 +86,6 @@ def faults_between(rows: list[Row]) -> list[str]:
     faults += [
         f"{what} {name}: in the splits {', '.join(sorted(s))}" for (what, name), s in splits_of.items() if len(s) > 1
     ]
-    faults += [f"id {', '.join(names)}: no picture {path}" for path, names in missing.items() if not path.is_file()]
+    absent = {path: names for path, names in missing.items() if not os.path.isfile(path)}  # too long a name, too
+    faults += [f"id {', '.join(names)}: no picture {path}" for path, names in absent.items()]
     return faults

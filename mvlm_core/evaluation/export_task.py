@@ -22,13 +22,12 @@ _DOCS = "docs.jsonl"
 # The functions that the YAML files name; lmms-eval loads them from the file beside.
 _UTILS = '''"""What lmms-eval asks of a row, and how its answer is scored: as `mvlm label` scores it."""
 
-from PIL import Image
-
+from export.runtime.image import open_picture
 from mvlm_core.scoring import score
 
 
 def pictures(doc):
-    return [Image.open(doc["picture"]).convert("RGB")]
+    return [open_picture(doc["picture"])]
 
 
 def score_answer(doc, results):

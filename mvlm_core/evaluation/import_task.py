@@ -14,7 +14,9 @@ from zlib import crc32
 from PIL import Image
 
 from export.runtime.errors import MvlmError
+from export.runtime.image import open_picture
 from mvlm_core.data.files import ROWS_FILE
+from mvlm_core.data.values import shown, text_of
 
 from .plugin import MODEL
 
@@ -67,11 +69,11 @@ def _row(task: Any, name: str, number: int, doc: Mapping[str, Any], val_share: f
     pictures = task.doc_to_visual(doc) or []
     if len(pictures) != 1 or not isinstance(pictures[0], Image.Image):
         raise MvlmError(f"it shows {len(pictures)} pictures: only questions about one can be labelled")
-    data = _encoded(pictures[0])
+    data, question = _encoded(pictures[0]), text_of(task.doc_to_text(doc), "the question")
     key = hashlib.sha256(data).hexdigest()
     (out / "pictures" / f"{key[:16]}.png").write_bytes(data)
     return {
-        "id": f"{name}-{number}", "image": f"pictures/{key[:16]}.png", "question": str(task.doc_to_text(doc)),
+        "id": f"{name}-{number}", "image": f"pictures/{key[:16]}.png", "question": question,
         "answers": answers_of(task, doc), "task": name, "group": key[:16],
         "split": "val" if crc32(key.encode()) / _HASHES < val_share else "test",
     }  # fmt: skip
@@ -81,6 +83,8 @@ def answers_of(task: Any, doc: Mapping[str, Any]) -> list[str]:
     """Every right answer of a sample: its list `answers` (VQA's form, with one for each person), or its target."""
     told = doc.get("answers")
     if isinstance(told, list) and told:
+        if unnamed := next((answer for answer in told if isinstance(answer, dict) and "answer" not in answer), None):
+            raise MvlmError(f"an answer is {shown(unnamed)}, without an 'answer' in it")
         found = [answer["answer"] if isinstance(answer, dict) else answer for answer in told]
     else:
         target = task.config.doc_to_target
@@ -88,13 +92,16 @@ def answers_of(task: Any, doc: Mapping[str, Any]) -> list[str]:
             raise MvlmError(f"it has no {target!r}, which the task names as its target")
         wanted = task.doc_to_target(doc)
         found = wanted if isinstance(wanted, list) else [wanted]
-    answers = [str(answer) for answer in found if str(answer).strip()]
+    none_known = all(answer is None for answer in found)
+    answers = [] if none_known else [text_of(answer, "an answer") for answer in found]
+    answers = [answer for answer in answers if answer.strip()]
     if not answers:
         raise MvlmError("it has no answer: the split that is scored by a server holds none")
     return answers
 
 
 def _encoded(picture: Image.Image) -> bytes:
+    """As PNG, upright and in 8 bits, as every picture is read here."""
     held = io.BytesIO()
-    picture.convert("RGB").save(held, "PNG")
+    open_picture(picture).save(held, "PNG")
     return held.getvalue()

@@ -6,7 +6,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from export.runtime.features import (
     question_feature_names,
     question_features,
 )
+from export.runtime.image import open_picture
 from export.runtime.prompt import Prompt
 from mvlm_core.checkpoints.run_folder import Precision, load_run, model_sha256
 from mvlm_core.data.reading import read_rows, rows_sha256
@@ -176,9 +176,7 @@ def _strangers(
     random = np.random.default_rng(0)
     found = []
     for picture in pictures:
-        source = picture.pictures[0].read()
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as opened:
-            drawn = opened.convert("RGB")
+        drawn = open_picture(picture.pictures[0].read())
         noise = Image.fromarray(random.integers(0, 256, (drawn.height, drawn.width, 3), np.uint8))
         tiles = drawn.resize((max(1, drawn.width // 8), max(1, drawn.height // 8))).resize(
             drawn.size, Image.Resampling.NEAREST

@@ -81,6 +81,7 @@ READ = {
     "16 bits of grey": (sixteen_bits_of_grey, GREY, 0),
     "16 bits in colour": (sixteen_bits_in_colour, DRAWN, 0),
     "16 bits of grey in a TIFF": (lambda: sixteen_bits_of_grey(kind="TIFF"), GREY, 0),
+    "16 bits of grey in a PGM": (lambda: sixteen_bits_of_grey(kind="PPM"), GREY, 0),
     **{f"EXIF orientation {n}": (turned(n), UPRIGHT[n], 0) for n in UPRIGHT},
     "EXIF orientation 6 in a JPEG": (turned(6, "JPEG"), UPRIGHT[6], None),
 }

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -216,7 +217,7 @@ def test_a_tar_cut_short(tmp_path):
 
 def test_samples_without_json_and_faults_in_tables(tmp_path):
     file = write_tar(tmp_path / "a.tar", {"x.png": png(0), "y.json": json.dumps(question(1)).encode()})
-    with pytest.raises(MvlmError, match="row 0 of train: not a JSON object"):
+    with pytest.raises(MvlmError, match=r"row 0 of train, sample x: no x\.json beside"):
         read_rows(file)
     rows = [question(1, split=None), question(2, answers=[]), question(3, split="dev"), question(None)]
     datasets.Dataset.from_list([row | {"id": row["id"] if row["id"] != "None" else None} for row in rows]).to_parquet(
@@ -226,6 +227,48 @@ def test_samples_without_json_and_faults_in_tables(tmp_path):
         read_rows(tmp_path / "b.parquet")
     for says in ("row 1 of train, id 2: no answers", "row 2 of train, id 3: split 'dev'", "row 3 of train: no id"):
         assert says in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar"])
+def test_a_file_that_was_replaced_at_an_equal_time_is_read_anew(tmp_path, kind):
+    """The cache of `datasets` knows a file by its name and time; the hash of the rows is of what it holds."""
+    seen = []
+    for answer in ("old", "new"):
+        row = question(1, answers=[answer])
+        if kind == "tar":
+            file = write_tar(tmp_path / "a.tar", {"1.json": json.dumps(row).encode()})
+        else:
+            file = tmp_path / "a.parquet"
+            datasets.Dataset.from_list([row]).to_parquet(file)
+        os.utime(file, (1e9, 1e9))
+        seen.append(read_rows(file)[0].turns[0].answers)
+    assert seen == [("old",), ("new",)]
+
+
+@pytest.mark.parametrize(
+    ("held", "fault"),
+    [(json.dumps(question(1, question="\ud83d")).encode(), "1.json: it holds half a character"),
+     (b"[" * 200_000, "1.json: not valid JSON .nested too deep"), (b"\xff\xfe{", "1.json: not UTF-8")],
+)  # fmt: skip
+def test_a_sample_of_a_tar_that_cannot_be_read_is_named(tmp_path, held, fault):
+    with pytest.raises(MvlmError, match=fault):
+        read_rows(write_tar(tmp_path / "a.tar", {"1.json": held}))
+
+
+def test_a_picture_whose_file_changed_meanwhile_is_refused(tmp_path):
+    file = as_data_urls(tmp_path)
+    picture = read_rows(file)[0].pictures[1]
+    first, *rest = file.read_text().splitlines()
+    row = json.loads(first)
+    for other in (row | {"images": row["images"][:1] * 2}, row | {"messages": MESSAGES[2:], "images": []}, {}, []):
+        file.write_text("\n".join([json.dumps(other), *rest]))
+        with pytest.raises(MvlmError, match="its file was changed"):
+            picture.read()
+
+
+def test_rows_with_a_picture_inside_share_its_hash_and_not_its_bytes(tmp_path):
+    rows = read_rows(as_data_urls(tmp_path))
+    assert rows[0].group == rows[1].group == rows[0].pictures[0].key
 
 
 def test_a_stream_stops_at_the_first_fault(tmp_path):

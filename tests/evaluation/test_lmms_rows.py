@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from export.runtime.errors import MvlmError
+from export.runtime.image import open_picture
 from mvlm_core.data.reading import read_rows
 from mvlm_core.evaluation.export_task import write_tasks
 from mvlm_core.evaluation.import_task import answers_of, write_rows
@@ -75,8 +78,48 @@ def test_the_answers_of_a_sample():
     # lmms-eval would take the word itself for the answer where the sample has no such column.
     with pytest.raises(MvlmError, match="it has no 'answer', which the task names as its target"):
         answers_of(task(), {"question": "?"})
-    with pytest.raises(MvlmError, match="it has no answer: the split that is scored by a server"):
-        answers_of(task(wanted=" "), {"answer": " "})
+    for nothing in (" ", None, [None]):
+        with pytest.raises(MvlmError, match="it has no answer: the split that is scored by a server"):
+            answers_of(task(wanted=nothing), {"answer": nothing})
+    assert answers_of(task(wanted=4), {"answer": 4}) == ["4"]
+
+
+@pytest.mark.parametrize(
+    ("told", "fault"),
+    [([{"answer": None}, {"answer": "a"}], "an answer is null"), ([{"answer": float("nan")}], "an answer is nan"),
+     ([{"text": "a"}], "an answer is {'text': 'a'}, without an 'answer' in it"), ([["a"]], r"an answer is \['a'\]")],
+)  # fmt: skip
+def test_what_is_no_answer_is_not_written_as_one(told, fault):
+    with pytest.raises(MvlmError, match=fault):
+        answers_of(task(), {"answers": told, "answer": "x"})
+
+
+def turned(folder: Path) -> Path:
+    """A picture as a camera that was held upright stores it, and as 16 bits of grey."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = np.asarray(drawn_picture(3).convert("L")).astype(np.uint16) << 8
+    Image.fromarray(wide).save(folder / "turned.png", exif=exif)
+    return folder / "turned.png"
+
+
+def test_pictures_are_read_as_everywhere_here(tmp_path, monkeypatch):
+    """Upright, and 16 bits as 8: on the way to lmms-eval and back."""
+    file = turned(tmp_path)
+    line = {"id": "1", "image": file.name, "question": "?", "answers": ["!"], "split": "test"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(line))
+    (tmp_path / "tasks").mkdir()
+    write_tasks(tmp_path / "rows.jsonl", tmp_path / "tasks", "test", tmp_path / "tasks")
+    utils = runpy.run_path(str(tmp_path / "tasks" / "utils.py"))
+    (shown,) = utils["pictures"](docs(tmp_path / "tasks", "docs.jsonl")[0])
+    assert shown.tobytes() == open_picture(file).tobytes()
+
+    (tmp_path / "back").mkdir()
+    samples = [{"question": "?", "answer": "!", "pictures": [Image.open(file)]}]
+    monkeypatch.setattr("mvlm_core.evaluation.import_task._task", lambda name, include: fake(samples))
+    write_rows("t", tmp_path / "back", [], 1.0, None, lambda done, whole: None)
+    (row,) = read_rows(tmp_path / "back")
+    assert open_picture(row.image.read()).tobytes() == open_picture(file).tobytes()
 
 
 def fake(samples: list[dict]) -> SimpleNamespace:

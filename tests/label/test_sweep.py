@@ -10,18 +10,21 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from export.runtime.artefact import read_artefact, sha256_file
 from export.runtime.errors import MvlmError
+from export.runtime.image import open_picture
 from mvlm_core.label import sweep as sweeping
 from mvlm_core.label.packed_generation import answer_together
 from mvlm_core.label.resumable import parts_folder
 from mvlm_core.label.sweep import Sweep, label
 from mvlm_core.modeling.scales import FAMILIES
+from mvlm_core.train.plan import group_rows
 from router.labels import read_table
 from router.report.breakdown import without_luck
 from tests.conftest import rewrite_rows
-from tests.support.tiny import QUESTIONS, SCALES, drawn_picture, tiny_model, tiny_processor
+from tests.support.tiny import QUESTIONS, SCALES, drawn_picture, one_question, tiny_model, tiny_processor
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,21 @@ def test_labels_hold_pictures_of_other_kinds_and_the_margin_of_first_tokens(labe
     # The first token's lead is at most its probability, and that at least the probability of the whole answer.
     assert all(margin >= 2 * confidence - 1 - 1e-6 for margin, confidence in
                zip(labels["margin"], labels["confidence"], strict=True))  # fmt: skip
+
+
+def test_pictures_of_other_kinds_are_made_of_the_picture_as_it_is_read(tmp_path):
+    """Upright, and 16 bits as 8: a picture that was turned or wide makes the probes that the plain one makes."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = np.asarray(drawn_picture(3, 40).convert("L").resize((40, 20))).astype(np.uint16) << 8
+    Image.fromarray(wide).save(tmp_path / "turned.png", exif=exif)
+    open_picture(tmp_path / "turned.png").save(tmp_path / "plain.png")
+    processor = tiny_processor()
+    probes = [
+        sweeping._strangers(tiny_model(processor=processor), processor, group_rows([row]))
+        for row in [one_question("1", tmp_path / name, QUESTIONS[0], "red") for name in ("turned.png", "plain.png")]
+    ]
+    assert probes[0] == probes[1]
 
 
 def test_stopped_and_started_again_ends_the_same(labelled, run, scenes, tmp_path, monkeypatch):
