@@ -113,8 +113,10 @@ class Transformers:
         self.about |= {"compiled": "torch.compile of the step of one token, inductor"}
 
     def _read(self, model: Any) -> None:
+        from mvlm_core.modeling.kv_cache import cache_argument  # torch, which not every peer has
+
         with self._torch.inference_mode():
-            outputs = model(self._ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+            outputs = model(self._ids, use_cache=True, logits_to_keep=1, **cache_argument(self._cache))
             self._ids = outputs.logits[:, -1].argmax(-1)[None]
 
 

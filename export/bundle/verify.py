@@ -28,6 +28,7 @@ from export.runtime.manifest import Manifest, read_manifest
 from export.runtime.request import Request
 from export.runtime.routing.router import Router
 from mvlm_core.data.row import Row, questions_of
+from mvlm_core.modeling.kv_cache import cache_argument, cache_of
 from mvlm_core.modeling.processing import prompt_of
 from mvlm_core.scoring import score
 
@@ -217,7 +218,7 @@ class _Check:
         ids = [int(outputs.logits[0, -1].argmax())]
         while len(ids) < steps and (len(ids) <= _DECODE_STEPS or ids[-1] not in self.stop_ids):
             outputs = self.model.language_model(
-                inputs_embeds=table(torch.tensor([ids[-1:]])), past_key_values=outputs.past_key_values, use_cache=True
+                inputs_embeds=table(torch.tensor([ids[-1:]])), use_cache=True, **cache_argument(cache_of(outputs))
             )
             ids.append(int(outputs.logits[0, -1].argmax()))
         return ids
@@ -233,7 +234,7 @@ class _Check:
         for token in ids[: _DECODE_STEPS + 1]:
             step = self.model.get_input_embeddings()(torch.tensor([[token]]))  # (1, 1, D)
             report.kv_offsets.add(cache.used)
-            outputs = decode(inputs_embeds=step, past_key_values=outputs.past_key_values, use_cache=True)
+            outputs = decode(inputs_embeds=step, use_cache=True, **cache_argument(cache_of(outputs)))
             report.decode.see(outputs.logits[0, 0], self.decoder.step(step[0].numpy(), cache))
 
     def faults(self) -> list[str]:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import Cache
 
+from mvlm_core.modeling.kv_cache import cache_argument, cache_of
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
 from mvlm_core.train.packing import PADDING, PREFIX, block_mask
 
@@ -108,13 +110,13 @@ def _pack(
 
 
 def _read(
-    model: MvlmForConditionalGeneration, embeds: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
-) -> tuple[Tensor, DynamicCache]:
+    model: MvlmForConditionalGeneration, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
+) -> tuple[Tensor, Cache | None]:
     """Last hidden states, without the head: it is wanted at a few positions only."""
     output = model.language_model.base_model(
-        inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=True, **cache_argument(cache)
     )
-    return output.last_hidden_state, output.past_key_values
+    return output.last_hidden_state, cache_of(output)
 
 
 def _drawn(probability: Tensor, by: torch.Generator) -> Tensor:

@@ -40,6 +40,7 @@ from .connectors import (
     start_pyramid,
     start_random,
 )
+from .kv_cache import cache_argument, cache_of, given_cache
 from .losses import IGNORED_LABEL, TagGroup, answer_loss, word_loss
 from .nested_basis import nested_basis
 from .processing import MvlmImageProcessor, MvlmProcessor
@@ -185,13 +186,15 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         word_tags: Sequence[TagGroup] | None = None,
         num_items_in_batch: Tensor | int | None = None,
         return_logits: bool = True,
+        cache: Cache | None = None,
     ) -> MvlmOutput:
         """Read rows whose pictures stand as m placeholders of `config.image_token_id` each.
 
         `num_visual_tokens` is one int, or one for each run of placeholders; left out, it is the configuration's, and
         failing that an error. The runs show the pictures in their order, or those that `picture_of_run` numbers: a
         picture is encoded once, however often it is shown. `attention_mask` may be (B, S), or (B, 1, S, S) or a
-        BlockMask for packed rows. Without `input_ids` the pictures are encoded, and no more.
+        BlockMask for packed rows. Without `input_ids` the pictures are encoded, and no more. `cache` and
+        `past_key_values` are transformers' new and old name of the KV cache: give one.
 
         The loss is the answers' where there are `labels` (B, S), the words' of the patches where there are `word_tags`
         (`losses`), or their sum; `num_items_in_batch` is what transformers' Trainer counts. Raises `MvlmError` for a
@@ -208,7 +211,7 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds = self._show(inputs_embeds, values, runs, num_visual_tokens, input_ids)  # (B, S, D)
         outputs = self.language_model.base_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
-            past_key_values=past_key_values, use_cache=use_cache,
+            use_cache=use_cache, **cache_argument(given_cache(cache, past_key_values)),
         )  # fmt: skip
         hidden, head = outputs.last_hidden_state, self.get_output_embeddings()  # (B, S, D)
         if labels is not None:
@@ -216,7 +219,7 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             loss = answers if loss is None else answers + loss
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = head(hidden[:, kept]) if return_logits else None
-        return MvlmOutput(loss, logits, outputs.past_key_values, image_values=values)
+        return MvlmOutput(loss, logits, cache_of(outputs), image_values=values)
 
     def _pictures_alone(self, values: Tensor | None, loss: Tensor | None) -> MvlmOutput:
         if values is None:

@@ -23,6 +23,14 @@ from .plan import Plan, Stream
 from .resume import WholeCheckpoints, require_fitting_weights
 from .stages import StageConfig
 
+# transformers' name of it: the second one until 5.22, where the first is not known; the first one since, where the
+# second is to go.
+_CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in TrainingArguments.__dataclass_fields__
+)
+
 
 def process_state() -> PartialState:
     """Which of how many processes this is, as `torchrun` or `accelerate launch` started it."""
@@ -120,7 +128,6 @@ def training_arguments(config: TrainConfig, stage: StageConfig, folder: Path, *,
         max_grad_norm=stage.max_grad_norm,
         bf16=config.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
-        activation_checkpointing=stage.activation_checkpointing,
         ddp_find_unused_parameters=True,  # a tower's last norm, or the layer behind the one that is read
         seed=config.seed,
         train_sampling_strategy="sequential",  # the plan is already in order
@@ -137,4 +144,5 @@ def training_arguments(config: TrainConfig, stage: StageConfig, folder: Path, *,
         disable_tqdm=True,
         report_to=list(config.report_to) or "none",
         run_name=folder.parent.parent.name,
+        **{_CHECKPOINTING: stage.activation_checkpointing},
     )

@@ -32,6 +32,8 @@ processor = AutoProcessor.from_pretrained(run, trust_remote_code=True)
 text = processor.ask({QUESTIONS[0]!r})
 batch = processor(images=Image.open(picture), text=text, num_visual_tokens={SCALE})
 assert torch.equal(model.eval()(**batch).logits, torch.load(logits))
+ids = [model.generate(**batch, max_new_tokens=4, do_sample=False, use_cache=cached) for cached in (True, False)]
+assert torch.equal(*ids)
 print(*(type(part).__module__ for part in (model, processor, processor.image_processor)))
 """
 WITHOUT_US = "import sys\nsys.modules |= dict.fromkeys(['mvlm_core', 'export', 'router'])\n"

@@ -27,6 +27,7 @@ from export.graphs.quantize import Dense
 from export.graphs.weights import WeightFile
 from export.runtime import MvlmError
 from export.runtime.backends.onnx import Cache, Decoder, Device
+from mvlm_core.modeling.kv_cache import cache_argument, cache_of
 
 SIZES = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -111,7 +112,7 @@ def test_logits_of_prompt_and_steps(tmp_path, name, dialect):
         close(decoder.step(embeds[0].numpy(), cache), outputs.logits[0, -1].numpy())
         for more in (1, 1, 5, 1):  # steps of one, and a second prompt behind the first
             embeds = torch.randn(1, more, model.config.hidden_size)
-            outputs = model(inputs_embeds=embeds, past_key_values=outputs.past_key_values, use_cache=True)
+            outputs = model(inputs_embeds=embeds, use_cache=True, **cache_argument(cache_of(outputs)))
             close(decoder.step(embeds[0].numpy(), cache), outputs.logits[0, -1].numpy())
 
 
