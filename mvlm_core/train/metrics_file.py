@@ -16,6 +16,7 @@ from .plan import Schedule
 from .resume import step_of
 from .stages import StageConfig
 
+_STATUS = Path("/proc/self/status")
 _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 _EVALUATION = re.compile(r"eval_(\d+)_loss")
 # What a bar is told: the stage's name and how many steps it has; it answers with a function to call after each.
@@ -80,7 +81,7 @@ class MetricsFile(TrainerCallback):
             {
                 "stage": self.stage.name, "step": state.global_step,
                 "num_visual_tokens": scales, "loss": logs["loss"], "grad_norm": logs.get("grad_norm"),
-                "lr": logs["learning_rate"], "seconds": round(seconds, 4), "memory_mib": round(peak_memory_mib()),
+                "lr": logs["learning_rate"], "seconds": round(seconds, 4), "memory_mib": peak_memory_mib(),
                 "pictures_per_s": round(self.stage.pictures / seconds, 2),
                 "tokens_per_s": round(logs.get("tokens", 0) * args.world_size / seconds),
             }
@@ -88,14 +89,13 @@ class MetricsFile(TrainerCallback):
 
     def _write(self, line: dict[str, Any]) -> None:
         with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(line, allow_nan=False) + "\n")
 
 
-def peak_memory_mib() -> float:
-    """The most memory that was held at once: of the GPU where there is one, else of the process (Linux)."""
+def peak_memory_mib() -> int | None:
+    """The most memory that was held at once: of the GPU where there is one, else of the process; None if none tells."""
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
+        return round(torch.cuda.max_memory_allocated() / 2**20)
     # Not getrusage's: a process that another started begins there with the most that one held.
-    status = Path("/proc/self/status").read_text()
-    match = _PEAK.search(status)
-    return int(match.group(1)) / 2**10 if match else float("nan")
+    match = _PEAK.search(_STATUS.read_text()) if _STATUS.is_file() else None
+    return round(int(match.group(1)) / 2**10) if match else None

@@ -42,10 +42,14 @@ def step_of(checkpoint: Path | None) -> int:
     return int(match.group(1)) if match else 0
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a stage, whole or not."""
+    return [path for path in folder.glob("checkpoint-*") if _STEP.fullmatch(path.name)]
+
+
 def last_whole_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
     """The last checkpoint of a stage that was written to its end; those after it are removed, and `say` told."""
-    checkpoints = [path for path in folder.glob("checkpoint-*") if _STEP.fullmatch(path.name)]
-    for checkpoint in sorted(checkpoints, key=step_of, reverse=True):
+    for checkpoint in sorted(checkpoints(folder), key=step_of, reverse=True):
         if _is_whole(checkpoint):
             return checkpoint
         say(f"{checkpoint} was cut short: it is left out, and the one before it taken")

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from export.runtime.errors import MvlmError
+from export.runtime.errors import CheckFailed, MvlmError
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
 
 from .config import TrainConfig
+from .divergence import NotFinite, StopWhenNotFinite, all_finite, remedy, require_finite_log
 from .optim import build_optimizer
 from .packing import PADDING, block_mask, flex_mask
 from .plan import Plan, Stream
-from .resume import WholeCheckpoints, require_fitting_weights
+from .resume import WholeCheckpoints, checkpoints, require_fitting_weights, step_of
 from .stages import StageConfig
 
 # transformers' name of it: the second one until 5.22, where the first is not known; the first one since, where the
@@ -44,25 +45,49 @@ class StageTrainer(Trainer):
         self, model: PreTrainedModel | PeftModel, stage: StageConfig, plan: Plan | Stream, **options: Any
     ) -> None:
         self.stage, self.schedule = stage, plan.schedule
-        self.tokens = 0  # read by this process since the last line of the log, padding left out
+        # Read by this process since the last line of the log, padding left out: counted where the batch lies, since
+        # a GPU that is asked for a number is waited for.
+        self.tokens: Tensor | int = 0
         self.whole = model
         inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self.inner: MvlmForConditionalGeneration = inner
         optimizer = build_optimizer(model, stage, self.inner.get_input_embeddings())
         super().__init__(model=model, train_dataset=plan, optimizers=(optimizer, None), **options)
         self.remove_callback(PrinterCallback)  # metrics.jsonl and the bar say it
+        self.guard = StopWhenNotFinite()
+        self.add_callback(self.guard)
         self.add_callback(WholeCheckpoints())
 
     def run(self, checkpoint: Path | None) -> None:
-        """Train, from a checkpoint on where there is one. Raises `MvlmError` when memory runs out."""
+        """Train, from a checkpoint on where there is one.
+
+        Raises `MvlmError` when memory runs out, and `CheckFailed` at the first step that is not finite: what stood
+        before it is kept as a checkpoint.
+        """
         if checkpoint:
             require_fitting_weights(checkpoint, self.whole)
         try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except NotFinite as found:
+            raise CheckFailed(self._diverged(found)) from None
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error):
                 raise
             raise MvlmError(self._out_of_memory()) from None
+
+    def _diverged(self, found: NotFinite) -> str:
+        """What is said of a step that is not finite, after the weights before it were kept."""
+        step, folder = int(self.state.global_step), Path(str(self.args.output_dir))
+        if 0 < step < found.step and not (folder / f"checkpoint-{step}").is_dir():
+            self.guard.put_back(self.whole)
+            self.args.save_total_limit = None  # those before it may be the better ones: none makes room
+            self._save_checkpoint(self.whole, trial=None)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        kept = max(checkpoints(folder), key=step_of, default=None)
+        return (
+            f"stage {self.stage.name}: {found.what} is not finite in step {found.step}: {remedy(self.stage, found)},"
+            f" and start again{f'; {kept} holds the weights before' if kept else ''}"
+        )
 
     def _out_of_memory(self) -> str:
         stage, number = self.stage, int(self.state.global_step)
@@ -86,14 +111,21 @@ class StageTrainer(Trainer):
             flex = self.inner.config.text_config._attn_implementation == "flex_attention"
             inputs["attention_mask"] = flex_mask(segments, blocks) if flex else block_mask(segments, blocks)
             inputs |= {"use_cache": False, "return_logits": False}
-            self.tokens += int((blocks != PADDING).sum())
+            self.tokens = self.tokens + (blocks != PADDING).sum()
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        require_finite_log(logs, int(self.state.global_step))
         if "loss" in logs:
-            logs["tokens"] = self.tokens
+            logs["tokens"] = int(self.tokens)
             self.tokens = 0
         super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Part of every checkpoint. Raises `NotFinite` instead of keeping weights that are not finite."""
+        if not all_finite(self.inner.state_dict().values()):
+            raise NotFinite("a weight", int(self.state.global_step), moved=True)
+        super().save_model(output_dir, _internal_call)
 
     def save_whole(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the model's weights and configuration, gathered from wherever they lie."""
@@ -135,6 +167,7 @@ def training_arguments(config: TrainConfig, stage: StageConfig, folder: Path, *,
         dataloader_num_workers=config.workers,
         accelerator_config={"dispatch_batches": False},  # a packed batch cannot be cut apart again
         logging_steps=1,
+        logging_nan_inf_filter=False,  # it would log 0 for a loss that is none, and wait for the GPU in each pass
         save_strategy="steps",
         save_steps=stage.save_every or steps,
         save_total_limit=2,
