@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .durable import exchange, sync, sync_tree
 from .errors import MvlmError
 
 FORMAT_VERSION = 1
@@ -29,11 +30,11 @@ def output_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     A folder that carries the final name is therefore always whole. Raises `MvlmError` when `path` holds anything
     and `overwrite` is not set.
     """
-    refuse_if_filled(path, overwrite=overwrite)
     path = path.absolute()
+    _take_up_abandoned(path)
+    refuse_if_filled(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    _remove_abandoned(path)
     staging.mkdir()
     try:
         with _ended_by_signals():
@@ -57,11 +58,17 @@ def _ended_by_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove what a process that was killed outright left beside `path`."""
-    for folder in path.parent.glob(f".{path.name}.*.partial"):
-        number = folder.name.removesuffix(".partial").rpartition(".")[2]
-        if number.isdecimal() and (int(number) == os.getpid() or not _runs(int(number))):
+def _take_up_abandoned(path: Path) -> None:
+    """Clear up what a process that was killed outright left beside `path`: what it was replacing gets its name back."""
+    for folder in path.parent.glob(f".{path.name}.*"):
+        number, _, kind = folder.name.removeprefix(f".{path.name}.").partition(".")
+        if kind not in ("partial", "old") or not number.isdecimal():
+            continue
+        if int(number) != os.getpid() and _runs(int(number)):
+            continue
+        if kind == "old" and not path.exists():
+            folder.rename(path)
+        else:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -84,14 +91,22 @@ def refuse_if_filled(path: Path, *, overwrite: bool) -> None:
 
 
 def put_in_place(staging: Path, path: Path) -> None:
-    """Give `staging` the name `path`, replacing what stood there."""
-    if path.exists():
+    """Give `staging` the name `path`, replacing what stood there; it is on the disk before it has the name.
+
+    There is a whole folder under the name at every moment, where the system can exchange two.
+    """
+    sync_tree(staging)
+    if not path.exists():
+        staging.rename(path)
+        sync(path.parent)
+        return
+    old = staging
+    if not exchange(staging, path):
         old = path.with_name(f".{path.name}.{os.getpid()}.old")
         path.rename(old)
         staging.rename(path)
-        shutil.rmtree(old)
-    else:
-        staging.rename(path)
+    sync(path.parent)
+    shutil.rmtree(old)
 
 
 def sha256_file(path: Path) -> str:
@@ -108,6 +123,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write readable JSON; a reader never sees half of it."""
     beside = path.with_name(path.name + ".partial")
     beside.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    sync(beside)
     beside.replace(path)
 
 

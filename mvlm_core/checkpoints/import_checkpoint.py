@@ -32,6 +32,7 @@ from .config_files import (
 )
 from .layouts import CLIP_TEXT_HALF, CONNECTOR, HEAD, TOWER, WORD_TABLE, Layout, recognise, tower_prefix
 from .remote_code import carry_code
+from .run_folder import write_run_facts
 
 # Opens a progress bar with a label and a length, and returns what advances it.
 Bar = Callable[[str, int], Callable[[int], None]]
@@ -86,6 +87,7 @@ def import_checkpoint(checkpoint: Path, out: Path, *, vision_tower: Path | None,
     (words.processor if words else images).save_pretrained(out)
     write_model(state, config, out)
     carry_code(out)
+    write_run_facts(out)
     files = [file for part in parts for file in part.stored.files]
     advance, hashes = bar("hashing what was read", len(files)), {}
     for file in files:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import SafetensorError
 
-from export.runtime.artefact import sha256_file, sha256_json
-from export.runtime.errors import MvlmError
+from export.runtime.artefact import describe, read_artefact, sha256_file, sha256_json, write_json
+from export.runtime.errors import CheckFailed, MvlmError
 
 if TYPE_CHECKING:
     from mvlm_core.modeling.model import MvlmConfig, MvlmForConditionalGeneration
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 WEIGHTS, _TOKENIZER = "model.safetensors", "tokenizer.json"
 INDEX = f"{WEIGHTS}.index.json"
+# What a run was made from, and when it is whole the hashes of its weights; runs of an older mvlm have none.
+_NAME = "run"
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -38,11 +40,32 @@ def weight_files(run: Path) -> list[Path]:
 def model_sha256(run: Path) -> str:
     """The hash that labels, router and bundle carry of the model they were made from: that of its weights.
 
-    Raises `MvlmError` when `run` is not the folder of a trained model.
+    Raises `MvlmError` when `run` is not the folder of a trained model, and `CheckFailed` when its weights are not those
+    that were written.
     """
-    files = weight_files(run)
-    hashes = {file.name: sha256_file(file) for file in files}
-    return hashes[WEIGHTS] if len(files) == 1 else sha256_json(hashes)
+    hashes = _weight_hashes(run)
+    told = read_run_facts(run).get("files", hashes)
+    if changed := sorted(name for name in hashes if hashes[name] != told.get(name)):
+        raise CheckFailed(
+            f"{run} holds other weights than were written ({', '.join(changed)}): train it again, or, if you changed"
+            f" them yourself, remove its {_NAME}.json"
+        )
+    return hashes[WEIGHTS] if len(hashes) == 1 else sha256_json(hashes)
+
+
+def _weight_hashes(run: Path) -> dict[str, str]:
+    return {file.name: sha256_file(file) for file in weight_files(run)}
+
+
+def write_run_facts(run: Path, **facts: Any) -> None:
+    """Say in run.json what a run is made from, and which weights it holds, as far as they are there."""
+    whole = any((run / name).is_file() for name in (WEIGHTS, INDEX))
+    write_json(run / f"{_NAME}.json", describe(_NAME, **facts, **({"files": _weight_hashes(run)} if whole else {})))
+
+
+def read_run_facts(run: Path) -> dict[str, Any]:
+    """What run.json says; nothing, where there is none. Raises `MvlmError` when it cannot be read."""
+    return read_artefact(run, _NAME) if (run / f"{_NAME}.json").is_file() else {}
 
 
 def run_config(run: Path) -> MvlmConfig:

@@ -12,10 +12,11 @@ from peft import PeftModel
 from torch import nn
 
 from export.runtime.artefact import refuse_if_filled
+from export.runtime.durable import sync, sync_tree
 from export.runtime.errors import MvlmError
 from mvlm_core.checkpoints.remote_code import carry_code
-from mvlm_core.checkpoints.run_folder import INDEX, WEIGHTS
-from mvlm_core.data.reading import read_rows, stream_rows
+from mvlm_core.checkpoints.run_folder import INDEX, WEIGHTS, read_run_facts, write_run_facts
+from mvlm_core.data.reading import read_rows, rows_sha256, stream_rows
 from mvlm_core.data.row import Row
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
 from mvlm_core.modeling.processing import MvlmProcessor
@@ -43,6 +44,8 @@ def train(config: TrainConfig, out: Path, *, resume: bool, overwrite: bool, prog
     """
     state = process_state()
     check_start(out, config, resume=resume, overwrite=overwrite)
+    if resume:
+        require_same_rows(out, config, say)
     _refuse_sharded_stages(config)
     data = read_data(config)
     processor = build_processor(config, data.train)
@@ -149,8 +152,21 @@ def start_run(out: Path, config: TrainConfig) -> None:
     """Make the folder of a run, in place of what is there."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    write_config(out / "train.yaml", config)
+    write_run_facts(out, rows_sha256=rows_sha256(config.rows))
     (out / "metrics.jsonl").write_text("")
+    write_config(out / "train.yaml", config)
+
+
+def require_same_rows(out: Path, config: TrainConfig, say: Say) -> None:
+    """Raise `MvlmError` unless the rows are those that an unfinished run began with, wherever they lie by now."""
+    began = read_run_facts(out).get("rows_sha256")
+    if began is None:
+        say(f"{out} does not say which rows it began with, so that these are the same is taken on trust")
+    elif began != rows_sha256(config.rows):
+        raise MvlmError(
+            f"{out} began with other rows than those of {config.rows}: name those with rows=FOLDER, or start anew with"
+            " --overwrite"
+        )
 
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:
@@ -194,12 +210,18 @@ def _refuse_sharded_stages(config: TrainConfig) -> None:
 
 def save_run(trainer: StageTrainer, model: MvlmForConditionalGeneration, processor: MvlmProcessor, out: Path) -> None:
     """Write the model folder: a run with weights is a whole one, so they come last, and by one rename."""
-    finished = out / "checkpoints" / "finished"
+    finished, state = out / "checkpoints" / "finished", process_state()
+    with state.main_process_first():
+        if state.is_main_process:
+            shutil.rmtree(finished, ignore_errors=True)  # of one that was killed here, half a file perhaps
     trainer.save_whole(model, finished)
-    if not process_state().is_main_process:
+    if not state.is_main_process:
         return
     processor.save_pretrained(finished)
     carry_code(finished)
+    write_run_facts(finished, rows_sha256=read_run_facts(out).get("rows_sha256"))
+    sync_tree(finished)
     for file in sorted(finished.iterdir(), key=lambda file: file.name in (WEIGHTS, INDEX)):
         file.replace(out / file.name)
     finished.rmdir()
+    sync(out)

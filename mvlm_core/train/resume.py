@@ -14,9 +14,11 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
+from export.runtime.artefact import sha256_file, write_json
+from export.runtime.durable import sync_tree
 from export.runtime.errors import CheckFailed, MvlmError
 
-# Written when everything else of a checkpoint is there: the size of each of its files.
+# Written when everything else of a checkpoint is there: the size and hash of each of its files.
 _WHOLE = "whole.json"
 _STEP = re.compile(r"checkpoint-(\d+)")
 
@@ -27,14 +29,17 @@ class WholeCheckpoints(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
-            beside = folder / f"{_WHOLE}.partial"
-            beside.write_text(json.dumps(_sizes(folder)))
-            beside.replace(folder / _WHOLE)
+            sync_tree(folder)
+            write_json(folder / _WHOLE, {name: _facts(folder / name) for name in _files(folder)})
 
 
-def _sizes(folder: Path) -> dict[str, int]:
+def _files(folder: Path) -> list[str]:
     files = (file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(_WHOLE))
-    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+    return [file.relative_to(folder).as_posix() for file in files]
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
 
 
 def step_of(checkpoint: Path | None) -> int:
@@ -50,16 +55,26 @@ def checkpoints(folder: Path) -> list[Path]:
 def last_whole_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
     """The last checkpoint of a stage that was written to its end; those after it are removed, and `say` told."""
     for checkpoint in sorted(checkpoints(folder), key=step_of, reverse=True):
-        if _is_whole(checkpoint):
+        fault = _fault_of(checkpoint)
+        if fault is None:
             return checkpoint
-        say(f"{checkpoint} was cut short: it is left out, and the one before it taken")
+        say(f"{checkpoint} {fault}: it is left out, and the one before it taken")
         shutil.rmtree(checkpoint)
     return None
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    mark = checkpoint / _WHOLE
-    return mark.is_file() and mark.read_text() == json.dumps(_sizes(checkpoint))
+def _fault_of(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; older ones know the sizes of their files, and no hashes."""
+    try:
+        told = json.loads((checkpoint / _WHOLE).read_text())
+    except (OSError, ValueError):
+        return "was cut short"
+    sizes = {name: facts["bytes"] if isinstance(facts, dict) else facts for name, facts in told.items()}
+    if sizes != {name: (checkpoint / name).stat().st_size for name in _files(checkpoint)}:
+        return "was cut short"
+    hashed = {name: facts for name, facts in told.items() if isinstance(facts, dict)}
+    changed = [name for name, facts in hashed.items() if facts != _facts(checkpoint / name)]
+    return f"holds other bytes than were written ({', '.join(changed)})" if changed else None
 
 
 def require_fitting_weights(checkpoint: Path, model: nn.Module) -> None:

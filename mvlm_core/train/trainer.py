@@ -148,6 +148,7 @@ def training_arguments(config: TrainConfig, stage: StageConfig, folder: Path, *,
     for tracker in config.report_to:
         if importlib.util.find_spec(tracker) is None:
             raise MvlmError(f"report_to: {tracker} is not installed: pip install {tracker}, or leave it out")
+    checkpointing: dict[str, Any] = {_CHECKPOINTING: stage.activation_checkpointing}
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -177,5 +178,5 @@ def training_arguments(config: TrainConfig, stage: StageConfig, folder: Path, *,
         disable_tqdm=True,
         report_to=list(config.report_to) or "none",
         run_name=folder.parent.parent.name,
-        **{_CHECKPOINTING: stage.activation_checkpointing},
+        **checkpointing,
     )

@@ -12,7 +12,14 @@ from transformers.utils import logging
 
 from export.runtime import MvlmError
 from export.runtime.artefact import sha256_file
-from mvlm_core.checkpoints.run_folder import load_run, model_sha256, weight_files
+from export.runtime.errors import CheckFailed
+from mvlm_core.checkpoints.run_folder import (
+    load_run,
+    model_sha256,
+    read_run_facts,
+    weight_files,
+    write_run_facts,
+)
 from tests.support.bundles import pool_bundle
 
 CONNECTOR = "connector.mlp.0.weight"
@@ -108,3 +115,17 @@ def test_precision_and_device_by_name(run):
     for device in ("cuda:99", "gpu"):
         with pytest.raises(MvlmError, match=f"the device {device} is not there"):
             load_run(run, device=device)
+
+
+def test_a_run_whose_weights_are_not_those_that_were_written(run):
+    written = model_sha256(run)
+    write_run_facts(run, rows_sha256="abc")
+    assert read_run_facts(run)["rows_sha256"] == "abc"
+    assert model_sha256(run) == written
+    weights = load_file(run / "model.safetensors")
+    weights[CONNECTOR].zero_()
+    save_file(weights, run / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckFailed, match=r"other weights than were written \(model.safetensors\)"):
+        model_sha256(run)
+    (run / "run.json").unlink()
+    assert model_sha256(run) == sha256_file(run / "model.safetensors")

@@ -1,10 +1,14 @@
 """Folders are whole or absent, and say what they are."""
 
+import contextlib
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 
-from export.runtime import artefact
+from export.runtime import artefact, durable
 from export.runtime.artefact import FORMAT_VERSION, describe, output_folder, read_artefact, sha256_json, write_json
 from export.runtime.errors import CheckFailed, MvlmError
 
@@ -43,6 +47,73 @@ def test_a_filled_folder_is_replaced_only_when_asked_and_only_when_the_new_is_wh
     assert [path.name for path in out.iterdir()] == ["new"]
     with pytest.raises(MvlmError, match="is a file"), output_folder(out / "new"):
         pass
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at(monkeypatch, owner, name: str, number: int) -> None:
+    """Let the process end, as by SIGKILL, at the n-th call of something."""
+    real, calls = getattr(owner, name), []
+
+    def call(*arguments, **named):
+        calls.append(1)
+        if len(calls) == number:
+            raise Killed
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, call)
+
+
+def replace(out) -> None:
+    with output_folder(out, overwrite=True) as folder:
+        (folder / "new").write_text("y")
+
+
+@pytest.mark.parametrize("exchanges", [True, False], ids=["names are exchanged", "names are given one by one"])
+@pytest.mark.parametrize(("owner", "name", "number"), [(Path, "rename", 1), (Path, "rename", 2), (shutil, "rmtree", 1)])
+def test_killed_while_it_replaces_a_folder(tmp_path, monkeypatch, exchanges, owner, name, number):
+    """There is a whole folder under the name, or the next one gives the name back; and nothing stays beside it."""
+    out = tmp_path / "out"
+    with output_folder(out) as folder:
+        (folder / "old").write_text("x")
+    if exchanges and not durable.exchange(tmp_path, tmp_path):
+        pytest.skip("this system cannot exchange two names")
+    with monkeypatch.context() as patched:
+        if not exchanges:
+            patched.setattr(artefact, "exchange", lambda one, other: False)
+        patched.setattr(os, "getpid", lambda: 2**22 + 1)  # of no process that runs
+        kill_at(patched, owner, name, number)
+        with contextlib.suppress(Killed):
+            replace(out)
+    if exchanges:
+        assert len(list(out.iterdir())) == 1
+    with pytest.raises(MvlmError, match="is not empty"), output_folder(out):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in out.iterdir()] in (["old"], ["new"])
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path):
+    beside = [tmp_path / f".out.{os.getppid()}.partial", tmp_path / ".out.x.partial", tmp_path / ".out.1.else"]
+    for folder in beside:
+        folder.mkdir()
+    with output_folder(tmp_path / "out"):
+        pass
+    assert all(folder.is_dir() for folder in beside)
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(durable, "sync", lambda path: synced.append((path.name, (tmp_path / "out").exists())))
+    with output_folder(tmp_path / "out") as folder:
+        (folder / "file").write_text("x")
+        (folder / "deep").mkdir()
+        (folder / "deep" / "other").write_text("x")
+        (folder / "link").symlink_to("nowhere")
+    assert {name for name, there in synced if not there} >= {"file", "deep", "other"}
+    assert not any(there for _, there in synced)
 
 
 def test_an_artefact_describes_itself(tmp_path):

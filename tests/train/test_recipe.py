@@ -211,6 +211,40 @@ def test_what_cannot_be_resumed_or_replaced(trained, scenes, tmp_path, mvlm):
     assert "another configuration" in result.output
 
 
+@pytest.fixture
+def unfinished(trained, tmp_path) -> Path:
+    """What a run that was killed in its last write leaves behind, a part of a file among it."""
+    cut = tmp_path / "run"
+    shutil.copytree(trained, cut)
+    (cut / "model.safetensors").unlink()
+    (cut / "checkpoints" / "finished").mkdir()
+    (cut / "checkpoints" / "finished" / ".tmpoSsOz5").write_bytes(b"half")
+    return cut
+
+
+def test_a_run_goes_on_with_its_own_rows_alone(unfinished, scenes, tmp_path, mvlm):
+    config, rows = scenes.parent / "train.yaml", tmp_path / "rows"
+    shutil.copytree(scenes, rows)
+    resume = ("train", config, *SMALL, f"rows={rows}", "--out", unfinished, "--resume")
+    before = (rows / "rows.jsonl").read_text()
+    rewrite_rows(rows, lambda told: [told[0] | {"answers": ["other"]}, *told[1:]])
+    result = mvlm(*resume)
+    assert result.exit_code == 2
+    assert f"{unfinished} began with other rows than those of {rows}" in result.output
+    assert not (unfinished / "model.safetensors").exists()
+    (rows / "rows.jsonl").write_text(before)  # the same rows, in another place
+    result = mvlm(*resume)
+    assert result.exit_code == 0, result.output
+    assert not [path for path in unfinished.rglob("*") if path.name.startswith(".tmp") or path.name == "finished"]
+
+
+def test_an_unfinished_run_of_an_older_mvlm_says_nothing_of_its_rows(unfinished, scenes, mvlm):
+    (unfinished / "run.json").unlink()
+    result = mvlm("train", scenes.parent / "train.yaml", *SMALL, "--out", unfinished, "--resume")
+    assert result.exit_code == 0, result.output
+    assert "does not say which rows it began with" in result.output
+
+
 def test_rows_without_a_train_split_or_tags(scenes, tmp_path, mvlm):
     config = scenes.parent / "train.yaml"
     rows = tmp_path / "rows"

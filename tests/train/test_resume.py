@@ -1,5 +1,6 @@
 """What a stopped stage goes on from: whole checkpoints only, and only weights that fill the model."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,6 +59,24 @@ def test_one_that_was_cut_short_is_left_out_and_the_one_before_taken(tmp_path, d
     assert len(said) == 1
     assert "checkpoint-4 was cut short" in said[0]
     assert not (tmp_path / "checkpoint-4").exists()
+
+
+def test_one_of_the_right_size_that_holds_other_bytes_is_left_out(tmp_path):
+    said: list[str] = []
+    checkpoint(tmp_path, 2)
+    weights = checkpoint(tmp_path, 4) / "model.safetensors"
+    weights.write_bytes(bytes(len(weights.read_bytes())))
+    assert step_of(last_whole_checkpoint(tmp_path, said.append)) == 2
+    assert "checkpoint-4 holds other bytes than were written (model.safetensors): it is left out" in said[0]
+
+
+def test_one_of_an_older_mvlm_is_known_by_the_sizes_of_its_files(tmp_path):
+    folder, said = checkpoint(tmp_path, 2), []
+    (folder / "whole.json").write_text(json.dumps({"inner/optimizer.pt": 7, "model.safetensors": 14}))
+    assert last_whole_checkpoint(tmp_path, said.append) == folder
+    cut(folder)
+    assert last_whole_checkpoint(tmp_path, said.append) is None
+    assert "was cut short" in said[0]
 
 
 @pytest.fixture
