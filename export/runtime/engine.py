@@ -209,6 +209,14 @@ class Runtime:
         with clock.stage("router"):
             return self.router.choose(view.image_features, features, self._terms(request, clock.left_ms))
 
+    def choose_each(self, view: View, requests: Sequence[Request]) -> Iterator[Choice]:
+        """The router's choices for requests that ask one question about a view, each as `choose` makes it."""
+        assert self.router is not None  # `require_answerable` saw to it
+        assert view.image_features is not None
+        features = self._of_question(view, requests[0].question)  # (d_question,)
+        for request in requests:
+            yield self.router.choose(view.image_features, features, request.terms)
+
     def _terms(self, request: Request, left_ms: float) -> Terms:
         """The request's terms, with a cap where only some scales can answer in the time that is left."""
         if self.costs is None or math.isinf(left_ms):

@@ -21,6 +21,7 @@ MAX_PIXELS = 64_000_000
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _LARGEST_SHRINK = 64
 _LONGEST_NAME = 200
+_ORIENTATION = 0x0112  # of EXIF
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -102,10 +103,15 @@ def _upright_rgb(picture: Image.Image, name: str, most_pixels: int) -> Image.Ima
     is_grey_16 = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM")
     if picture.mode in ("I", "F") and not is_grey_16:
         raise MvlmError(f"{name} has 32 bits a pixel: save it with 8 or 16", code="bad-picture")
-    picture = ImageOps.exif_transpose(picture)
+    require_shape(picture)
+    if picture.getexif().get(_ORIENTATION, 1) != 1:  # only then: each step here copies all pixels
+        picture = ImageOps.exif_transpose(picture)
     if is_grey_16:  # PIL clips it instead of scaling it
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    return picture.convert("RGB")
+    if picture.mode != "RGB":
+        return picture.convert("RGB")
+    picture.load()  # while its file is open
+    return picture
 
 
 def require_shape(image: Image.Image) -> None:

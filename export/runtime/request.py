@@ -14,6 +14,7 @@ from .errors import MvlmError
 
 Scale = int | Literal["auto"]
 _MOST_CHOICES = 64
+_COLDEST = 1e-6  # colder, logits that are divided by it leave float32
 _MOST_STOPS = 16
 
 
@@ -105,7 +106,8 @@ class Request:
 
     @property
     def sampled(self) -> bool:
-        return self.temperature > 0
+        """Whether tokens are drawn. Under the coldest temperature the likeliest always is, whatever the logits."""
+        return self.temperature >= _COLDEST
 
 
 def request_of(question: str, scale: Scale, options: Mapping[str, Any]) -> Request:
@@ -136,5 +138,9 @@ def _is_whole(value: object) -> bool:
 
 def _within(value: object, low: float, high: float) -> bool:
     """Whether it is a finite number from `low` to `high`."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type,operator]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value) and low <= value <= high
+    except OverflowError:  # a whole number beyond a double
+        return False

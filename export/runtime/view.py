@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import TYPE_CHECKING, Unpack
@@ -74,6 +74,13 @@ class View:
         request = request_of(question, "auto", options)
         self.runtime.require_answerable(request)
         return self.runtime.choose(self, request, Clock(request.deadline_ms))
+
+    def choose_at(self, question: str, prices: Sequence[float | None]) -> Iterator[Choice]:
+        """`choose` at one price after another; what does not depend on the price is computed once."""
+        requests = [request_of(question, "auto", {"price": price}) for price in prices]
+        for request in requests:
+            self.runtime.require_answerable(request)
+        return self.runtime.choose_each(self, requests)
 
     async def aask(self, question: str, scale: Scale = "auto", **options: Unpack[Options]) -> Answer:
         """`ask` in a thread. Cancelled, it stops within a token."""

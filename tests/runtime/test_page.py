@@ -112,6 +112,22 @@ def test_every_scale_answers_and_a_rung_shows_its_grid(browser, served, made):
     page.close()
 
 
+def test_a_bundle_without_a_router_speaks_of_patches_all_the_same(browser, made):
+    runtime = Runtime.load(made.bundle, threads=1)
+    runtime.router = None
+    with serving(runtime) as server:
+        page = opened(browser.new_page(viewport=DESK), server)
+        page.set_input_files("#file", made.picture(1))
+        page.fill("#question", QUESTION)
+        page.hover("#ladder li[data-scale='36']")
+        caption = page.inner_text("#caption")
+        assert "all patches" in caption
+        assert "the × the" not in caption
+        assert "0 × 0" not in caption
+        assert page.problems == []
+        page.close()
+
+
 def test_the_camera(browser, served):
     context = browser.new_context(permissions=["camera"], viewport=PHONE)
     page = opened(context.new_page(), served)

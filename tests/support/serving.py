@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import uvicorn
+
 from export.runtime import Runtime
 from export.runtime.serve.server import Settings, listen, make_server
 
@@ -22,6 +24,17 @@ class Served:
     port: int
     runtime: Runtime
     token: str | None = None
+    server: uvicorn.Server | None = None
+
+    def stop(self) -> None:
+        """Begin to end, as a signal would."""
+        assert self.server is not None
+        self.server.should_exit = True
+
+    def runtime_metrics(self) -> bytes:
+        """What `/metrics` would say, without a connection of its own."""
+        assert self.server is not None
+        return self.server.config.app.state.metrics.text()
 
     @property
     def url(self) -> str:
@@ -31,7 +44,7 @@ class Served:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             own = {"Content-Type": "application/json"} | (
-                {"Authorization": f"Bearer {self.token}"} if self.token else {}
+                {"Authorization": f"Bearer {self.token}".encode()} if self.token else {}
             )
             data = json.dumps(body).encode() if isinstance(body, dict | list) else body
             connection.request(method, path, data, own | (headers or {}))
@@ -55,7 +68,7 @@ def serving(runtime: Runtime, **settings) -> Iterator[Served]:
     try:
         while not server.started:
             time.sleep(0.005)
-        yield Served(listening.getsockname()[1], runtime, settings.get("token"))
+        yield Served(listening.getsockname()[1], runtime, settings.get("token"), server)
     finally:
         server.should_exit = True
         thread.join(20)

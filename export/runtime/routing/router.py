@@ -30,6 +30,7 @@ ROUTER_FORMAT = 1
 METADATA_KEY = "mvlm"
 # Under this price the cheapest scale that is allowed wins, whatever the probabilities.
 _CHEAPEST = 1e3
+_DEAREST = 1e30  # a price that float32 still multiplies by a cost
 _TINY = 1e-6
 
 
@@ -216,7 +217,7 @@ class Router:
             "image": image[None],  # (1, d_image)
             "question": question[None],  # (1, d_question)
             # The graph takes the dearest scale that it is given for the unit.
-            "price": _scalar(self.price(terms) * float(self.costs.max()) / self._unit_cost),
+            "price": _scalar(min(self.price(terms), _DEAREST) * float(self.costs.max()) / self._unit_cost),
             "cost": self.costs,  # (k,)
             "num_visual_tokens": np.asarray(self.offered, np.float32),  # (k,)
             "cap": _scalar(np.inf if terms.cap is None else terms.cap),

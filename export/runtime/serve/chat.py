@@ -1,200 +1,152 @@
-"""OpenAI's chat completions, as far as one question about one picture goes: a body in, a request out, an answer back.
+"""OpenAI's chat completions: a body in, a conversation out.
 
-What the body asks for and cannot be had is refused by name; nothing is left out in silence.
+What the body asks for and cannot be had is refused by name; what changes nothing is left out, and said to be.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from export.runtime.answer import Answer
+from export.runtime.data_url import read_data_url
 from export.runtime.errors import MvlmError
 from export.runtime.request import Scale
 
+from .body import read_json, require_text, short, switch
+from .fields import read_options, scale_of
+from .limits import Limits
+
 AUTO = "mvlm-auto"
 _PREFIX = "mvlm-"
-# Fields that change nothing here, and fields that may stand in a body as long as they ask for what happens anyway.
-_WITHOUT_EFFECT = {"user", "metadata", "store", "service_tier", "stream_options", "safety_identifier"}
-_ONLY: dict[str, set[Any]] = {
-    "n": {1}, "logprobs": {False}, "presence_penalty": {0}, "frequency_penalty": {0}, "logit_bias": {None},
-    "tools": {None}, "tool_choice": {None, "none"}, "parallel_tool_calls": {False, True},
-}  # fmt: skip
-_OURS = {"scale", "price", "budget", "within", "cap", "least_probability", "deadline_ms", "choices"}
-_RENAMED = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
-_SAME = {"temperature", "top_p", "seed", "stop"}
-_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
-_FINISH = {"stop": "stop", "length": "length", "deadline": "length", "stopped": "length"}
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_MOST_MESSAGES = 1000
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one caller may ask of a server."""
+class Message:
+    """One turn: who speaks, and the texts (str) and pictures (bytes) in their order."""
 
-    queue: int = 16
-    body_bytes: int = 24 * 2**20
-    picture_bytes: int = 16 * 2**20
-    pixels: int = 32_000_000
-    question_characters: int = 4000
-    new_tokens: int = 1024
-    seconds: float = 60.0
+    role: str
+    parts: tuple[str | bytes, ...]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def pictures(self) -> tuple[bytes, ...]:
+        return tuple(part for part in self.parts if isinstance(part, bytes))
 
 
 @dataclass(frozen=True)
 class Chat:
-    """One question about one picture, out of a body."""
+    """A conversation whose last turn is the user's, and how to answer it."""
 
     model: str
-    picture: bytes
-    question: str
+    messages: tuple[Message, ...]
     scale: Scale
     options: dict[str, Any]
     stream: bool
     with_usage: bool
+    ignored: tuple[str, ...]
 
 
-def model_names(scales: Sequence[int], *, routed: bool) -> list[str]:
-    """`mvlm-auto` where a router chooses, and a name for each scale."""
-    return [*([AUTO] if routed else []), *(f"{_PREFIX}{m}" for m in scales)]
+def model_names(scales: Sequence[Scale], *, routed: bool) -> dict[str, Scale]:
+    """The scale that each name stands for: `mvlm-auto` where a router chooses, and a name for each scale."""
+    named: dict[str, Scale] = {AUTO: "auto"} if routed else {}
+    return named | {f"{_PREFIX}{scale}": scale for scale in scales}
 
 
-def read_json(body: bytes) -> dict[str, Any]:
-    """A JSON object. Raises `MvlmError` for anything else, nested however deep."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)[:120]
-        raise MvlmError(f"the body is not valid JSON ({reason})", code="bad-body") from None
-    if not isinstance(value, dict):
-        raise MvlmError("the body is not a JSON object", code="bad-body")
-    return value
-
-
-def read_chat(body: bytes, limits: Limits, models: Sequence[str]) -> Chat:
+def read_chat(body: bytes | bytearray, limits: Limits, models: Mapping[str, Scale]) -> Chat:
     """A chat from a body. Raises `MvlmError` naming what is wrong or cannot be had."""
     value = read_json(body)
-    model = value.get("model")
-    if model not in models:
-        raise MvlmError(f"there is no model {_short(model)}: name one of {', '.join(models)}", code="model_not_found")
-    options = _options(value, limits)
-    scale = _scale(str(model), options.pop("scale", None))
-    picture, question = _turn(value.get("messages"), limits)
-    stream_options = value.get("stream_options") or {}
-    usage = isinstance(stream_options, dict) and bool(stream_options.get("include_usage"))
-    return Chat(str(model), picture, question, scale, options, bool(value.get("stream")), usage)
+    options, ignored = read_options(value)
+    scale = scale_of(models, value.get("model"), options.pop("scale", None))
+    messages = read_messages(value.get("messages"), limits)
+    more = value.get("stream_options") or {}
+    if not isinstance(more, dict):
+        raise MvlmError(f"stream_options is {short(more)}: send an object, or leave it out", code="bad-option")
+    usage = switch(more, "include_usage", "stream_options.")
+    return Chat(str(value["model"]), messages, scale, options, switch(value, "stream"), usage, tuple(ignored))
 
 
-def _options(value: dict[str, Any], limits: Limits) -> dict[str, Any]:
-    ours = value.get("mvlm") or {}
-    if not isinstance(ours, dict) or not set(ours) <= _OURS:
-        raise MvlmError(f"mvlm takes {', '.join(sorted(_OURS))}, and holds {_short(ours)}", code="bad-option")
-    options = {name: part for name, part in ours.items() if part is not None}
-    for name, part in value.items():
-        if part is None or name in _WITHOUT_EFFECT | {"model", "messages", "stream", "mvlm"}:
-            continue
-        if name in _SAME or name in _RENAMED:
-            options[_RENAMED.get(name, name)] = part
-        elif name not in _ONLY or not (
-            (isinstance(part, str | int | float) and part in _ONLY[name]) or part in ([], {})
-        ):
-            raise MvlmError(f"{_short(name)} {_short(part)} is not offered here: leave it out", code="unsupported")
-    longest = options.get("max_new_tokens", 0)
-    if isinstance(longest, int) and longest > limits.new_tokens:
-        raise MvlmError(f"max_tokens is {longest}: at most {limits.new_tokens} are given", code="bad-option")
-    return options
-
-
-def _changes_nothing(name: str, part: object) -> bool:
-    return name in _ONLY and (part in ([], {}) or (isinstance(part, str | int | float) and part in _ONLY[name]))
-
-
-def _scale(model: str, named: object) -> Scale:
-    of_model = None if model == AUTO else int(model.removeprefix(_PREFIX))
-    if named in (None, "auto"):
-        return of_model or "auto"
-    if not isinstance(named, int) or isinstance(named, bool) or named != (of_model or named):
-        raise MvlmError(f"the model is {model}, and mvlm.scale is {_short(named)}: name one scale", code="bad-scale")
-    return named
-
-
-def _turn(messages: object, limits: Limits) -> tuple[bytes, str]:
-    """The picture and the question of the only message."""
-    if not isinstance(messages, list) or len(messages) != 1 or not isinstance(messages[0], dict):
-        raise MvlmError("messages must hold one message: a question about a picture has one turn", code="bad-messages")
-    content = messages[0].get("content")
-    if messages[0].get("role") != "user" or not isinstance(content, list):
-        raise MvlmError("the message must be the user's, with a text and an image_url in it", code="bad-messages")
-    texts, pictures = [], []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "text" and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        elif kind == "image_url":
-            pictures.append(read_data_url(_url_of(part), limits))
-        else:
-            raise MvlmError(f"a part of the message is {_short(part)}: give text and image_url", code="bad-messages")
-    if len(pictures) != 1 or not texts:
+def read_messages(value: object, limits: Limits) -> tuple[Message, ...]:
+    """The turns of a conversation. Raises `MvlmError` for none, for too much, and for what is no text or picture."""
+    if not isinstance(value, list) or not value:
+        raise MvlmError("messages holds no message: send a list of them, the last one the user's", code="bad-messages")
+    if len(value) > _MOST_MESSAGES:
+        raise MvlmError(f"messages holds {len(value)} messages: at most {_MOST_MESSAGES} are read", code="too-long")
+    messages = tuple(_message(part, limits) for part in value)
+    if messages[-1].role != "user":
         raise MvlmError(
-            f"the message holds {len(pictures)} pictures and {len(texts)} texts: give one picture and a question",
+            f"the last message is the {messages[-1].role}'s: end with the user's, to be answered",
             code="bad-messages",
         )
-    return pictures[0], require_question("\n".join(texts), limits)
+    if not messages[-1].text.strip() and not messages[-1].pictures:
+        raise MvlmError("the last message is empty: ask something", code="empty-question")
+    require_bounded(messages, limits)
+    return messages
 
 
-def require_question(question: object, limits: Limits) -> str:
-    if not isinstance(question, str) or len(question) > limits.question_characters:
-        raise MvlmError(f"the question is no text of at most {limits.question_characters} characters", code="too-long")
-    try:
-        question.encode()
-    except UnicodeEncodeError:
-        raise MvlmError("the question holds half a character: send whole ones", code="bad-body") from None
-    return question
-
-
-def _url_of(part: dict[str, Any]) -> object:
-    image = part.get("image_url")
-    return image.get("url") if isinstance(image, dict) else image
-
-
-def read_data_url(url: object, limits: Limits) -> bytes:
-    """The bytes of a `data:image/…;base64,` URL. Raises `MvlmError` for any other: nothing is fetched."""
-    match = _DATA_URL.match(url) if isinstance(url, str) else None
-    if not isinstance(url, str) or not match:
+def require_bounded(messages: Sequence[Message], limits: Limits) -> None:
+    """Raise `MvlmError` for more text or pictures than are allowed."""
+    characters = sum(len(message.text) for message in messages)
+    if characters > limits.question_characters:
         raise MvlmError(
-            f"the picture's URL is {_short(url)}: send data:image/png;base64,… (nothing is fetched)", code="bad-picture"
+            f"the texts have {characters} characters: at most {limits.question_characters} are read", code="too-long"
         )
-    encoded = url[match.end() :]
-    if len(encoded) * 3 // 4 > limits.picture_bytes:
-        raise MvlmError(f"the picture has more than {limits.picture_bytes} bytes: send a smaller one", code="too-large")
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        raise MvlmError("the picture is not valid base64: encode it again", code="bad-picture") from None
+    pictures = sum(len(message.pictures) for message in messages)
+    if pictures > limits.pictures:
+        raise MvlmError(f"the messages hold {pictures} pictures: at most {limits.pictures} are read", code="too-long")
 
 
-def facts_of(answer: Answer) -> dict[str, Any]:
-    """What stands under `mvlm` beside OpenAI's own fields."""
-    return {
-        "num_visual_tokens": answer.num_visual_tokens, "reason": answer.reason, "probability": answer.probability,
-        "probabilities": answer.probabilities, "confidence": answer.confidence, "unfamiliar": answer.unfamiliar,
-        "escalated": answer.escalated,
-        "finish": answer.finish, "choices": answer.choices, "timings": answer.timings,
-    }  # fmt: skip
+def _message(value: object, limits: Limits) -> Message:
+    if not isinstance(value, dict):
+        raise MvlmError(f"a message is {short(value)}: give role and content", code="bad-messages")
+    role = value.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise MvlmError(f"the role of a message is {short(role)}: name one of {', '.join(_ROLES)}", code="bad-messages")
+    if value.get("tool_calls") or value.get("function_call"):
+        raise MvlmError("a message holds tool_calls: no tool is called here", code="unsupported")
+    content = value.get("content")
+    if content is None and role == "assistant":
+        content = ""
+    if isinstance(content, str):
+        return Message(_ROLES[role], (require_text(content, "a message"),))
+    if not isinstance(content, list):
+        raise MvlmError(f"the content of a message is {short(content)}: give a text, or parts", code="bad-messages")
+    parts = tuple(_part(part, _ROLES[role], limits) for part in content)
+    return Message(_ROLES[role], _pictures_first(parts))
 
 
-def finish_reason(answer: Answer) -> str:
-    return _FINISH[answer.finish]
+def _part(part: Any, role: str, limits: Limits) -> str | bytes:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return require_text(part["text"], "a message")
+    if kind == "image_url" and role == "user":
+        image = part.get("image_url")
+        return read_data_url(image.get("url") if isinstance(image, dict) else image, limits.picture_bytes)
+    if kind == "image_url":
+        raise MvlmError(f"a picture stands in a message of the {role}: only users show pictures", code="bad-messages")
+    raise MvlmError(f"a part of a message is {short(part)}: give text and image_url", code="bad-messages")
 
 
-def _short(value: object) -> str:
-    try:
-        text = value if isinstance(value, str) else json.dumps(value)
-    except (ValueError, RecursionError):
-        text = "something"
-    text = text.encode(errors="replace").decode()
-    return repr(text[:60] + ("…" if len(text) > 60 else ""))
+def _pictures_first(parts: tuple[str | bytes, ...]) -> tuple[str | bytes, ...]:
+    """Pictures before the text, as models are trained; where texts stand between pictures, the order says something."""
+    kinds = [isinstance(part, bytes) for part in parts]
+    changes = sum(a != b for a, b in pairwise(kinds))
+    return parts if changes > 1 else tuple(sorted(parts, key=lambda part: isinstance(part, str)))
+
+
+def single_turn(chat: Chat) -> tuple[bytes, str]:
+    """The picture and the question of a chat of one turn."""
+    last = chat.messages[-1]
+    if len(chat.messages) > 1 or len(last.pictures) != 1 or not last.text:
+        raise MvlmError(
+            f"the chat holds {len(chat.messages)} messages and {len(last.pictures)} pictures: ask one question about"
+            " one picture",
+            code="bad-messages",
+        )
+    return last.pictures[0], last.text

@@ -27,6 +27,9 @@ class Metrics:
         )
         self._tokens = Counter("mvlm_answer_tokens", "Tokens of answers", registry=own)
         self.waiting = Gauge("mvlm_waiting", "Requests that wait for the model", registry=own)
+        self.connections = Gauge("mvlm_connections", "Connections that are open", registry=own)
+        self.bytes_in_flight = Gauge("mvlm_bytes_in_flight", "Bytes of bodies under way", registry=own)
+        self.faults = Counter("mvlm_faults", "Faults of the server itself", registry=own)
         self.log_lines_lost = Counter("mvlm_log_lines_lost", "Log lines that could not be written", registry=own)
 
     def answered(self, answer: Answer, seconds: float) -> None:

@@ -1,0 +1,107 @@
+"""How answers look from outside: one `Face` for each way to ask for them, over the same service."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from export.runtime.answer import Answer
+from export.runtime.errors import MvlmError
+
+from .chat import Chat
+from .replies import error_body
+
+_FINISH = {"stop": "stop", "length": "length", "deadline": "length", "stopped": "length"}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens that were read, and that were written."""
+
+    prompt: int
+    completion: int
+
+
+class Face(Protocol):
+    """One answer as a client of some API reads it: whole, or in pieces of a stream."""
+
+    chat: Chat
+    media_type: str
+
+    def whole(self, answer: Answer, usage: Usage) -> dict[str, Any]: ...
+
+    def opening(self) -> Iterator[bytes]: ...
+
+    def piece(self, text: str) -> Iterator[bytes]: ...
+
+    def closing(self, answer: Answer, usage: Usage) -> Iterator[bytes]: ...
+
+    def failed(self, error: MvlmError) -> Iterator[bytes]: ...
+
+
+@dataclass
+class Completion:
+    """OpenAI's chat completions."""
+
+    chat: Chat
+    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+    media_type = "text/event-stream"
+
+    def whole(self, answer: Answer, usage: Usage) -> dict[str, Any]:
+        message = {"role": "assistant", "content": answer.text}
+        choice = {"index": 0, "message": message, "finish_reason": finish_reason(answer), "logprobs": None}
+        return self._head("chat.completion") | {
+            "choices": [choice], "usage": _counts(usage), "mvlm": facts_of(answer, self.chat)
+        }  # fmt: skip
+
+    def opening(self) -> Iterator[bytes]:
+        yield self._chunk({"role": "assistant", "content": ""})
+
+    def piece(self, text: str) -> Iterator[bytes]:
+        yield self._chunk({"content": text})
+
+    def closing(self, answer: Answer, usage: Usage) -> Iterator[bytes]:
+        yield self._chunk({}, finish_reason(answer), mvlm=facts_of(answer, self.chat))
+        if self.chat.with_usage:
+            yield event(self._head("chat.completion.chunk") | {"choices": [], "usage": _counts(usage)})
+        yield b"data: [DONE]\n\n"
+
+    def failed(self, error: MvlmError) -> Iterator[bytes]:
+        yield event(error_body(error))
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"object": kind, "id": self.id, "created": self.created, "model": self.chat.model}
+
+    def _chunk(self, delta: dict[str, str], finish: str | None = None, **more: Any) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return event(self._head("chat.completion.chunk") | {"choices": [choice], **more})
+
+
+def event(value: dict[str, Any], name: str | None = None) -> bytes:
+    """One server-sent event."""
+    head = f"event: {name}\n" if name else ""
+    return (head + "data: " + json.dumps(value, ensure_ascii=False) + "\n\n").encode(errors="replace")
+
+
+def facts_of(answer: Answer, chat: Chat) -> dict[str, Any]:
+    """What stands under `mvlm` beside an API's own fields."""
+    return {
+        "num_visual_tokens": answer.num_visual_tokens, "reason": answer.reason, "probability": answer.probability,
+        "probabilities": answer.probabilities, "confidence": answer.confidence, "unfamiliar": answer.unfamiliar,
+        "escalated": answer.escalated, "finish": answer.finish, "choices": answer.choices, "timings": answer.timings,
+        "ignored": list(chat.ignored),
+    }  # fmt: skip
+
+
+def finish_reason(answer: Answer) -> str:
+    return _FINISH[answer.finish]
+
+
+def _counts(usage: Usage) -> dict[str, int]:
+    total = usage.prompt + usage.completion
+    return {"prompt_tokens": usage.prompt, "completion_tokens": usage.completion, "total_tokens": total}

@@ -1,0 +1,102 @@
+"""The fields of OpenAI's chat completions: which are used, which ask for what happens anyway, which cannot be had.
+
+A field that would change what the answer means is refused by name. One that changes nothing essential, and that is not
+known here, is left out and listed in the answer under `mvlm.ignored`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .body import BadField, short
+
+OURS = ("scale", "price", "budget", "within", "cap", "least_probability", "deadline_ms", "choices")
+_SAMPLING = ("temperature", "top_p", "seed", "stop")
+_READ_ELSEWHERE = ("model", "messages", "stream", "stream_options", "mvlm", "max_tokens", "max_completion_tokens")
+# For the caller's own books: nothing of an answer depends on them.
+_BOOKS = (
+    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "parallel_tool_calls",
+)  # fmt: skip
+# What each may ask for, which is what happens anyway; the word says what the rest would change.
+_AS_IT_IS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "n": ((1,), "one answer is given"),
+    "best_of": ((1,), "one answer is given"),
+    "logprobs": ((False,), "no probabilities of tokens are given"),
+    "top_logprobs": ((0,), "no probabilities of tokens are given"),
+    "presence_penalty": ((0,), "tokens are not held against one another"),
+    "frequency_penalty": ((0,), "tokens are not held against one another"),
+    "logit_bias": (({},), "no token is favoured"),
+    "response_format": (({"type": "text"},), "an answer is plain text"),
+    "modalities": ((["text"],), "an answer is plain text"),
+    "audio": ((), "an answer is plain text"),
+    "tool_choice": (("none", "auto"), "no tool is called"),
+    "functions": (([],), "no tool is called"),
+    "function_call": (("none", "auto"), "no tool is called"),
+}
+LONGEST = "max_new_tokens"
+
+
+def read_options(value: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The runtime's options out of a body, and the names of the fields that were left out.
+
+    Raises `MvlmError` naming a field that cannot be had.
+    """
+    options = _ours(value.get("mvlm"))
+    ignored = []
+    for name, part in value.items():
+        if part is None or name in _READ_ELSEWHERE or name in _BOOKS:
+            continue
+        if name in _SAMPLING:
+            options[name] = part
+        elif name in _AS_IT_IS:
+            _require_as_it_is(name, part)
+        elif not (name == "tools" and part == []):  # with tool_choice "auto" the model may do without them, and does
+            ignored.append(name if name.isprintable() and len(name) <= 60 else short(name))
+    longest = _longest(value)
+    return options | ({} if longest is None else {LONGEST: longest}), sorted(ignored)
+
+
+def _ours(value: object) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not set(value) <= set(OURS):
+        raise BadField(f"mvlm takes {', '.join(sorted(OURS))}, and holds {short(value)}", "mvlm")
+    return {name: part for name, part in value.items() if part is not None}
+
+
+def _require_as_it_is(name: str, part: object) -> None:
+    allowed, why = _AS_IT_IS[name]
+    if not any(part == known and isinstance(part, bool) == isinstance(known, bool) for known in allowed):
+        raise BadField(f"{name} {short(part)} is not offered here ({why}): leave it out", name, code="unsupported")
+
+
+def _longest(value: dict[str, Any]) -> int | None:
+    """The longest answer that is asked for; None where that is all the room there is."""
+    named = {name: value[name] for name in ("max_tokens", "max_completion_tokens") if value.get(name) is not None}
+    if len(set(map(repr, named.values()))) > 1:
+        raise BadField("max_tokens and max_completion_tokens differ: name one of them", "max_tokens", code="bad-option")
+    for name, part in named.items():
+        if part == -1 and not isinstance(part, bool):  # llama.cpp's way to say so
+            return None
+        if not isinstance(part, int) or isinstance(part, bool) or part < 1:
+            raise BadField(f"{name} is {short(part)}: give a whole number from 1 up", name)
+        return part
+    return None
+
+
+def scale_of(models: Mapping[str, Any], model: object, named: object) -> Any:
+    """The scale that a model's name stands for, or that the body names beside it. Raises `MvlmError`."""
+    if not isinstance(model, str) or model not in models:
+        raise BadField(
+            f"there is no model {short(model)}: name one of {', '.join(models)}", "model", code="model_not_found"
+        )
+    of_model = models[model]
+    if named in (None, "auto"):
+        return of_model
+    if not isinstance(named, int) or isinstance(named, bool) or of_model not in ("auto", named):
+        raise BadField(
+            f"the model is {model}, and mvlm.scale is {short(named)}: name one scale", "mvlm", code="bad-scale"
+        )
+    return named

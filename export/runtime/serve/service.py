@@ -1,0 +1,201 @@
+"""The paths of a server, and what stands behind each.
+
+One worker asks the model; a queue of bounded length stands before it. No URL is fetched, and nothing of a request
+becomes a path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from export.runtime.answer import Answer
+from export.runtime.engine import Runtime
+from export.runtime.errors import MvlmError
+from export.runtime.request import request_of
+
+from .asking import Asking
+from .chat import Chat, model_names, read_chat, single_turn
+from .choosing import choices_at, read_question
+from .faces import Completion, Usage
+from .fields import LONGEST
+from .framing import LOOPBACK, Framing
+from .journal import Journal
+from .limits import Settings
+from .prometheus import Metrics
+from .replies import error_body, error_response
+from .worker import Job, Worker, internal
+
+_PAGE = Path(__file__).with_name("page.html")
+_OVERDUE_S = 30.0
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline';"
+    " img-src data: blob:; media-src blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}  # fmt: skip
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Service:
+    """The handlers of one runtime."""
+
+    def __init__(self, runtime: Runtime, settings: Settings) -> None:
+        self.runtime, self.settings, self.limits = runtime, settings, settings.limits
+        self.models = model_names(runtime.manifest.scales, routed=runtime.router is not None)
+        self.metrics = Metrics()
+        self.journal = Journal(settings.log, self.metrics)
+        self.worker = Worker(runtime, self.limits.queue, self.limits.pixels, self.journal.fault)
+        self.asking = Asking(self.worker, self.journal, self.limits, self._usage)
+        self.metrics.waiting.set_function(lambda: self.worker.waiting)
+        self.metrics.bytes_in_flight.set_function(lambda: self.asking.intake.held)
+
+    def app(self, ending: Callable[[], bool]) -> Starlette:
+        """`ending` says whether the server is about to end."""
+        routes = [
+            Route("/", self.page),
+            Route("/health", self.health),
+            Route("/metrics", self.guarded(self.show_metrics)),
+            Route("/v1/models", self.guarded(self.list_models)),
+            Route("/v1/mvlm/bundle", self.guarded(self.bundle)),
+            Route("/v1/mvlm/choose", self.guarded(self.choose), methods=["POST"]),
+            Route("/v1/chat/completions", self.guarded(self.chat), methods=["POST"]),
+        ]
+        any_host = self.settings.host not in LOOPBACK or self.settings.token is not None
+        middleware = [Middleware(Framing, any_host=any_host, ending=ending)]
+        handlers: Any = {HTTPException: self._http_error}
+        app = Starlette(routes=routes, middleware=middleware, lifespan=self._lifespan, exception_handlers=handlers)
+        app.state.metrics = self.metrics
+        return app
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(self.asking.close)
+
+    # What is answered without the model
+
+    async def page(self, request: Request) -> Response:
+        return FileResponse(_PAGE, media_type="text/html", headers=_HEADERS)
+
+    async def health(self, request: Request) -> Response:
+        """Whether questions can be answered: 503 once nobody takes them, or one runs on that was told to stop."""
+        status = "ok" if self.worker.alive else "the worker has ended"
+        if self.worker.overdue_s > _OVERDUE_S:
+            status = "a question runs on that was told to stop"
+        value = {"status": status, "waiting": self.worker.waiting}
+        return JSONResponse(value, 200 if status == "ok" else 503)
+
+    async def show_metrics(self, request: Request) -> Response:
+        return Response(self.metrics.text(), media_type=self.metrics.content_type)
+
+    async def list_models(self, request: Request) -> Response:
+        models = [{"id": name, "object": "model", "created": 0, "owned_by": "mvlm"} for name in self.models]
+        return JSONResponse({"object": "list", "data": models})
+
+    async def bundle(self, request: Request) -> Response:
+        """What the page must know of the bundle."""
+        manifest, router, costs = self.runtime.manifest, self.runtime.router, self.runtime.costs
+        return JSONResponse(
+            {
+                "family": manifest.family, "scales": list(manifest.scales), "fit": manifest.image.fit,
+                "size_px": manifest.image.size_px, "mean": list(manifest.image.mean), "models": list(self.models),
+                "router": router is not None,
+                "cost_unit": router.facts.cost_unit if router else "tokens",
+                "default_price": router.facts.default_price if router else None,
+                "floor": costs.floor if costs else None,
+                "cost_ms": costs.costs if costs else None,
+            }
+        )  # fmt: skip
+
+    # What the model is asked
+
+    async def choose(self, request: Request) -> Response:
+        """The router's probabilities for a picture and a question, and its choice at each of some prices."""
+        async with AsyncExitStack() as held:
+            asked = await self.asking.read(request, lambda body: read_question(body, self.limits), held)
+
+            def work(job: Job) -> dict[str, Any]:
+                return choices_at(self.runtime, self.worker.look(asked.picture), asked, job)
+
+            return JSONResponse(await self.asking.result(request, work))
+
+    async def chat(self, request: Request) -> Response:
+        async with AsyncExitStack() as held:
+            chat = await self.asking.read(request, lambda body: read_chat(body, self.limits, self.models), held)
+            return await self.asking.reply(request, Completion(chat), lambda job: self._answer(chat, job), held)
+
+    def _answer(self, chat: Chat, job: Job) -> Answer:
+        """Answer in the worker's thread."""
+        picture, question = single_turn(chat)
+        view = self.worker.look(picture)
+        with view.stream(question, chat.scale, **self._fitting(question, chat)) as stream:
+            job.on_stop = stream.stop
+            for piece in stream:
+                job.put(piece)
+                if job.stopped:
+                    stream.stop()
+            return stream.answer
+
+    def _fitting(self, question: str, chat: Chat) -> dict[str, Any]:
+        """The options with an answer that is as long as was asked for, or as there is room for."""
+        shortest = request_of(question, chat.scale, chat.options | {LONGEST: 1})
+        self.runtime.require_answerable(shortest)
+        room = self.runtime.manifest.max_length - self.runtime.positions(shortest) + 1
+        return chat.options | {LONGEST: min(chat.options.get(LONGEST, room), room)}
+
+    def _usage(self, chat: Chat, answer: Answer) -> Usage:
+        asked = self.runtime.reader.positions(single_turn(chat)[1], answer.num_visual_tokens, 0)
+        return Usage(asked, len(answer.token_ids))
+
+    # Who may ask, and what went wrong
+
+    def guarded(self, handler: Handler) -> Handler:
+        """Ask for the token, and make a response of every error."""
+
+        async def handle(request: Request) -> Response:
+            started = time.perf_counter()
+            try:
+                self._require_token(request)
+                return await handler(request)
+            except ClientDisconnect:
+                error = MvlmError("the caller has gone", code="closed")
+            except MvlmError as refused:
+                error = refused
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as fault:  # a panic of a library is no `Exception`
+                self.journal.fault(fault)
+                error = internal(fault)
+            self.journal.note(request.url.path, started, None, error.code)
+            return error_response(error)
+
+        return handle
+
+    def _require_token(self, request: Request) -> None:
+        """Raise `MvlmError` unless the caller brings the token. Its bytes are compared: tokens may be of any script."""
+        if self.settings.token is None:
+            return
+        given = dict(request.scope["headers"]).get(b"authorization", b"")
+        scheme, _, token = given.partition(b" ")
+        right = hmac.compare_digest(token.strip(), self.settings.token.encode())
+        if scheme.lower() != b"bearer" or not right:
+            raise MvlmError("the token is missing or wrong: send Authorization: Bearer TOKEN", code="unauthorized")
+
+    async def _http_error(self, request: Request, error: HTTPException) -> Response:
+        """A path or a method that is not there; the methods that are stand in `Allow`."""
+        body = error_body(MvlmError(str(error.detail), code="http"), error.status_code)
+        return JSONResponse(body, error.status_code, dict(error.headers or {}))
