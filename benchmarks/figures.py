@@ -257,12 +257,12 @@ def _runtime(runtime: Figures) -> str:
         f" {start['load_and_first_answer_s']:.2f} s. Beyond the engines' own time a question takes"
         f" {own['question_ms']:.1f} ms and a token {own['token_ms']:.2f} ms;"
         f" {own['memory_beyond_open_sessions_mib']:.0f} MiB beyond the open sessions.\n",
-        "| a decoder whose tokens cost | second look, 9 to 144, against 144 at once | with a short question |"
+        "| a decoder whose tokens cost | escalation, 9 to 144, against 144 at once | with a short question |"
         " two questions against one | transformers' loop against ours |",
         "|---|---|---|---|---|",
     ]
     for family, of in ((name, of) for name, of in runtime["large"].items() if isinstance(of, dict)):
-        parts = ("second_look_9_to_144", "second_look_short_question", "two_questions", "transformers")
+        parts = ("escalation_9_to_144", "escalation_short_question", "two_questions", "transformers")
         lines.append(f"| `{family}` | " + " | ".join(f"{of[part]['ratio']:.2f}" for part in parts) + " |")
     lines += ["", "| connections | answers/s | p50 ms | p95 ms | p99 ms |", "|---|---|---|---|---|"]
     for connections, of in server.items():

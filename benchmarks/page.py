@@ -14,6 +14,7 @@ import click
 
 from benchmarks.figures import RESULTS, Figures, read, told, where
 
+_RESULTS = "../benchmarks/results"  # as the page sees it
 PAGE = Path(__file__).parents[1] / "docs" / "figures.md"
 _HEAD = """# What was measured
 
@@ -37,9 +38,14 @@ def page(results: Path = RESULTS) -> str:
 
 def _section(file: Path, figures: Figures) -> str:
     name = figures["measured"]
-    plots = [f"![{plot.stem}](../benchmarks/results/{plot.name})" for plot in sorted(file.parent.glob(f"{name}*.png"))]
+    plots = [f"![{plot.stem}]({_RESULTS}/{plot.name})" for plot in sorted(file.parent.glob(f"{name}*.png"))]
     body = told(figures) or _as_it_stands(figures)
-    parts = [f"\n## {name}", f"{where(figures)}. All of it: [{file.name}](../benchmarks/results/{file.name}).", body, *plots]
+    parts = [
+        f"\n## {name}",
+        f"{where(figures)}. All of it: [{file.name}]({_RESULTS}/{file.name}).",
+        body,
+        *plots,
+    ]
     return "\n\n".join(parts)
 
 

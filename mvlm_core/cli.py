@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib
 import sys
@@ -18,8 +19,8 @@ VERBS = {
     "train": "mvlm_core.commands.train_label:train",
     "label": "mvlm_core.commands.train_label:label",
     "fit-router": "router.commands.verbs:fit_router",
-    "eval": "mvlm_core.commands.benchmark:eval_",
-    "evaluate": "router.commands.verbs:evaluate",
+    "report": "router.commands.verbs:report",
+    "benchmark": "mvlm_core.commands.benchmark:benchmark",
     "export": "export.commands.make:export",
     "export-checkpoint": "mvlm_core.commands.checkpoints:export_checkpoint",
     "build": "export.commands.device:build",
@@ -29,6 +30,8 @@ VERBS = {
     "serve": "export.commands.ask:serve",
     "demo": "mvlm_core.commands.train_label:demo",
 }
+# Verbs of earlier versions, and what they are called now.
+_RENAMED = {"eval": "benchmark", "evaluate": "report"}
 # Which extra brings a package that a verb may miss.
 _EXTRA_OF = {
     **dict.fromkeys(["torch", "transformers", "accelerate", "datasets", "pydantic", "yaml", "safetensors"], "train"),
@@ -46,8 +49,11 @@ class _Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in _RENAMED:
+            raise click.UsageError(f"`mvlm {name}` is called `mvlm {_RENAMED[name]}` now")
         if name not in VERBS:
-            return None
+            near = difflib.get_close_matches(name, VERBS, n=1)
+            raise click.UsageError(f"there is no verb {name!r}" + (f": did you mean {near[0]}?" if near else ""))
         module, attribute = VERBS[name].split(":")
         return getattr(importlib.import_module(module), attribute)
 

@@ -1,9 +1,9 @@
 """Reads and checks labels/: what was right at every scale, and what a router may see of each row.
 
 Scores are taken as they are: graded ones stay graded, rows that nothing answers stay, and so do rows where more tokens
-hurt. Where a row was run several times (a column `run`), its score is the mean, and the runs are kept beside it.
+hurt. Where a row was answered several times (a column `sample`), its score is the mean, and each is kept beside it.
 
-Letters: n rows, R runs, K scales.
+Letters: n rows, R samples of an answer, K scales.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from export.runtime.features import FEATURE_VERSION
 TEST = "test"
 _FEWEST_GROUPS = 12
 _NAMED = 8
-STRANGERS = "strangers.parquet"
+# Names of today, and those of labels that an earlier version wrote.
+OOD_PROBES, _FORMER_OOD_PROBES = "ood_probes.parquet", "strangers.parquet"
+_FORMER_SAMPLE = "run"
 _FILES = ("labels.parquet", "features.parquet")
 _FACTS = ("scales", "cost", "cost_unit", "model_sha256", "feature_version", "feature_names", "files")
 
@@ -39,7 +41,7 @@ Ints = NDArray[np.int64]
 class Table:
     """Rows with the scores of each run (n, R, K), features (n, d_image) and (n, d_question), and where they come from.
 
-    `margins` (n, K) is by how much the first token of each answer led, NaN where that was not kept. `strangers`
+    `margins` (n, K) is by how much the first token of each answer led, NaN where that was not kept. `ood_probes`
     are features of pictures of other kinds, noise say, by kind. `target` is what a
     score of 1 means: `score`, that the answer was right; `agreement`, that it was that of the finest scale.
     """
@@ -48,7 +50,7 @@ class Table:
     groups: NDArray[np.str_]
     tasks: NDArray[np.str_]
     splits: NDArray[np.str_]
-    runs: Floats
+    samples: Floats
     image: Floats
     question: Floats
     margins: Floats
@@ -58,12 +60,12 @@ class Table:
     cost: NDArray[np.float64]
     facts: dict[str, Any]
     target: str = "score"
-    strangers: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
+    ood_probes: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
 
     @cached_property
     def scores(self) -> Floats:
-        """The mean over runs, (n, K)."""
-        return self.runs.mean(axis=1)
+        """The mean over samples, (n, K)."""
+        return self.samples.mean(axis=1)
 
     @property
     def measures(self) -> str:
@@ -75,10 +77,21 @@ class Table:
 
     def take(self, rows: NDArray[Any]) -> Table:
         """Some of the rows: a mask or indices over n."""
-        names = ("ids", "groups", "tasks", "splits", "runs", "image", "question", "margins", "predictions", "answers")
+        names = (
+            "ids",
+            "groups",
+            "tasks",
+            "splits",
+            "samples",
+            "image",
+            "question",
+            "margins",
+            "predictions",
+            "answers",
+        )
         return Table(
             **{name: getattr(self, name)[rows] for name in names},
-            scales=self.scales, cost=self.cost, facts=self.facts, target=self.target, strangers=self.strangers,
+            scales=self.scales, cost=self.cost, facts=self.facts, target=self.target, ood_probes=self.ood_probes,
         )  # fmt: skip
 
     @property
@@ -113,15 +126,16 @@ def read_table(folder: Path, target: str = "score") -> Table:
         faults += _faults(table)
     if faults or table is None:
         raise MvlmError(f"{folder} has {len(faults)} faults; label again:\n" + "\n".join(f"  {f}" for f in faults))
-    return replace(table, strangers=_strangers(folder, facts))
+    return replace(table, ood_probes=_ood_probes(folder, facts))
 
 
-def _strangers(folder: Path, facts: dict[str, Any]) -> dict[str, tuple[Floats, Floats]]:
+def _ood_probes(folder: Path, facts: dict[str, Any]) -> dict[str, tuple[Floats, Floats]]:
     """Features (n, d_image) and (n, d_question) of pictures of other kinds, by kind, where the labels hold any."""
-    if STRANGERS not in facts["files"]:
+    name = next((name for name in (OOD_PROBES, _FORMER_OOD_PROBES) if name in facts["files"]), None)
+    if name is None:
         return {}
-    file = folder / STRANGERS
-    if not file.is_file() or sha256_file(file) != facts["files"][STRANGERS]:
+    file = folder / name
+    if not file.is_file() or sha256_file(file) != facts["files"][name]:
         raise MvlmError(f"{file} is missing or was changed since it was written: label again")
     table = pq.read_table(file)
     kinds = np.array(table["kind"].to_pylist(), str)
@@ -143,8 +157,8 @@ def _assemble(
     ids = np.array(features["id"].to_pylist(), str)
     row_of = _places(labels["id"], features["id"].combine_chunks())  # (labels,)
     scale_of = _places(labels["num_visual_tokens"], pa.array(scales, labels["num_visual_tokens"].type))
-    run_of = _runs(labels)
-    faults = _faults_of_cells(labels, row_of, run_of, scale_of, ids, scales)
+    sample_of = _samples(labels)
+    faults = _faults_of_cells(labels, row_of, sample_of, scale_of, ids, scales)
     matrices = []
     for kind in ("image", "question"):
         length = len(facts["feature_names"][kind])
@@ -164,34 +178,35 @@ def _assemble(
             faults.append(
                 f"rows whose {column} differs between their scales: {_some(np.unique(ids[row_of[torn]]).tolist())}"
             )
-    shape = len(ids), int(run_of.max()) + 1, len(scales)
-    runs, predictions = np.empty(shape, np.float32), np.empty(shape, object)
-    predictions[row_of, run_of, scale_of] = labels["prediction"].to_numpy()
+    shape = len(ids), int(sample_of.max()) + 1, len(scales)
+    samples, predictions = np.empty(shape, np.float32), np.empty(shape, object)
+    predictions[row_of, sample_of, scale_of] = labels["prediction"].to_numpy()
     if target == "agreement":
         # A missing answer agrees with a missing answer.
         told = np.char.lower(np.char.strip(predictions.astype(str)))
-        runs[:] = told == told[:, :, -1:]
+        samples[:] = told == told[:, :, -1:]
     else:
-        runs[row_of, run_of, scale_of] = labels["score"].to_numpy()
+        samples[row_of, sample_of, scale_of] = labels["score"].to_numpy()
     margins = np.full(shape, np.nan, np.float32)
     if "margin" in labels.column_names:
-        margins[row_of, run_of, scale_of] = labels["margin"].fill_null(np.nan).to_numpy()
+        margins[row_of, sample_of, scale_of] = labels["margin"].fill_null(np.nan).to_numpy()
     return Table(
         ids, columns["group"].astype(str), columns["task"].astype(str), columns["split"].astype(str),
-        runs, matrices[0], matrices[1], margins[:, 0], predictions[:, 0], columns["answer"],
+        samples, matrices[0], matrices[1], margins[:, 0], predictions[:, 0], columns["answer"],
         scales, np.asarray(facts["cost"], np.float64), facts, target,
     ), faults  # fmt: skip
 
 
-def _runs(labels: pa.Table) -> Ints:
-    """Which run each label is of, counted from 0 whatever the runs are called; without the column there is one."""
-    if "run" not in labels.column_names:
+def _samples(labels: pa.Table) -> Ints:
+    """Which sample each label is of, counted from 0 whatever they are called; without the column there is one."""
+    column = next((name for name in ("sample", _FORMER_SAMPLE) if name in labels.column_names), None)
+    if column is None:
         return np.zeros(len(labels), np.int64)
-    return np.unique(labels["run"].fill_null(0).to_numpy(), return_inverse=True)[1].astype(np.int64)
+    return np.unique(labels[column].fill_null(0).to_numpy(), return_inverse=True)[1].astype(np.int64)
 
 
 def _faults_of_cells(
-    labels: pa.Table, row_of: Ints, run_of: Ints, scale_of: Ints, ids: NDArray[np.str_], scales: tuple[int, ...]
+    labels: pa.Table, row_of: Ints, sample_of: Ints, scale_of: Ints, ids: NDArray[np.str_], scales: tuple[int, ...]
 ) -> list[str]:
     """Labels that belong nowhere, cells (row, run, scale) that no label or several fill, and ids that come twice."""
     faults = []
@@ -200,10 +215,10 @@ def _faults_of_cells(
         faults.append(f"features of one row twice: {_some(names[times > 1].tolist())}")
     known = (row_of >= 0) & (scale_of >= 0)
     if not known.all():
-        strangers = np.unique(labels["id"].to_numpy()[~known].astype(str)).tolist()
-        faults.append(f"labels of rows without features, or at other scales than labels.json says: {_some(strangers)}")
-    shape = len(ids), int(run_of.max(initial=0)) + 1, len(scales)
-    cells = np.ravel_multi_index((row_of[known], run_of[known], scale_of[known]), shape)
+        ood_probes = np.unique(labels["id"].to_numpy()[~known].astype(str)).tolist()
+        faults.append(f"labels of rows without features, or at other scales than labels.json says: {_some(ood_probes)}")
+    shape = len(ids), int(sample_of.max(initial=0)) + 1, len(scales)
+    cells = np.ravel_multi_index((row_of[known], sample_of[known], scale_of[known]), shape)
     filled = np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape)
     for what, wrong in (("no label", filled == 0), ("several labels", filled > 1)):
         if wrong.any():
@@ -231,8 +246,8 @@ def _matrix(column: pa.ChunkedArray, length: int) -> tuple[Floats, Ints]:
 
 def _faults(table: Table) -> list[str]:
     faults = []
-    missing = np.isnan(table.runs).all()
-    bad = ~((table.runs >= 0) & (table.runs <= 1)).all(axis=(1, 2))
+    missing = np.isnan(table.samples).all()
+    bad = ~((table.samples >= 0) & (table.samples <= 1)).all(axis=(1, 2))
     if missing:
         faults.append("no scores at all: agreement with the finest scale can stand for them, with --target agreement")
     elif bad.any():

@@ -40,7 +40,7 @@ def scenes(tmp_path_factory) -> Path:
     return folder / "rows"
 
 
-@pytest.fixture(scope="module", params=["pool", "haar", "query"])
+@pytest.fixture(scope="module", params=["pool", "nested_pool", "query"])
 def made(request) -> Made:
     """A tiny run, its rows, router and bundle, of each family."""
     from tests.support.bundles import FAMILIES  # torch, which most test files do without

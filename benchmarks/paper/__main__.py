@@ -100,8 +100,8 @@ def ordered(seeds: int, size: Size, *, last_point: int = 3) -> list[Cell]:
 
 
 def _turn(cell: Cell) -> int:
-    """First one seed of both families, then the other seeds' specialists, then haar; last the others' ablations."""
-    if cell.family == "haar":
+    """First one seed of both families, the other seeds' specialists, then nested_pool; last the others' ablations."""
+    if cell.family == "nested_pool":
         return 2
     if cell.point == 3:
         return 3

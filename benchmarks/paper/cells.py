@@ -10,8 +10,8 @@ from benchmarks.paper.compute import step_flops
 from benchmarks.paper.samplers import Sampling
 from benchmarks.paper.world import FINEST, SCALES, Size
 
-Family = Literal["pool", "query", "haar"]
-FAMILIES: tuple[Family, ...] = ("pool", "query", "haar")
+Family = Literal["pool", "query", "nested_pool"]
+FAMILIES: tuple[Family, ...] = ("pool", "query", "nested_pool")
 # MQT's second stage draws even numbers alone: beside each odd one stand the even ones next to it.
 ODD = (3, 5)
 PREFIXES = tuple(sorted({*SCALES, *ODD, *(m - 1 for m in ODD), *(m + 1 for m in ODD)}))
@@ -67,7 +67,7 @@ class Cell:
 
 
 def nested(family: Family) -> str:
-    """The name of the family's own way: M3's and haar's all scales a step, MQT's uniform draw."""
+    """The name of the family's own way: M3's and nested_pool's all scales a step, MQT's uniform draw."""
     return "uniform" if family == "query" else "nested"
 
 
@@ -88,7 +88,7 @@ def cells_of(seed: int, size: Size) -> Iterator[Cell]:
         yield Cell("base", family, seed, point=0, scales=SCALES if family == "pool" else (FINEST,))
     yield Cell("nested", "pool", seed, 1, show=SCALES, labelled=True)
     yield Cell("uniform", "query", seed, 1, show=(_EVEN,), scales=PREFIXES)
-    yield Cell("nested", "haar", seed, 1, show=SCALES)
+    yield Cell("nested", "nested_pool", seed, 1, show=SCALES)
     for scale in SCALES:
         for family in ("pool", "query"):
             yield Cell(specialist(scale), family, seed, 1, show=(scale,), scales=(scale,))

@@ -82,7 +82,7 @@ def connector_flops(config: Any, num_visual_tokens: int) -> float:
     patches, m = config.grid_side**2, num_visual_tokens
     seen, width = _vision_width(config.vision_config), config.text_config.hidden_size
     if config.connector != "query":
-        mixing = 2.0 * m * patches * width if config.connector == "haar" else 0.0
+        mixing = 2.0 * m * patches * width if config.connector == "nested_pool" else 0.0
         return _linear(patches, seen, width) + _linear(patches, width, width) + mixing
     values = _linear(patches, seen, seen) * (2 if config.value_mlp else 1)
     attention = _linear(m, seen, seen) + _linear(patches, seen, seen) + _attention(m, patches, seen)

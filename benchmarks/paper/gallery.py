@@ -118,7 +118,7 @@ def _mosaic(
 def gathering(connector: Connector, m: int) -> NDArray[np.float32]:
     """How much each of m tokens takes of each patch, (m, P): a query's attention, or the averages of its cell.
 
-    The first m tokens of haar hold what those averages hold, so they are shown as them.
+    The first m tokens of nested_pool hold what those averages hold, so they are shown as them.
     """
     if isinstance(connector, QueryConnector):
         return connector.attention(m).mean(dim=0).detach().numpy()

@@ -30,15 +30,15 @@ class OracleFigures:
 
     Attributes:
         mean_tokens, score: as M3 has it; rows that nothing answers count at the coarsest scale.
-        sober_tokens, sober_score: chosen on one seed and judged on the others; None from one seed.
+        cross_sample_tokens, cross_sample_score: chosen on one seed and judged on the others; None from one seed.
         fixed_scale, fixed_score: of the best fixed scale.
-        mix: what mixing fixed scales reaches at the sober oracle's tokens.
+        mix: what mixing fixed scales reaches at the cross_sample oracle's tokens.
     """
 
     mean_tokens: float
     score: float
-    sober_tokens: float | None
-    sober_score: float | None
+    cross_sample_tokens: float | None
+    cross_sample_score: float | None
     fixed_scale: int
     fixed_score: float
     mix: float | None
@@ -60,17 +60,18 @@ def oracle_figures(asked: list[Asked]) -> OracleFigures:
     """Of one cell under several seeds: the same rows, the same recipe."""
     table = seeds_table(asked)
     own = [oracle_of(one.scores, one.scores, table.cost) for one in asked]
-    sober: Oracle | None = without_luck(table)
+    cross_sample: Oracle | None = without_luck(table)
     fixed = table.scores.mean(axis=0)
     best = int(fixed.argmax())
     return OracleFigures(
         float(np.mean([one.mean_cost for one in own])), float(np.mean([one.score for one in own])),
-        sober and sober.mean_cost, sober and sober.score, table.scales[best], float(fixed[best]),
-        sober and float(best_mix(table.cost, fixed, sober.mean_cost)),
+        cross_sample and cross_sample.mean_cost, cross_sample and cross_sample.score,
+        table.scales[best], float(fixed[best]),
+        cross_sample and float(best_mix(table.cost, fixed, cross_sample.mean_cost)),
     )  # fmt: skip
 
 
-def sober_choices(asked: list[Asked]) -> list[NDArray[np.integer]]:
+def cross_sample_choices(asked: list[Asked]) -> list[NDArray[np.integer]]:
     """For each seed the scale of each row, (n,), that the other seeds found best: its own luck has no say."""
     scores = np.stack([one.scores for one in asked])  # (s, n, K)
     return [np.delete(scores, seed, axis=0).mean(axis=0).argmax(axis=1) for seed in range(len(asked))]

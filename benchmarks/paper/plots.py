@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_COLOURS = {"pool": "#1f5fa8", "query": "#b4531f", "haar": "#2f7d4f"}
+_COLOURS = {"pool": "#1f5fa8", "query": "#b4531f", "nested_pool": "#2f7d4f"}
 _GREYS = ("#222222", "#777777", "#aaaaaa")
 _KINDS = plt.get_cmap("tab10")
 _DPI = 110
@@ -84,7 +84,9 @@ def _axes(axes: Axes, title: str, scales: Sequence[int], *, x: str = "visual tok
 def _nesting(results: dict[str, Any]) -> Figure:
     means, scales = _Means(results), results["scales"]
     figure, panes = plt.subplots(1, 3, figsize=(11.5, 3.9), sharey=True, layout="constrained")
-    for axes, family, name in zip(panes, ("pool", "query", "haar"), ("nested", "uniform", "nested"), strict=True):
+    for axes, family, name in zip(
+        panes, ("pool", "query", "nested_pool"), ("nested", "uniform", "nested"), strict=True
+    ):
         colour = _COLOURS[family]
         means.line(axes, family, name, color=colour, marker="o", label="one model for all scales")
         alone = [f"specialist-{m}" for m in scales]
@@ -94,9 +96,9 @@ def _nesting(results: dict[str, Any]) -> Figure:
         means.line(
             axes, family, "base", color=_GREYS[2], linestyle=":", marker=".", label="trained at the finest alone"
         )
-        if family == "haar":
+        if family == "nested_pool":
             means.line(axes, "pool", "nested", color=_COLOURS["pool"], linestyle="--", label="pool")
-        titles = {"pool": "pool (M3)", "query": "query (MQT)", "haar": "haar (pool, nested by prefix)"}
+        titles = {"pool": "pool (M3)", "query": "query (MQT)", "nested_pool": "nested_pool (pool, nested by prefix)"}
         _axes(axes, titles[family], scales)
         axes.legend(frameon=False, fontsize=8)
     panes[0].set_ylabel("right answers (%)")
@@ -166,9 +168,10 @@ def _oracle(results: dict[str, Any]) -> Figure:
             continue
         means.line(axes, family, name, color=_COLOURS[family], marker="o", label="one scale for all")
         axes.plot(told["mean_tokens"], 100 * told["score"], "*", markersize=13, color=_KINDS(2), label="oracle")
-        if told["sober_score"] is not None:
-            axes.plot(told["sober_tokens"], 100 * told["sober_score"], "*", markersize=13, markerfacecolor="white",
-                      color=_KINDS(2), label="oracle, chosen by the other seeds")  # fmt: skip
+        if told["cross_sample_score"] is not None:
+            axes.plot(told["cross_sample_tokens"], 100 * told["cross_sample_score"], "*",
+                      markersize=13, markerfacecolor="white", color=_KINDS(2),
+                      label="oracle, chosen by the other seeds")  # fmt: skip
         for place, seed in enumerate(results["router"].get(family, [])):
             at = seed["at"]
             axes.plot([p["mean_tokens"] for p in at], [100 * p["score"] for p in at], "d", color=_KINDS(3),

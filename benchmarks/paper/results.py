@@ -40,7 +40,7 @@ def results(cells: Sequence[Cell], folder: Path, size: Size, costs: dict[str, An
         "cells": [_cell(asked) for several in found.cells.values() for asked in several],
         "means": list(_means(found)),
         "nested_minus_specialists": list(_nesting(found)),
-        "haar_minus_pool": list(_haar(found)),
+        "nested_pool_minus_pool": list(_nested_pool(found)),
         "training_gflops_a_picture": compute,
         "claims": [asdict(claim) | {"verdict": claim.verdict} for claim in held],
         "oracle": _oracles(found), "router": routers,
@@ -108,10 +108,10 @@ def _nesting(found: Found) -> Iterator[dict[str, Any]]:
                     yield told | _plain(gap)
 
 
-def _haar(found: Found) -> Iterator[dict[str, Any]]:
+def _nested_pool(found: Found) -> Iterator[dict[str, Any]]:
     for kind in ("all", "flat", "steep"):
         for m in SCALES:
-            pairs = found.pairs(("haar", "nested"), ("pool", "nested"))
+            pairs = found.pairs(("nested_pool", "nested"), ("pool", "nested"))
             if gap := difference(pairs, [m], kind=kind):
                 yield {"kind": kind, "scale": m} | _plain(gap)
 

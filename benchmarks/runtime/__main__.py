@@ -1,11 +1,11 @@
-"""The runtime, measured from outside: start, own work, second looks, the server, and whether the router pays in time.
+"""The runtime, measured from outside: start, own work, escalations, the server, and whether the router pays in time.
 
     python -m benchmarks.runtime --demo demo
 
 The demo's bundle is copied and measured with `mvlm bench` first, so that the router weighs this machine's milliseconds.
 What is claimed of the router is measured on it, and again with its language model padded to the cost of a larger one.
 What else needs a decoder whose tokens cost runs on a random model of each family, made on the spot, with transformers'
-own loop beside it; `pool` shows what a second look costs where no cache can be kept. Where onnxruntime-genai's loop
+own loop beside it; `pool` shows what an escalation costs where no cache can be kept. Where onnxruntime-genai's loop
 stands is measured by benchmarks/decode/__main__.py.
 """
 
@@ -96,8 +96,8 @@ def large_decoder(run: RandomRun, threads: int, rounds: int) -> dict[str, Any]:
     """One family, where the language model is what takes the time."""
     runtime = Runtime.load(run.bundle, threads=threads)
     return {
-        "second_look_9_to_144": second_look(runtime, run.picture, _QUESTION, rounds),
-        "second_look_short_question": second_look(runtime, run.picture, _SHORT_QUESTION, rounds),
+        "escalation_9_to_144": escalation(runtime, run.picture, _QUESTION, rounds),
+        "escalation_short_question": escalation(runtime, run.picture, _SHORT_QUESTION, rounds),
         "two_questions": two_questions(runtime, run.picture, rounds),
         "transformers": beside_transformers(runtime, run, threads, rounds),
     }
@@ -183,8 +183,8 @@ def _beyond(inside: Inside, task: Callable[[], Any]) -> tuple[Any, float]:
 # Reading twice what need be read once
 
 
-def second_look(runtime: Runtime, picture: Path, question: str, rounds: int) -> dict[str, float]:
-    """What a second look costs in all: asked at 9 tokens and then at 144 on the same cache, against 144 at once.
+def escalation(runtime: Runtime, picture: Path, question: str, rounds: int) -> dict[str, float]:
+    """What an escalation costs in all: asked at 9 tokens and then at 144 on the same cache, against 144 at once.
 
     A token of answer each, the picture encoded before. A question's own positions stand behind the picture's, so they
     are read twice by way of 9, whatever is kept: `question_tokens` says how many they are here.

@@ -21,7 +21,7 @@ _ASKED = (
     click.option("--scale", default="auto", show_default=True, help="auto, or how many visual tokens."),
     click.option("--price", type=float, help="What a unit of cost is worth in probability. Left out: the router's."),
     click.option("--budget", type=float, help="The mean cost of a question instead of a price."),
-    click.option("--within", type=float, help="A loss that the router promises instead of a price, as in 0.01."),
+    click.option("--within", type=float, help="A loss that the router bounds instead of a price, as in 0.01."),
     click.option("--cap", type=float, help="The most that one question may cost."),
     click.option("--least-probability", type=float, help="Leave out scales that are less likely right."),
     click.option("--deadline-ms", type=float, help="When the answer must stand."),
@@ -155,7 +155,7 @@ def _explained(view: View, question: str, answer: Answer, options: dict[str, Any
         mark = " <- answered" if m == answer.num_visual_tokens else ""
         lines.append(f"{m:>8} {choice.probabilities[m]:>9.3f} {cost:>13.4g} {worth:>7.3f}{mark}")
     lines.append(f"worth is P(right) less the price, {choice.price:.4g}, times the cost as a share of the dearest")
-    strange = ", so that the router does not trust itself here" if choice.unfamiliar else ""
-    lines.append(f"as strange as this were {100 * choice.familiarity:.3g} % of the validation questions{strange}")
+    strange = ", so that the router does not trust itself here" if choice.out_of_distribution else ""
+    lines.append(f"as strange as this were {100 * choice.p_value:.3g} % of the validation questions{strange}")
     lines += [f"{name:>24} {value:.4g}" for name, value in features.items()]
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from export.runtime.errors import MvlmError
-from mvlm_core.modeling.connectors import HaarConnector, PoolConnector, QueryConnector
+from mvlm_core.modeling.connectors import NestedPoolConnector, PoolConnector, QueryConnector
 from mvlm_core.modeling.model import MvlmForConditionalGeneration, vision_width
 
 from .quantize import per_output
@@ -76,8 +76,8 @@ class QueryGraph(nn.Module):
         return self.connector.gathered(values, attention.transpose(0, 1))
 
 
-class HaarGraph(nn.Module):
-    """A haar connector whose rows are given: values (B, P, D), (m, P) -> tokens (B, m, D)."""
+class NestedPoolGraph(nn.Module):
+    """A nested_pool connector whose rows are given: values (B, P, D), (m, P) -> tokens (B, m, D)."""
 
     def forward(self, values: Tensor, basis: Tensor) -> Tensor:
         return basis @ values
@@ -132,9 +132,9 @@ def connector_models(
         yield from _prefix_models(graph, values, {"attention": attention}, scales, weights)
         return
     values = torch.randn(_TRACED_BATCH, patches, width)
-    if isinstance(connector, HaarConnector):
+    if isinstance(connector, NestedPoolConnector):
         rows = {"basis": connector.basis[:largest]}  # (m, P)
-        yield from _prefix_models(_narrowed(HaarGraph(), precision), values, rows, scales, weights)
+        yield from _prefix_models(_narrowed(NestedPoolGraph(), precision), values, rows, scales, weights)
         return
     for m in sorted(scales):
         graph = trace(_narrowed(PoolGraph(connector, m), precision), {"values": (values, {0: "batch"})}, ["tokens"])

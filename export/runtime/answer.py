@@ -25,7 +25,7 @@ class Answer:
         probabilities: the same at each scale of the bundle; empty when the scale was named.
         confidence: the probability that the model itself gives to this answer: the product over its tokens, the one
             that ends it included (the `confidence` of labels/). With `choices`, its share among them.
-        unfamiliar: whether the router did not trust itself, and the finest allowed scale was taken.
+        out_of_distribution: whether the router did not trust itself, and the finest allowed scale was taken.
         escalated: the scale that was asked first, when the answer comes from a second, closer look.
         finish: what ended the answer: the model or a stop text (`stop`), the longest answer allowed (`length`), the
             `deadline`, or the caller (`stopped`).
@@ -40,7 +40,7 @@ class Answer:
     probability: float | None = None
     probabilities: dict[int, float] = field(default_factory=dict)
     confidence: float = 1.0
-    unfamiliar: bool = False
+    out_of_distribution: bool = False
     escalated: int | None = None
     finish: Finish = "stop"
     choices: dict[str, float] = field(default_factory=dict)

@@ -60,7 +60,7 @@ class Begun:
             probability=choice.probabilities[m] if choice else None,
             probabilities=choice.probabilities if choice else {},
             confidence=written.confidence,
-            unfamiliar=choice.unfamiliar if choice else False,
+            out_of_distribution=choice.out_of_distribution if choice else False,
             escalated=self.escalated,
             finish=written.finish,
             choices=written.choices,
@@ -231,11 +231,11 @@ class Runtime:
         cap = self.costs.costs[max(in_time)]
         return replace(request.terms, cap=cap if request.cap is None else min(cap, request.cap))
 
-    def _look_again(self, choice: Choice, logits: Array) -> Choice | None:
-        """The finer scale that is worth a second look after the first token's logits (V,), or None."""
+    def _escalate(self, choice: Choice, logits: Array) -> Choice | None:
+        """The finer scale that is worth an escalation after the first token's logits (V,), or None."""
         if self.router is None or not self.router.looks_again:
             return None
-        return self.router.look_again(choice, first_margin(logits), keeps_cache=self.reader.nested)
+        return self.router.escalate(choice, first_margin(logits), keeps_cache=self.reader.nested)
 
     @contextmanager
     def begin(self, view: View, request: Request, clock: Clock, stop: Stop) -> Iterator[Begun]:
@@ -249,7 +249,7 @@ class Runtime:
         while not stop.now:
             with view.shelf.borrow(m) as conversation:
                 logits = conversation.ask(request.question, m, self._room(request), clock)  # (V,)
-                closer = self._look_again(choice, logits) if choice and escalated is None else None
+                closer = self._escalate(choice, logits) if choice and escalated is None else None
                 if closer is None:
                     yield Begun(m, choice, escalated, (conversation, logits))
                     return

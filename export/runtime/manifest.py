@@ -10,6 +10,7 @@ from typing import Any
 
 from .artefact import read_artefact, sha256_file, sha256_json
 from .errors import MvlmError
+from .families import PREFIX_NESTED, current_name
 from .features import FEATURE_VERSION
 from .image import ImageSpec
 
@@ -17,7 +18,6 @@ SEAL = "manifest_sha256"
 CACHE_FORMS = ("in place", "scatter", "concat")
 _MOST_FILES = 4096
 # Families whose coarse tokens begin the finer ones; another's are read anew at every scale, which is always right.
-NESTED = ("query", "haar")
 _BYTES = {"float32": 4, "float16": 2}  # of one number
 
 
@@ -103,7 +103,7 @@ class Manifest:
     @property
     def nested(self) -> bool:
         """Whether the tokens of a scale are the first ones of every finer scale."""
-        return self.family in NESTED
+        return self.family in PREFIX_NESTED
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -197,7 +197,7 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
     decoder, table, router = graphs["decoder"], value["embedding"], value["router"]
     return Manifest(
         folder=folder,
-        family=str(value["family"]),
+        family=current_name(str(value["family"])),
         target=str(value["target"]),
         provider=str(value["provider"]),
         precision={str(part): str(precision) for part, precision in value["precision"].items()},

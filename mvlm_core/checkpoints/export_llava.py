@@ -65,10 +65,10 @@ def require_expressible(config: MvlmConfig, scale: int) -> None:
             "a plain LLaVA cannot hold a query connector, whose tokens come from a cross-attention: another tool needs"
             " this package's QueryConnector in the place of the projector"
         )
-    if config.connector == "haar":
+    if config.connector == "nested_pool":
         raise MvlmError(
-            "a plain LLaVA cannot hold a haar connector, whose tokens are what finer grids add: train another run"
-            " with model.start naming this one and connector: pool, which keeps the MLP, and write that"
+            "a plain LLaVA cannot hold a nested_pool connector, whose tokens are what finer grids add: train another"
+            " run with model.start naming this one and connector: pool, which keeps the MLP, and write that"
         )
     finest = config.grid_side**2
     if scale != finest:

@@ -1,4 +1,4 @@
-"""The verb `eval`."""
+"""The verb `benchmark`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FOLDER = click.Path(path_type=Path)
 INCLUDE = click.option("--include-path", "include", type=_FOLDER, multiple=True, help="A folder of further tasks.")
 
 
-@click.command("eval")
+@click.command("benchmark")
 @click.argument("model", type=_FOLDER, default="run", metavar="[RUN|BUNDLE]")
 @click.option("--scales", required=True, help="As in 9,36,144 or 36,auto: auto asks the router.")
 @click.option("--tasks", "names", required=True, help="paper11 (MQT's), m3, benchmarks of them, tasks of lmms-eval.")
@@ -29,9 +29,9 @@ INCLUDE = click.option("--include-path", "include", type=_FOLDER, multiple=True,
 @click.option("--gen-kwargs", "generation", help="As lmms-eval takes it: max_new_tokens=64.")
 @click.option("--model-args", "further", default="", help="For the model: batch_size=8,device=cuda,precision=bfloat16.")
 @click.option("--print", "dry", is_flag=True, help="Show the runs and what they need, and run nothing.")
-@out_option("eval")
+@out_option("benchmark")
 @OVERWRITE
-def eval_(
+def benchmark(
     model: Path, scales: str, names: str, router: Path | None, include: tuple[Path, ...], limit: int | None,
     generation: str | None, further: str, dry: bool, out: Path, overwrite: bool,
 ) -> None:  # fmt: skip
@@ -39,7 +39,7 @@ def eval_(
 
     \b
     Example:
-      mvlm eval run --scales 9,36,144 --tasks paper11 --print
+      mvlm benchmark run --scales 9,36,144 --tasks paper11 --print
     """
     from mvlm_core.evaluation.benchmarks import Tasks
     from mvlm_core.evaluation.lmms_runs import Plan, evaluate

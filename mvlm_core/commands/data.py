@@ -34,7 +34,7 @@ def to_lmms_eval(rows: Path, split: str, out: Path, overwrite: bool) -> None:
     with output_folder(out, overwrite=overwrite) as folder:
         counts = write_tasks(rows, folder, split, lies_at=out.absolute())
     click.echo("  ".join(f"{name}: {count} samples" for name, count in counts.items()) + f" in {out}")
-    say_next(f"mvlm eval --scales 9,36,144 --tasks {','.join(counts)} --include-path {shlex.quote(str(out))}")
+    say_next(f"mvlm benchmark --scales 9,36,144 --tasks {','.join(counts)} --include-path {shlex.quote(str(out))}")
 
 
 @data.command("from-lmms-eval")

@@ -12,7 +12,7 @@ import click
 
 from export.runtime.artefact import describe, refuse_if_filled, write_json
 from export.runtime.errors import MvlmError
-from mvlm_core.modeling.scales import Family
+from export.runtime.families import Family
 
 _PARTS = ("rows", "train.yaml", "run", "labels", "router", "report", "bundle")
 _REHEARSAL_PICTURES = ("--train", "120", "--val", "60", "--test", "60")
@@ -45,7 +45,7 @@ class Demo:
         self._verb("label", run, "--rows", rows, "--out", labels, *again)
         self._verb("fit-router", labels, "--out", router, *again)
         self._verb("export", run, "--router", router, "--rows", rows, "--out", bundle, *again)
-        self._verb("evaluate", router, "--labels", labels, "--out", report, *again)
+        self._verb("report", router, "--labels", labels, "--out", report, *again)
         picture, question, answer = self._example(Path(rows))
         self._verb("run", picture, question, "--bundle", bundle)
         click.echo(f"(right is: {answer}; the picture is {picture})")
@@ -84,7 +84,7 @@ class Demo:
     def _say_where_everything_lies(self) -> None:
         lies = {
             "rows": "pictures and questions; contact_sheet.png", "run": "the trained model; metrics.jsonl",
-            "labels": "what was right at every scale", "router": "router.onnx and what it promises",
+            "labels": "what was right at every scale", "router": "router.onnx and what it bounds",
             "report": "index.html: open it", "bundle": "what a device needs, verified",
         }  # fmt: skip
         click.echo()

@@ -11,7 +11,7 @@ import click
 
 from export.runtime.artefact import output_folder, refuse_if_filled
 from export.runtime.errors import CheckFailed, MvlmError
-from mvlm_core.modeling.scales import FAMILIES, Family
+from export.runtime.families import FAMILIES, Family
 from mvlm_core.progress import Bars, quiet
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
 @click.option("--scales", default=None, help="As in 1,4,9,36,144; left out, those of the run's train.yaml.")
 @click.option("--splits", default="val,test", show_default=True, help="What the model was not trained on.")
 @click.option(
-    "--runs", type=click.IntRange(min=1), default=1, show_default=True,
+    "--samples", type=click.IntRange(min=1), default=1, show_default=True,
     help="Runs beyond the first draw their answers: they tell what a row needs from luck.",
 )  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
@@ -210,7 +210,7 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
 @out_option("labels")
 @OVERWRITE
 def label(
-    run: Path, rows: Path, scales: str | None, splits: str, runs: int, device: str,
+    run: Path, rows: Path, scales: str | None, splits: str, samples: int, device: str,
     precision: Literal["float32", "bfloat16"], out: Path, overwrite: bool,
 ) -> None:  # fmt: skip
     """Answer every row at every scale and store what was right. Stopped and started again, it goes on.
@@ -231,7 +231,7 @@ def label(
         raise MvlmError(f"no split is called {', '.join(unknown)}: choose among {', '.join(SPLITS)}")
     refuse_if_filled(out, overwrite=overwrite)
     asked = parse_scales(scales) if scales else run_scales(run)
-    sweep = Sweep(run, rows, asked, wanted, runs, device=device, precision=precision)
+    sweep = Sweep(run, rows, asked, wanted, samples, device=device, precision=precision)
     with Bars() as bars:
         facts = sweep_rows(sweep, out, overwrite=overwrite, progress=bars.reach("labelling"))
     steps = ladder(out)

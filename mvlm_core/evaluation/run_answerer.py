@@ -20,8 +20,8 @@ from transformers import StoppingCriteria
 from export.runtime.backends.onnx import Device
 from export.runtime.decode.sampling import first_margin
 from export.runtime.errors import MvlmError
+from export.runtime.families import PREFIX_NESTED
 from export.runtime.features import image_features, question_features
-from export.runtime.manifest import NESTED
 from export.runtime.routing.router import Choice, Router
 from export.runtime.routing.router_folder import ROUTER_FILE, read_router
 from mvlm_core.checkpoints.run_folder import Precision, load_run, model_sha256
@@ -69,7 +69,7 @@ class RunAnswerer:
     def answer(self, asked: Sequence[Asked], max_new_tokens: int, until: Sequence[str]) -> list[Said]:
         shown = [self._show(sample) for sample in asked]
         said, first = self._generate(shown, max_new_tokens, until)
-        closer = [self._look_again(sample, logits) for sample, logits in zip(shown, first, strict=True)]
+        closer = [self._escalate(sample, logits) for sample, logits in zip(shown, first, strict=True)]
         again = [sample for sample in closer if sample]
         second = iter(self._generate(again, max_new_tokens, until)[0] if again else [])
         return [next(second) if sample else answer for sample, answer in zip(closer, said, strict=True)]
@@ -97,13 +97,13 @@ class RunAnswerer:
         token_rows = self.model.embedding_table[ids].float().cpu().numpy()  # (T, D)
         return self.router.choose(image_features(words), question_features(question, token_rows, words))
 
-    def _look_again(self, shown: Shown, logits: Tensor) -> Shown | None:
+    def _escalate(self, shown: Shown, logits: Tensor) -> Shown | None:
         """The sample at a finer scale where the first token's logits (V,) call for it, as on the device."""
         if self.router is None or not self.router.looks_again or len(shown.choices) != 1:
             return None
         margin = first_margin(logits.float().cpu().numpy())
-        keeps_cache = self.model.config.connector in NESTED
-        closer = self.router.look_again(shown.choices[0], margin, keeps_cache=keeps_cache)
+        keeps_cache = self.model.config.connector in PREFIX_NESTED
+        closer = self.router.escalate(shown.choices[0], margin, keeps_cache=keeps_cache)
         return replace(shown, scales=(closer.scale,), choices=(closer,)) if closer else None
 
     def _generate(

@@ -9,7 +9,7 @@ from typing import Any
 
 from export.runtime.artefact import sha256_file
 from export.runtime.errors import MvlmError
-from mvlm_core.modeling.scales import parse_scales, require_scales
+from mvlm_core.modeling.scales import family_scales, parse_scales, require_scales
 
 from .model_args import read_model_args
 
@@ -73,15 +73,11 @@ def _check_bundle(folder: Path, scales: Sequence[int], *, auto: bool, router: Pa
 
 
 def _check_run(folder: Path, scales: Sequence[int], *, auto: bool, router: Path | None) -> str:
-    import torch
-
     from export.runtime.routing.router_folder import read_router
     from mvlm_core.checkpoints.run_folder import model_sha256, run_config
-    from mvlm_core.modeling.model import build_connector
 
     config, sha256 = run_config(folder), model_sha256(folder)
-    with torch.device("meta"):
-        require_scales(scales, build_connector(config).scales)
+    require_scales(scales, family_scales(config.connector, config.grid_side, config.num_queries))
     if auto:
         if router is None:
             raise MvlmError("auto asks a router: name its folder with --router, or leave auto out of --scales")

@@ -50,29 +50,29 @@ from .resumable import parts_folder
 _LABELS = pa.schema(
     [
         ("id", pa.string()), ("group", pa.string()), ("task", pa.string()), ("split", pa.string()),
-        ("num_visual_tokens", pa.int32()), ("run", pa.int32()), ("score", pa.float32()), ("loss", pa.float32()),
+        ("num_visual_tokens", pa.int32()), ("sample", pa.int32()), ("score", pa.float32()), ("loss", pa.float32()),
         ("confidence", pa.float32()), ("margin", pa.float32()), ("prediction", pa.string()), ("answer", pa.string()),
     ]
 )  # fmt: skip
 _FEATURES = pa.schema([("id", pa.string()), ("image", pa.list_(pa.float32())), ("question", pa.list_(pa.float32()))])
 _STRANGE = pa.schema([("kind", pa.string()), ("image", pa.list_(pa.float32())), ("question", pa.list_(pa.float32()))])
-_FILES = ("labels.parquet", "features.parquet", "strangers.parquet")
+_FILES = ("labels.parquet", "features.parquet", "ood_probes.parquet")
 # Of so many pictures other kinds are made.
-_STRANGERS = 64
+_OOD_PROBES = 64
 
 
 @dataclass(frozen=True)
 class Sweep:
     """What is labelled: the rows of some splits, at some scales, by one model.
 
-    The first of `runs` answers greedily, as a device does; further ones draw at temperature 1, and tell need from luck.
+    The first of `samples` answers greedily, as a device does; further ones are drawn at temperature 1.
     """
 
     run: Path
     rows: Path
     scales: tuple[int, ...]
     splits: tuple[str, ...]
-    runs: int = 1
+    samples: int = 1
     max_new_tokens: int = 16
     pictures_per_part: int = 32
     device: str = "cpu"
@@ -82,7 +82,7 @@ class Sweep:
         """What a part already written must have been made from to be taken over."""
         return {
             "model_sha256": model_sha256(self.run), "rows_sha256": rows_sha256(self.rows),
-            "scales": list(self.scales), "splits": list(self.splits), "runs": self.runs,
+            "scales": list(self.scales), "splits": list(self.splits), "samples": self.samples,
             "feature_version": FEATURE_VERSION,
             "max_new_tokens": self.max_new_tokens, "pictures_per_part": self.pictures_per_part,
             "precision": self.precision,
@@ -113,7 +113,7 @@ def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, 
             _write(_part(folder, "features", start), features, _FEATURES)
         progress(start + len(chunk), len(pictures))
 
-    _write(folder / "strangers.parquet", _strangers(model, processor, pictures[:_STRANGERS]), _STRANGE)
+    _write(folder / "ood_probes.parquet", _ood_probes(model, processor, pictures[:_OOD_PROBES]), _STRANGE)
     return _assemble(folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures))
 
 
@@ -142,30 +142,30 @@ def sweep_pictures(
     for scale in sweep.scales:
         with torch.inference_mode():
             visual = model.connector.tokens(values, scale)  # (B, m, D)
-        for run in range(sweep.runs):
-            by = _draws(pictures[0].rows[0].id, scale, run) if run else None
+        for sample in range(sweep.samples):
+            by = _draws(pictures[0].rows[0].id, scale, sample) if sample else None
             answers = answer_together(model, ids_before, visual, ids_after, sweep.max_new_tokens, by)
             for picture, answered in zip(pictures, answers, strict=True):
                 for row, answer in zip(picture.rows, answered, strict=True):
-                    labels[row.id].append(_label(row, scale, run, answer, prompt))
+                    labels[row.id].append(_label(row, scale, sample, answer, prompt))
     return [line for lines in labels.values() for line in lines], features
 
 
-def _label(row: Row, scale: int, run: int, answer: Answered, prompt: Prompt) -> dict[str, Any]:
+def _label(row: Row, scale: int, sample: int, answer: Answered, prompt: Prompt) -> dict[str, Any]:
     prediction = prompt.answer(answer.token_ids)
     return {
-        "id": row.id, "group": row.group, "task": row.task, "split": row.split, "num_visual_tokens": scale, "run": run,
-        "score": score(prediction, row.answers), "loss": None, "confidence": answer.confidence,
+        "id": row.id, "group": row.group, "task": row.task, "split": row.split, "num_visual_tokens": scale,
+        "sample": sample, "score": score(prediction, row.answers), "loss": None, "confidence": answer.confidence,
         "margin": answer.margin, "prediction": prediction, "answer": row.answers[0],
     }  # fmt: skip
 
 
-def _draws(first_id: str, scale: int, run: int) -> torch.Generator:
-    """Of one part at one scale in one run, so that a sweep that was stopped draws what it would have drawn."""
-    return torch.Generator().manual_seed(int(sha256_json([first_id, scale, run])[:12], 16))
+def _draws(first_id: str, scale: int, sample: int) -> torch.Generator:
+    """Of one part at one scale in one sample, so that a sweep that was stopped draws what it would have drawn."""
+    return torch.Generator().manual_seed(int(sha256_json([first_id, scale, sample])[:12], 16))
 
 
-def _strangers(
+def _ood_probes(
     model: MvlmForConditionalGeneration, processor: MvlmProcessor, pictures: Sequence[Group]
 ) -> list[dict[str, Any]]:
     """What the router would see of pictures that are not of this kind, asked the questions of those that are.
@@ -220,7 +220,7 @@ def _assemble(
     for table in ("labels", "features"):
         parts = [pq.read_table(_part(folder, table, start)) for start in starts]
         pq.write_table(pa.concat_tables(parts), whole / f"{table}.parquet")
-    shutil.copyfile(folder / "strangers.parquet", whole / "strangers.parquet")
+    shutil.copyfile(folder / "ood_probes.parquet", whole / "ood_probes.parquet")
     known = read_artefact(sweep.rows, "rows") if (sweep.rows / "rows.json").is_file() else {}
     key = sweep.key()
     facts = describe(
@@ -234,7 +234,7 @@ def _assemble(
         precision=sweep.precision,
         feature_version=FEATURE_VERSION,
         feature_names={"image": image_feature_names(), "question": question_feature_names()},
-        runs=sweep.runs,
+        samples=sweep.samples,
         counts={"rows": sum(splits.values()), "groups": groups, "splits": dict(splits)},
         tasks=known.get("tasks", {}),
         key_sha256=sha256_json(key),

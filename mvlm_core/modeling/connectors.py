@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .scales import haar_scales, pool_scales, query_scales, require_scales
+from .scales import nested_pool_scales, pool_scales, query_scales, require_scales
 
 # A softmax that has settled on one patch no longer learns, so no query of the pyramid starts sharper than this.
 _FEWEST_PATCHES = 2.0
@@ -69,7 +69,7 @@ class PoolConnector(nn.Module):
         return values
 
 
-class HaarConnector(PoolConnector):
+class NestedPoolConnector(PoolConnector):
     """The patches of `PoolConnector` told from coarse to fine: the first m tokens hold what m pooled ones hold.
 
     The tokens are a fixed invertible linear map of the patches (`nested_basis`), so token i is the same for every
@@ -84,7 +84,7 @@ class HaarConnector(PoolConnector):
 
     @property
     def scales(self) -> Sequence[int]:
-        return haar_scales(self.grid_side)
+        return nested_pool_scales(self.grid_side)
 
     def tokens(self, values: Tensor, num_visual_tokens: int) -> Tensor:
         """The first m tokens: (B, P, D) -> (B, m, D). Raises `MvlmError` for a scale that is not allowed."""
@@ -164,7 +164,7 @@ class QueryConnector(nn.Module):
         return self.proj(self.out_proj(values))
 
 
-Connector = PoolConnector | HaarConnector | QueryConnector
+Connector = PoolConnector | NestedPoolConnector | QueryConnector
 
 
 def _prefixes(finest: Tensor, scales: Sequence[int]) -> dict[int, Tensor]:

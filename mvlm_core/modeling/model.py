@@ -30,10 +30,11 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from export.runtime.errors import MvlmError
+from export.runtime.families import Family, current_name
 
 from .connectors import (
     Connector,
-    HaarConnector,
+    NestedPoolConnector,
     PatchPositions,
     PoolConnector,
     QueryConnector,
@@ -44,7 +45,7 @@ from .kv_cache import cache_argument, cache_of, given_cache
 from .losses import IGNORED_LABEL, TagGroup, answer_loss, word_loss
 from .nested_basis import nested_basis
 from .processing import MvlmImageProcessor, MvlmProcessor
-from .scales import Family, require_scales
+from .scales import require_scales
 from .vision_towers import leading_tokens, patch_features, vision_width
 
 
@@ -53,7 +54,7 @@ class MvlmConfig(PreTrainedConfig):
     """A tower, a connector and a language model.
 
     Attributes:
-        connector: `pool` (M3), `haar` (M3's grids, each finer one as what it adds) or `query` (MQT).
+        connector: `pool` (M3), `nested_pool` (M3's grids, each finer one as what it adds) or `query` (MQT).
         grid_side: patches along one side of the picture, as the tower leaves them.
         image_token_id: stands m times where a picture goes. It is never looked up, so it may lie past the word table.
         num_visual_tokens: the scale when a caller names none; None asks callers to name one.
@@ -83,6 +84,13 @@ class MvlmConfig(PreTrainedConfig):
     vision_feature_layer: int = -1
     tie_word_embeddings: bool = False
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers', where a connector that was saved under an earlier name is read under today's."""
+        if "connector" in config_dict:
+            config_dict = config_dict | {"connector": current_name(config_dict["connector"])}
+        return super().from_dict(config_dict, **kwargs)
+
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
@@ -91,7 +99,7 @@ class MvlmConfig(PreTrainedConfig):
 def build_connector(config: MvlmConfig) -> Connector:
     widths = (config.grid_side, vision_width(config.vision_config), config.text_config.hidden_size)
     if config.connector != "query":
-        pooled = {"pool": PoolConnector, "haar": HaarConnector}[config.connector]
+        pooled = {"pool": PoolConnector, "nested_pool": NestedPoolConnector}[config.connector]
         return pooled(*widths, positions=config.connector_positions)
     return QueryConnector(
         *widths, positions=config.connector_positions, num_queries=config.num_queries,
@@ -135,7 +143,7 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super()._init_weights(module)
         if isinstance(module, PatchPositions):
             nn.init.trunc_normal_(module.table, std=0.02)
-        if isinstance(module, HaarConnector):
+        if isinstance(module, NestedPoolConnector):
             module.basis.copy_(torch.from_numpy(nested_basis(module.grid_side)))  # no file of weights holds it
         if isinstance(module, QueryConnector):
             {"random": start_random, "pyramid": start_pyramid}[self.config.query_start](module)

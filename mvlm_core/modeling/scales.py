@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
 
 from export.runtime.errors import MvlmError
-
-Family = Literal["pool", "haar", "query"]
-FAMILIES: tuple[Family, ...] = get_args(Family)
+from export.runtime.families import POOLED, Family
 
 
 def pool_scales(grid_side: int) -> tuple[int, ...]:
@@ -33,9 +30,16 @@ def nested_sides(grid_side: int) -> tuple[int, ...]:
     return tuple(sides)
 
 
-def haar_scales(grid_side: int) -> range:
+def nested_pool_scales(grid_side: int) -> range:
     """The scales of nested grids: every prefix. The squares of `nested_sides` are whole grids."""
     return range(1, grid_side**2 + 1)
+
+
+def family_scales(family: Family, grid_side: int, num_queries: int) -> Sequence[int]:
+    """The scales of a family's connector on a grid of that side, or with that many queries."""
+    if family not in POOLED:
+        return query_scales(num_queries)
+    return pool_scales(grid_side) if family == "pool" else nested_pool_scales(grid_side)
 
 
 def require_scales(asked: Iterable[int], allowed: Sequence[int]) -> None:

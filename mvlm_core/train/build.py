@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from export.runtime.errors import MvlmError
+from export.runtime.families import POOLED
 from mvlm_core.backbones.byte_tokenizer import train_tokenizer
 from mvlm_core.backbones.load import (
     load_language_model,
@@ -33,7 +34,6 @@ from .model_config import ImageConfig, ModelConfig
 # What says which connector it is, and where it reads the tower; the rest of `ModelConfig` says where weights come from.
 _CONNECTOR = ("connector", "connector_positions", "num_queries", "num_heads", "value_mlp")
 # These have the same weights, and differ in how they tell the patches.
-_POOLED = {"pool", "haar"}
 _OF_THE_START = (*_CONNECTOR, "grid_side", "vision_feature_layer")
 _HALF = (0.5, 0.5, 0.5)
 
@@ -185,4 +185,4 @@ def _connector_is_new(config: ModelConfig, begun: MvlmConfig) -> bool:
 def _keeps_values(config: ModelConfig, begun: MvlmConfig) -> bool:
     """Whether a connector is another than the start's, and its weights are the start's all the same."""
     kinds = {config.connector, begun.connector}
-    return kinds == _POOLED and config.connector_positions == begun.connector_positions
+    return kinds == POOLED and config.connector_positions == begun.connector_positions

@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from export.runtime.errors import MvlmError
-from mvlm_core.modeling.scales import Family, require_scales
+from export.runtime.families import Family
+from mvlm_core.modeling.scales import require_scales
 
 from . import scale_sampling as policies
 from .model_config import ModelConfig

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from export.runtime.families import POOLED, Family, current_name
 from mvlm_core.modeling.chat_templates import TEMPLATES
-from mvlm_core.modeling.scales import Family, haar_scales, pool_scales, query_scales
+from mvlm_core.modeling.scales import family_scales
 
 # What a part that is loaded may say besides; everything else is the part's own.
 _NAMED_KEYS = {"name", "revision"}
@@ -69,6 +70,11 @@ class ModelConfig(_Strict):
     chat_template: str | None = None
     image: ImageConfig = ImageConfig()
 
+    @field_validator("connector", mode="before")
+    @classmethod
+    def _by_its_name_of_today(cls, connector: Any) -> Any:
+        return current_name(connector) if isinstance(connector, str) else connector
+
     @model_validator(mode="after")
     def _parts_are_told(self) -> ModelConfig:
         for part in ("vision", "text"):
@@ -89,10 +95,9 @@ class ModelConfig(_Strict):
 
     def allowed_scales(self) -> Sequence[int] | None:
         """The scales that the connector allows; None while the grid is not known."""
-        if self.connector == "query":
-            return query_scales(self.num_queries)
-        allowed = haar_scales if self.connector == "haar" else pool_scales
-        return allowed(self.grid_side) if self.grid_side else None
+        if self.connector in POOLED and not self.grid_side:
+            return None
+        return family_scales(self.connector, self.grid_side or 0, self.num_queries)
 
     def found_from(self, folder: Path) -> ModelConfig:
         """With every path as it is found from `folder`; a name that is no folder there is left to the hub."""

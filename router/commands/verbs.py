@@ -1,4 +1,4 @@
-"""The verbs of this package: `fit-router` and `evaluate`."""
+"""The verbs of this package: `fit-router` and `report`."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ class Percent(click.ParamType):
 @click.argument("labels", type=_FOLDER, default=Path("labels"))
 @click.option("--out", type=_FOLDER, default=Path("router"), show_default=True, help="Folder to write.")
 @click.option("--within", type=Percent(), multiple=True, metavar="LOSS",
-              help="Promise at most this loss against the finest scale, as 1%. May be given several times; the first"
+              help="RiskBound at most this loss against the finest scale, as 1%. May be given several times; the first"
                    " sets the default price.")  # fmt: skip
-@click.option("--confidence", type=Percent(), default="90%", show_default=True, help="Of a promise.")
-@click.option("--by", type=click.Choice(["task"]), help="Promise it for each task.")
+@click.option("--confidence", type=Percent(), default="90%", show_default=True, help="Of a risk bound.")
+@click.option("--by", type=click.Choice(["task"]), help="RiskBound it for each task.")
 @click.option("--bound", type=click.Choice(["net", "harm"]), default="net", show_default=True,
               help="Bound the net loss, by betting, or how often an answer is made worse, exactly.")  # fmt: skip
-@click.option("--unfamiliar", type=Percent(), default="1%", show_default=True,
-              help="The share of ordinary questions that may be sent to the finest scale as unfamiliar.")  # fmt: skip
+@click.option("--out-of-distribution", type=Percent(), default="1%", show_default=True,
+              help="The share of ordinary questions that may be taken for out of distribution.")  # fmt: skip
 @click.option("--target", type=click.Choice(["score", "agreement"]), default="score", show_default=True,
               help="What counts: right answers, or where there are no scores agreement with the finest.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Of what the estimators draw.")
 @_OVERWRITE
 def fit_router(
     labels: Path, out: Path, within: tuple[float, ...], confidence: float, by: str | None, bound: Bound,
-    unfamiliar: float, target: str, seed: int, overwrite: bool,
+    out_of_distribution: float, target: str, seed: int, overwrite: bool,
 ) -> None:  # fmt: skip
     """Learn from labels how many visual tokens a picture and a question need. Reads no test row.
 
     \b
     Example:
       mvlm fit-router labels --out router
-      mvlm fit-router labels --within 1% --confidence 90% --out promised
+      mvlm fit-router labels --within 1% --confidence 90% --out bounded
     """
     from router.fit.fit import fit_count, fit_table
     from router.fit.risk_bound import Wanted
@@ -66,20 +66,22 @@ def fit_router(
     from router.labels import read_table
 
     wanted = Wanted(within, confidence, bound, by == "task") if within else None
-    if not 0 <= unfamiliar < 1:
-        raise MvlmError(f"--unfamiliar {unfamiliar:g} is no share of the questions: give one from 0 to below 100 %")
+    if not 0 <= out_of_distribution < 1:
+        raise MvlmError(
+            f"--out-of-distribution {out_of_distribution:g} is no share of questions: give one from 0 to below 100 %"
+        )
     refuse_if_filled(out, overwrite=overwrite)
     table = read_table(labels, target).fit_rows
     with click.progressbar(length=fit_count(), label=f"{'fitting the router':<28}", width=30) as bar:
         fitted = fit_table(
-            table, seed=seed, progress=bar.update, wanted=wanted, least_familiarity=unfamiliar
+            table, seed=seed, progress=bar.update, wanted=wanted, least_p_value=out_of_distribution
         )  # fmt: skip
     with output_folder(out, overwrite=overwrite) as folder:
         facts = write_router(folder, fitted, table, sha256_file(labels / "labels.json"))
     click.echo("\n".join(summary_of_fit(fitted, facts, table)))
     click.echo(f"{out}: router.onnx equals the estimator to {facts['parity_max_difference']:.1g}")
     defaults = (labels, out) == (Path("labels"), Path("router"))
-    click.echo("next: mvlm evaluate" + ("" if defaults else f" {out} --labels {labels}"))
+    click.echo("next: mvlm report" + ("" if defaults else f" {out} --labels {labels}"))
 
 
 def summary_of_fit(fitted: Fitted, facts: dict[str, Any], table: Table) -> list[str]:
@@ -93,10 +95,10 @@ def summary_of_fit(fitted: Fitted, facts: dict[str, Any], table: Table) -> list[
     if fitted.constant:
         lines.append("THE ROUTER IS CONSTANT: nothing that it could see helps to choose a scale on these labels.")
     unit = facts["cost_unit"]
-    lines += [f"promise: {p.words(unit)}" for p in fitted.promises]
+    lines += [f"risk bound: {p.words(unit)}" for p in fitted.risk_bounds]
     if fitted.escalation:
-        what = "a second look after an unsure answer brings" if fitted.escalation.pays else (
-            "a second look does not pay, and is off:"
+        what = "an escalation after an unsure answer brings" if fitted.escalation.pays else (
+            "an escalation does not pay, and is off:"
         )  # fmt: skip
         lines.append(f"{what} {fitted.escalation.gain.points()} points at equal mean cost, out of fold")
     at = max((p for p in fitted.prices if p.price <= fitted.default_price), key=lambda p: p.price)
@@ -111,18 +113,17 @@ def summary_of_fit(fitted: Fitted, facts: dict[str, Any], table: Table) -> list[
 @click.option("--granularity", "only_granularity", is_flag=True,
               help="Only print which scale the rows of --labels need, by task. Reads no router.")  # fmt: skip
 @_OVERWRITE
-def evaluate(router: Path, labels: Path, out: Path, only_granularity: bool, overwrite: bool) -> None:
+def report(router: Path, labels: Path, out: Path, only_granularity: bool, overwrite: bool) -> None:
     """Judge a router on the test rows, beside everything that it must beat: a page, plots and JSON.
 
     \b
     Example:
-      mvlm evaluate router --labels labels --out report
-      mvlm evaluate --granularity --labels labels
+      mvlm report router --labels labels --out report
+      mvlm report --granularity --labels labels
     """
     from router.labels import read_table
     from router.report import granularity, summary
-    from router.report.evaluate import STEPS, read_router
-    from router.report.evaluate import evaluate as judge
+    from router.report.evaluate import STEPS, evaluate, read_router
     from router.report.report import write_report
 
     if only_granularity:
@@ -134,7 +135,7 @@ def evaluate(router: Path, labels: Path, out: Path, only_granularity: bool, over
     table = read_table(labels, str(read_artefact(router, "router").get("target", "score")))
     facts = read_router(router, table, labels)
     with click.progressbar(length=STEPS, label=f"{'evaluating':<28}", width=30) as bar:
-        evaluation = judge(router, facts, table, bar.update)
+        evaluation = evaluate(router, facts, table, bar.update)
     with output_folder(out, overwrite=overwrite) as folder:
         sources = {
             "labels_sha256": sha256_file(labels / "labels.json"),

@@ -63,7 +63,7 @@ class Familiarity(BaseEstimator):
         """(n, d) -> (n,)."""
         return np.square((x - self.mean_) @ self.directions_).sum(axis=1)
 
-    def familiarity(self, x: Floats) -> Floats:
+    def p_value(self, x: Floats) -> Floats:
         """The conformal p-value of each row: (n, d) -> (n,) in 0..1, small where nothing calibrated was as strange."""
         at_least = len(self.calibration_) - np.searchsorted(self.calibration_, self.distance(x))
         return (1 + at_least) / (1 + len(self.calibration_))

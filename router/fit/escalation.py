@@ -1,6 +1,6 @@
 """After a cheap answer, whether to look again: a rule from the first token's margin and two probabilities.
 
-The gain of a second look is P(the finer answer is right) - P(this one is), each a logistic regression on the margin and
+The gain of an escalation is P(the finer answer is right) - P(this one is), each a logistic regression on the margin and
 what the router said of the two scales (deferral compares the two errors, arXiv 2307.02764). The router's probabilities
 are out of fold, and the rule is judged out of fold as well: where it does not pay, it is off.
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
 
-from export.runtime.routing.router import look_again_features, second_looks
+from export.runtime.routing.router import escalation_features, escalations
 from router.metrics import Interval, Resamples, interval
 from router.policy import Floats, Outcome, choose, follow, price_for_budget
 
@@ -27,7 +27,7 @@ _RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class Escalation:
-    """A rule, and what a second look brings out of fold over routing alone at equal mean cost."""
+    """A rule, and what an escalation brings out of fold over routing alone at equal mean cost."""
 
     rule: Rule
     gain: Interval
@@ -62,7 +62,7 @@ def fit_rule(probability: Floats, margin: Floats, scores: Floats) -> Rule:
     seen, now, finer = [], [], []
     for cheap in range(k - 1):
         for dear in range(cheap + 1, k):
-            seen.append(look_again_features(margin[:, cheap], probability[:, cheap], probability[:, dear]))
+            seen.append(escalation_features(margin[:, cheap], probability[:, cheap], probability[:, dear]))
             now.append(scores[:, cheap])
             finer.append(scores[:, dear])
     x = np.concatenate(seen)  # (pairs * n, 4)
@@ -74,7 +74,7 @@ def look_twice(rule: Rule, probability: Floats, margin: Floats, scores: Floats, 
     first = choose(probability, cost, price)
     rows = np.arange(len(first))
     relative = np.asarray(cost) / np.max(cost)
-    second = second_looks(rule, margin[rows, first], probability, first, relative, price)
+    second = escalations(rule, margin[rows, first], probability, first, relative, price)
     again = second >= 0
     last = np.where(again, second, first)
     return Outcome(scores[rows, last], np.asarray(cost)[first] + np.where(again, np.asarray(cost)[last], 0))

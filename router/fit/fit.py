@@ -21,14 +21,14 @@ from router.metrics import Interval, Resamples, gain_samples, interval, regrets
 from router.policy import Point, choose, follow, price_for_budget, price_table
 
 from .escalation import Escalation, fit_escalation
-from .risk_bound import Promise, Wanted, promise, set_apart
+from .risk_bound import RiskBound, Wanted, risk_bound, set_apart
 
 FOLDS = 3
 # Regret is averaged over these prices, from "tokens are nearly free" to "an answer is hardly worth the finest scale".
 _REGRET_PRICES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 # The default price may cost this much of the finest scale's score.
 DEFAULT_LOSS = 0.01
-# The share of ordinary questions that may be taken for unfamiliar, and be given the finest scale.
+# The share of ordinary questions that may be taken for out of distribution, and be given the finest scale.
 LEAST_FAMILIARITY = 0.01
 
 Floats = NDArray[np.floating]
@@ -55,22 +55,22 @@ class Fitted:
     """A router ready to be written: fitted on all fit rows, calibrated on out-of-fold margins.
 
     `out_of_fold` (n, K) are the probabilities of the rows that the prices were read from, each by a fit that did not
-    see the row. The rows `apart` (n,) are those that a promise was tested on, and nothing was fitted on.
+    see the row. The rows `apart` (n,) are those that a risk bound was tested on, and nothing was fitted on.
     """
 
     name: str
     estimator: ScaleEstimator
     seed: int
     calibration: PlattScaling
-    familiarity: Familiarity
-    least_familiarity: float
+    p_value: Familiarity
+    least_p_value: float
     candidates: list[Candidate]
     out_of_fold: Floats
     prices: list[Point]
     default_price: float
     gain: Interval
     why: str
-    promises: list[Promise]
+    risk_bounds: list[RiskBound]
     escalation: Escalation | None
     apart: NDArray[np.bool_]
 
@@ -86,9 +86,9 @@ def features(table: Table) -> Floats:
 
 def fit_table(
     table: Table, *, seed: int, progress: Callable[[int], None], wanted: Wanted | None = None,
-    least_familiarity: float = LEAST_FAMILIARITY,
+    least_p_value: float = LEAST_FAMILIARITY,
 ) -> Fitted:  # fmt: skip
-    """Fit on the rows of `table`, without those that a wanted promise needs; `progress` is told of every step."""
+    """Fit on the rows of `table`, without those that a wanted risk bound needs; `progress` is told of every step."""
     apart = set_apart(table.groups, seed) if wanted else np.zeros(len(table), bool)
     part = table.take(~apart)
     x, y = features(part), part.scores
@@ -105,40 +105,40 @@ def fit_table(
         why = f"{name}: {gain.points()} points over mixing fixed scales, out of fold and averaged over budgets"
     estimator = clone(estimator).fit(x, y, part.tasks)
     progress(1)
-    familiarity = Familiarity(part.image.shape[1]).fit(x, part.groups)
+    p_value = Familiarity(part.image.shape[1]).fit(x, part.groups)
     probability = np.empty(table.scores.shape)
     probability[~apart] = calibration.probability(chosen.margins if name != "constant" else estimator.margins(x))
     if apart.any():
         probability[apart] = calibration.probability(estimator.margins(features(table.take(apart))))
     prices = price_table(probability, table.scores, table.cost)
-    promises = _promises(probability[apart], familiarity, table.take(apart), wanted, least_familiarity)
+    risk_bounds = _risk_bounds(probability[apart], p_value, table.take(apart), wanted, least_p_value)
     return Fitted(
-        name, estimator, seed, calibration, familiarity, least_familiarity, judged, probability, prices,
-        _default_price(prices, table.scores, promises), gain, why, promises,
+        name, estimator, seed, calibration, p_value, least_p_value, judged, probability, prices,
+        _default_price(prices, table.scores, risk_bounds), gain, why, risk_bounds,
         _escalation(name, probability, table, wanted), apart,
     )  # fmt: skip
 
 
 def _escalation(name: str, probability: Floats, table: Table, wanted: Wanted | None) -> Escalation | None:
-    """A rule for a second look; none where labels hold no margins, or where a promise was made for one look."""
+    """A rule for an escalation; none where labels hold no margins, or where a risk bound was made for one look."""
     if wanted or name == "constant" or len(table.scales) < 2 or not np.isfinite(table.margins).all():
         return None
     return fit_escalation(probability, table.margins, table.scores, table.cost, table.groups)
 
 
-def _promises(
-    probability: Floats, familiarity: Familiarity, apart: Table, wanted: Wanted | None, least_familiarity: float
-) -> list[Promise]:
+def _risk_bounds(
+    probability: Floats, p_value: Familiarity, apart: Table, wanted: Wanted | None, least_p_value: float
+) -> list[RiskBound]:
     """Each loss that was asked for, of all rows and, where wanted, of each task."""
     if wanted is None:
         return []
-    strange = familiarity.familiarity(features(apart)) < least_familiarity
+    strange = p_value.p_value(features(apart)) < least_p_value
     found = []
     for within in wanted.within:
         tasks = [None, *np.unique(apart.tasks).tolist()] if wanted.by_task else [None]
         for task in tasks:
             rows = slice(None) if task is None else apart.tasks == task
-            walked = promise(
+            walked = risk_bound(
                 probability[rows], strange[rows], apart.scores[rows], apart.groups[rows], apart.cost, within, wanted,
                 task,
             )  # fmt: skip
@@ -222,13 +222,13 @@ def _gain_out_of_fold(probability: Floats, table: Table) -> Interval:
     return interval(np.mean(gains, axis=0))
 
 
-def _default_price(prices: list[Point], scores: Floats, promises: list[Promise]) -> float:
-    """The highest price of the first promise that was asked for, kept for every task; 0, the safest, if it is not.
+def _default_price(prices: list[Point], scores: Floats, risk_bounds: list[RiskBound]) -> float:
+    """The highest price of the first risk bound that was asked for, kept for every task; 0, the safest, if it is not.
 
-    Without a promise, the highest price that costs at most `DEFAULT_LOSS`.
+    Without a risk bound, the highest price that costs at most `DEFAULT_LOSS`.
     """
-    if promises:
-        return min(p.price or 0.0 for p in promises if p.within == promises[0].within)
+    if risk_bounds:
+        return min(p.price or 0.0 for p in risk_bounds if p.within == risk_bounds[0].within)
     finest = float(scores.mean(axis=0)[-1])
     within = [point.price for point in prices if point.score >= finest - DEFAULT_LOSS]
     return max(within, default=0.0)

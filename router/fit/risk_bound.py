@@ -1,8 +1,8 @@
-"""A promise: within so many points of the finest scale, at a stated confidence, at the lowest cost that allows it.
+"""A risk bound: within so many points of the finest scale, at a stated confidence, at the lowest cost that allows it.
 
 Learn-then-test with a fixed sequence (arXiv 2110.01052): prices are walked from the safest in an order that was fixed
 before any row was looked at, on rows that nothing else was fitted on, and the walk ends at the first price that cannot
-be shown to keep the promise. A walk pays nothing for its many tests. Rows of one picture are not independent, so a
+be shown to keep the risk bound. A walk pays nothing for its many tests. Rows of one picture are not independent, so a
 picture is the unit: it counts with the mean loss of its rows.
 
 Letters: g pictures, n rows, K scales, b bets.
@@ -20,7 +20,7 @@ from export.runtime.errors import MvlmError
 from router.policy import Floats, Ints, choose
 
 Bound = Literal["net", "harm"]
-# The part of the pictures that is set apart for a promise.
+# The part of the pictures that is set apart for a risk bound.
 CALIBRATION_SHARE = 0.4
 PRICES = np.concatenate([[0.0], np.geomspace(1e-3, 2, 60)])
 _BETS = np.linspace(0.05, 0.95, 19)
@@ -30,7 +30,7 @@ _POWER = 1.5
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be promised: losses against the finest scale, each as 0.01, at one confidence."""
+    """What is to be bounded: losses against the finest scale, each as 0.01, at one confidence."""
 
     within: tuple[float, ...]
     confidence: float = 0.9
@@ -42,12 +42,12 @@ class Wanted:
             if not 0 < within < 1:
                 raise MvlmError(f"--within {within:g} is no loss: give one above 0 and below 100 %, as 1%")
         if not 0.5 <= self.confidence < 1:
-            raise MvlmError(f"--confidence {self.confidence:g} promises nothing: give one from 50 % to below 100 %")
+            raise MvlmError(f"--confidence {self.confidence:g} risk bounds nothing: give one from 50 % to below 100 %")
 
 
 @dataclass(frozen=True)
-class Promise:
-    """How a promise ended. `price` is None where it cannot be given, and `rows_needed` then says what it would take.
+class RiskBound:
+    """How a risk bound ended. `price` is None where it cannot be given, and `rows_needed` then says what it would take.
 
     `rows_needed` is None as well where no number of rows would do: the router itself loses too much.
     """
@@ -62,7 +62,7 @@ class Promise:
     rows_needed: int | None
 
     def words(self, unit: str) -> str:
-        """The promise as a sentence."""
+        """The risk bound as a sentence."""
         what = f"within {100 * self.within:g} points of the finest at {100 * self.confidence:g} % confidence"
         what = f"{self.task}: {what}" if self.task else what
         if self.price is not None:
@@ -73,18 +73,18 @@ class Promise:
 
 
 def set_apart(groups: NDArray[np.str_], seed: int) -> NDArray[np.bool_]:
-    """Which rows a promise is tested on: whole pictures, drawn by the seed, (n,)."""
+    """Which rows a risk bound is tested on: whole pictures, drawn by the seed, (n,)."""
     names = np.unique(groups)
     drawn = np.random.default_rng(seed).permutation(names)[: round(CALIBRATION_SHARE * len(names))]
     return np.isin(groups, drawn)
 
 
-def promise(
+def risk_bound(
     probability: Floats, strange: NDArray[np.bool_], scores: Floats, groups: NDArray[np.str_], cost: Floats,
     within: float, wanted: Wanted, task: str | None = None,
-) -> Promise:  # fmt: skip
-    """Walk the prices for one loss: probabilities and scores (n, K) of rows set apart, which are unfamiliar (n,)."""
-    said = Promise(within, wanted.confidence, wanted.bound, task, len(scores), None, None, None)
+) -> RiskBound:  # fmt: skip
+    """Walk the prices for a loss: probabilities and scores (n, K) of calibration rows; which are unlike the others."""
+    said = RiskBound(within, wanted.confidence, wanted.bound, task, len(scores), None, None, None)
     for price in PRICES:
         choice = np.where(strange, len(cost) - 1, choose(probability, cost, float(price)))
         losses = loss_of_pictures(choice, scores, groups, wanted.bound)

@@ -18,7 +18,7 @@ from router.graph.decision import router_graph
 from router.labels import Table
 
 from .fit import DEFAULT_LOSS, Fitted, Floats, features
-from .risk_bound import Promise
+from .risk_bound import RiskBound
 
 PARITY = 1e-5
 OUT_OF_FOLD = "out_of_fold.parquet"
@@ -32,7 +32,7 @@ def write_router(folder: Path, fitted: Fitted, table: Table, labels_sha256: str)
     Raises `CheckFailed` when the graph and the estimator differ by more than `PARITY` on any row.
     """
     graph = router_graph(
-        fitted.estimator, fitted.calibration, fitted.familiarity, _known_to_the_runtime(fitted, table),
+        fitted.estimator, fitted.calibration, fitted.p_value, _known_to_the_runtime(fitted, table),
         d_image=table.image.shape[1], d_question=table.question.shape[1],
     )  # fmt: skip
     file = folder / "router.onnx"
@@ -67,21 +67,21 @@ def _known_to_the_runtime(fitted: Fitted, table: Table) -> dict[str, Any]:
     some = np.linspace(0, len(table) - 1, min(len(table), _VALIDATION_ROWS)).astype(int)
     return {
         "scales": list(table.scales),
-        "least_familiarity": fitted.least_familiarity,
+        "least_p_value": fitted.least_p_value,
         "validation": fitted.out_of_fold[some].round(4).tolist(),
-        "promises": [
-            {"within": within, "price": min(p.price or 0.0 for p in fitted.promises if p.within == within)}
-            for within in kept_losses(fitted.promises)
+        "risk_bounds": [
+            {"within": within, "price": min(p.price or 0.0 for p in fitted.risk_bounds if p.within == within)}
+            for within in kept_losses(fitted.risk_bounds)
         ],
         "escalation": second.rule if second else None,
         "validation_margin": table.margins[some].round(3).tolist() if second else None,
     }
 
 
-def kept_losses(promises: list[Promise]) -> list[float]:
-    """The losses that were promised of all rows, and of every task where tasks were asked for."""
-    asked = dict.fromkeys(p.within for p in promises)
-    return [within for within in asked if all(p.price is not None for p in promises if p.within == within)]
+def kept_losses(risk_bounds: list[RiskBound]) -> list[float]:
+    """The losses that were bounded of all rows, and of every task where tasks were asked for."""
+    asked = dict.fromkeys(p.within for p in risk_bounds)
+    return [within for within in asked if all(p.price is not None for p in risk_bounds if p.within == within)]
 
 
 def _what_was_fitted(fitted: Fitted, table: Table) -> dict[str, Any]:
@@ -96,19 +96,19 @@ def _what_was_fitted(fitted: Fitted, table: Table) -> dict[str, Any]:
         "calibration": {"slope": fitted.calibration.slope_, "intercept": fitted.calibration.intercept_},
         "default_price": fitted.default_price,
         "default_price_rule": (
-            "that of the first promise, or 0 where it could not be given"
-            if fitted.promises
+            "that of the first risk bound, or 0 where it could not be given"
+            if fitted.risk_bounds
             else f"the largest that costs at most {DEFAULT_LOSS} of the finest scale's score out of fold"
         ),
         "target": table.target,
         "escalation": asdict(fitted.escalation) | {"on": fitted.escalation.pays} if fitted.escalation else None,
-        "promises": [asdict(p) | {"words": p.words(table.facts["cost_unit"])} for p in fitted.promises],
-        "least_familiarity": fitted.least_familiarity,
+        "risk_bounds": [asdict(p) | {"words": p.words(table.facts["cost_unit"])} for p in fitted.risk_bounds],
+        "least_p_value": fitted.least_p_value,
         "price_table": [asdict(point) for point in fitted.prices],
         "feature_version": table.facts["feature_version"],
         "feature_names": table.facts["feature_names"],
         "model_sha256": table.facts["model_sha256"],
-        "rows_set_apart": int(fitted.apart.sum()),
+        "calibration_rows": int(fitted.apart.sum()),
         "fitted_on": {
             "rows": len(table),
             "groups": len(np.unique(table.groups)),
@@ -124,16 +124,16 @@ def parity(file: Path, fitted: Fitted, table: Table) -> float:
 
 
 def ask_graph(file: Path, table: Table, price: float) -> tuple[Floats, NDArray[np.int64], Floats]:
-    """router.onnx itself on every row: probabilities (n, K), choices (n,) and familiarity (n,)."""
+    """router.onnx itself on every row: probabilities (n, K), choices (n,) and p-value (n,)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3  # inputs with a default are meant
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    names = ["probability", "choice", "familiarity"]
+    names = ["probability", "choice", "p_value"]
     given = {"price": np.asarray(price, np.float32), "cost": table.cost.astype(np.float32)}
     parts = [
         session.run(names, {"image": table.image[some], "question": table.question[some], **given})
         for some in (slice(start, start + _ROWS_AT_ONCE) for start in range(0, len(table), _ROWS_AT_ONCE))
     ]
-    probability, choice, familiarity = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return probability.astype(np.float64), choice, familiarity
+    probability, choice, p_value = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return probability.astype(np.float64), choice, p_value

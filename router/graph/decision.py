@@ -22,7 +22,7 @@ from .writer import GraphWriter
 def router_graph(
     estimator: ScaleEstimator,
     calibration: PlattScaling,
-    familiarity: Familiarity,
+    p_value: Familiarity,
     known: dict[str, Any],
     *,
     d_image: int,
@@ -33,7 +33,7 @@ def router_graph(
     Inputs, all float32: `image` (n, d_image), `question` (n, d_question), `price` (), `cost` (k,). Further inputs have
     a default, which leaves the choice at argmax(probability - price * cost / max(cost)), ties to the cheaper:
     `num_visual_tokens` (k,) the scales on offer, if not those of the fit; `cap` (); `least_probability` ();
-    `least_familiarity` (). Outputs: `probability` (n, k), `choice` (n,) an index into the scales, `familiarity` (n,).
+    `least_p_value` (). Outputs: `probability` (n, k), `choice` (n,) an index into the scales, `p_value` (n,).
     """
     scales = np.asarray(known["scales"], np.float32)
     graph = GraphWriter(len(scales))
@@ -42,7 +42,7 @@ def router_graph(
     graph.add("Mul", [margins_name, graph.constant("slope", np.float32(calibration.slope_))], "scaled")
     graph.add("Add", ["scaled", graph.constant("intercept", np.float32(calibration.intercept_))], "calibrated")
     _any_scale(graph, scales)
-    _familiarity(graph, familiarity)
+    _p_value(graph, p_value)
     _decision(graph)
     return graph.model(d_image, d_question, known)
 
@@ -69,28 +69,28 @@ def _any_scale(graph: GraphWriter, scales: Floats) -> None:
     graph.add("Sigmoid", ["log_odds"], "probability")
 
 
-def _familiarity(graph: GraphWriter, familiarity: Familiarity) -> None:
+def _p_value(graph: GraphWriter, p_value: Familiarity) -> None:
     """The conformal p-value: the rank of the squared distance among those of the calibration rows, (n,)."""
-    mean, directions = familiarity.mean_.astype(np.float32), familiarity.directions_.astype(np.float32)
+    mean, directions = p_value.mean_.astype(np.float32), p_value.directions_.astype(np.float32)
     graph.add("Sub", ["features", graph.constant("usual", mean)], "unusual")  # (n, d)
     graph.add("MatMul", ["unusual", graph.constant("directions", directions)], "off")  # (n, p)
     graph.add("Mul", ["off", "off"], "off_squared")
     last = graph.constant("last_axis", np.array([1]))
     graph.add("ReduceSum", ["off_squared", last], "distance", keepdims=1)  # (n, 1)
-    calibration = familiarity.calibration_.astype(np.float32)
-    graph.add("LessOrEqual", ["distance", graph.constant("distances", calibration)], "stranger")  # (n, c)
-    graph.add("Cast", ["stranger"], "stranger_count", to=TensorProto.FLOAT)
-    graph.add("ReduceSum", ["stranger_count", last], "strangers", keepdims=0)  # (n,)
-    graph.add("Add", ["strangers", "unity"], "rank")
-    graph.add("Div", ["rank", graph.constant("ranks", np.float32(len(calibration) + 1))], "familiarity")
+    calibration = p_value.calibration_.astype(np.float32)
+    graph.add("LessOrEqual", ["distance", graph.constant("distances", calibration)], "farther")  # (n, c)
+    graph.add("Cast", ["farther"], "farther_count", to=TensorProto.FLOAT)
+    graph.add("ReduceSum", ["farther_count", last], "farther_counts", keepdims=0)  # (n,)
+    graph.add("Add", ["farther_counts", "unity"], "rank")
+    graph.add("Div", ["rank", graph.constant("ranks", np.float32(len(calibration) + 1))], "p_value")
 
 
 def _decision(graph: GraphWriter) -> None:
     """The best utility among what the cap allows and is likely enough; the likeliest where nothing is; the finest
-    allowed for what is unfamiliar."""
+    allowed for what is out of distribution."""
     graph.default("cap", np.float32(np.inf))
     graph.default("least_probability", np.float32(0))
-    graph.default("least_familiarity", np.float32(0))
+    graph.default("least_p_value", np.float32(0))
     never = graph.constant("never", np.float32(-1e30))
     graph.add("ReduceMax", ["cost"], "dearest", keepdims=0)
     graph.add("Div", ["cost", "dearest"], "relative_cost")  # (k,)
@@ -105,8 +105,8 @@ def _decision(graph: GraphWriter) -> None:
     graph.add("GreaterOrEqual", ["best_utility", graph.constant("half_never", np.float32(-1e29))], "some_good")
     graph.add("Where", ["some_good", "good_utility", "allowed_probability"], "merit")
     graph.add("Where", ["allowed", "num_visual_tokens", never], "fineness")  # (k,)
-    graph.add("Unsqueeze", ["familiarity", "last_axis"], "familiarity_column")  # (n, 1)
-    graph.add("Less", ["familiarity_column", "least_familiarity"], "strange")
+    graph.add("Unsqueeze", ["p_value", "last_axis"], "p_value_column")  # (n, 1)
+    graph.add("Less", ["p_value_column", "least_p_value"], "strange")
     graph.add("Where", ["strange", "fineness", "merit"], "final")  # (n, k)
     # Scales ascend and the first of equals is taken, so ties go to the cheaper.
     graph.add("ArgMax", ["final"], "choice", axis=1, keepdims=0)  # (n,)

@@ -53,7 +53,7 @@ class GraphWriter:
         ]  # fmt: skip
         outputs = [
             info("probability", floats, ["n", "k"]), info("choice", TensorProto.INT64, ["n"]),
-            info("familiarity", floats, ["n"]),
+            info("p_value", floats, ["n"]),
         ]  # fmt: skip
         graph = helper.make_graph(self.nodes, "router", inputs, outputs, self.constants)
         opsets = [helper.make_opsetid(*opset) for opset in OPSETS]

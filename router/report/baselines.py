@@ -47,7 +47,7 @@ def baselines(
     refits: dict[str, tuple[ScaleEstimator, Table, Table]] = {
         "question only": (estimator, _blind(fit, words), _blind(test, words)),
         "image only": (estimator, seen_fit, seen_test),
-        "shuffled labels": (estimator, replace(fit, runs=fit.runs[order]), test),
+        "shuffled labels": (estimator, replace(fit, samples=fit.samples[order]), test),
         "nearest neighbours": (OnBasis(Neighbours()), fit, test),
     }
     with ThreadPoolExecutor(workers()) as pool:

@@ -1,4 +1,4 @@
-"""A router's test rows taken apart: by task and by kind of answer, what a promise came to, and what is unfamiliar.
+"""A router's test rows by task and by kind of answer, what a risk bound came to, what is out of distribution.
 
 Letters: n rows, K scales.
 """
@@ -64,8 +64,8 @@ def answer_kind(answer: str) -> str:
 
 
 @dataclass(frozen=True)
-class PromiseKept:
-    """What was promised, in words, and what the test rows lost at its price."""
+class BoundKept:
+    """What was bounded, in words, and what the test rows lost at its price."""
 
     words: str
     within: float
@@ -73,21 +73,21 @@ class PromiseKept:
     mean_cost: float | None
 
 
-def promises_kept(promises: list[dict[str, Any]], probability: Floats, strange: NDArray[np.bool_], test: Table) -> list[
-    PromiseKept
-]:  # fmt: skip
-    """Each promise beside what came of it: probabilities (n, K) of the test rows, and which are unfamiliar (n,)."""
+def bounds_kept(
+    risk_bounds: list[dict[str, Any]], probability: Floats, strange: NDArray[np.bool_], test: Table
+) -> list[BoundKept]:
+    """Each risk bound beside what came of it: probabilities (n, K) of the test rows; which are out of distribution."""
     found = []
-    for said in promises:
+    for said in risk_bounds:
         rows = np.ones(len(test), bool) if said["task"] is None else test.tasks == said["task"]
         if said["price"] is None or not rows.any():
-            found.append(PromiseKept(said["words"], said["within"], None, None))
+            found.append(BoundKept(said["words"], said["within"], None, None))
             continue
         some = test.take(rows)
         choice = choose(probability[rows], some.cost, said["price"])
         outcome = follow(np.where(strange[rows], len(some.cost) - 1, choice), some.scores, some.cost)
         loss = interval(Resamples(some.groups).mean(some.scores[:, -1] - outcome.score))
-        found.append(PromiseKept(said["words"], said["within"], loss, float(outcome.cost.mean())))
+        found.append(BoundKept(said["words"], said["within"], loss, float(outcome.cost.mean())))
     return found
 
 
@@ -108,13 +108,13 @@ def oracle_of(told: Floats, scores: Floats, cost: Floats) -> Oracle:
 
 
 def without_luck(test: Table) -> Oracle | None:
-    """Chosen on one run and judged on the other runs; None where rows were run once."""
-    runs = test.runs.shape[1]
-    if runs < 2:
+    """Chosen on one run and judged on the other samples; None where rows were run once."""
+    samples = test.samples.shape[1]
+    if samples < 2:
         return None
-    told = test.runs
-    others = [(told.sum(axis=1) - told[:, r]) / (runs - 1) for r in range(runs)]
-    found = [oracle_of(told[:, r], others[r], test.cost) for r in range(runs)]
+    told = test.samples
+    others = [(told.sum(axis=1) - told[:, r]) / (samples - 1) for r in range(samples)]
+    found = [oracle_of(told[:, r], others[r], test.cost) for r in range(samples)]
     costs = np.geomspace(test.cost[0], test.cost[-1], 60)
     curve = np.mean([np.interp(costs, *np.array(sorted(one.curve)).T) for one in found], axis=0)
     mean_cost, score = (float(np.mean([getattr(one, name) for one in found])) for name in ("mean_cost", "score"))

@@ -33,12 +33,12 @@ from router.policy import Outcome, choose, follow, price_for_budget, price_table
 
 from .baselines import COUNT, Baseline, CascadePoint, baselines, cascade
 from .breakdown import (
+    BoundKept,
     Oracle,
     Part,
-    PromiseKept,
+    bounds_kept,
     breakdown,
     oracle_of,
-    promises_kept,
     share_of,
     without_luck,
 )
@@ -56,7 +56,7 @@ _LEARNED = 0.6
 _ABOVE_COMMONEST = 0.1
 _FACTS = (
     "scales", "cost_unit", "estimator", "seed", "constant", "default_price", "feature_version", "model_sha256", "files",
-    "promises", "least_familiarity",
+    "risk_bounds", "least_p_value",
 )  # fmt: skip
 
 
@@ -93,17 +93,17 @@ class Evaluation:
     steepness: Interval
     policies: list[Policy]
     oracle: Oracle
-    sober_oracle: Oracle | None
+    cross_sample_oracle: Oracle | None
     measures: str
     share: float | None
     random_mix: tuple[float, float]
     parts: list[Part]
     strange: float
-    promises: list[PromiseKept]
+    risk_bounds: list[BoundKept]
     rows_labelled: int
     half_cost: float
     half: Interval
-    unfamiliar: dict[str, float]
+    out_of_distribution: dict[str, float]
     cascade: list[CascadePoint]
     not_learned: list[str]
     picture_tasks: list[str]
@@ -126,17 +126,17 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in (
             "scales", "cost", "cost_unit", "rows", "groups", "ladder", "measures", "share", "random_mix", "strange",
-            "rows_labelled", "unfamiliar", "not_learned", "picture_tasks",
+            "rows_labelled", "out_of_distribution", "not_learned", "picture_tasks",
             "default_price", "default", "chosen",
         )}  # fmt: skip
         return plain | {
             "flat": self.flat,
             "half": asdict(self.half) | {"mean_cost": self.half_cost},
             "oracle": asdict(self.oracle),
-            "oracle_without_luck": asdict(self.sober_oracle) if self.sober_oracle else None,
+            "oracle_without_luck": asdict(self.cross_sample_oracle) if self.cross_sample_oracle else None,
             "cascade": [asdict(point) for point in self.cascade],
             "parts": [asdict(part) for part in self.parts],
-            "promises": [asdict(kept) for kept in self.promises],
+            "risk_bounds": [asdict(kept) for kept in self.risk_bounds],
             "steepness": asdict(self.steepness),
             "policies": [asdict(policy) for policy in self.policies],
             "picture_gain": [{"budget": budget, **asdict(gain)} for budget, gain in self.picture_gain],
@@ -180,8 +180,8 @@ def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callab
     """Judge the shipped router.onnx on the test rows; `progress` is told of `STEPS` steps."""
     fit, test = table.fit_rows, table.test_rows
     resamples = Resamples(test.groups)
-    shipped, choices, familiarity = ask_graph(folder / "router.onnx", test, facts["default_price"])
-    strange = familiarity < facts["least_familiarity"]
+    shipped, choices, p_value = ask_graph(folder / "router.onnx", test, facts["default_price"])
+    strange = p_value < facts["least_p_value"]
     choices = np.where(strange, len(test.scales) - 1, choices)  # as the runtime does
     router = Baseline(ROUTER, read_out_of_fold(folder, table), shipped)
     progress(1)
@@ -195,22 +195,22 @@ def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callab
     by_name = {contender.name: contender for contender in contenders}
     gains, mean = _picture_gain(router, by_name["question only"], fit, test, picture_tasks, budgets)
     steps = resamples.mean(test.scores)  # (1 + R, K)
-    best, sober = oracle_of(test.scores, test.scores, test.cost), without_luck(test)
+    best, cross_sample = oracle_of(test.scores, test.scores, test.cost), without_luck(test)
     mixed = np.random.default_rng(0).permutation(choices)
     spent, score = follow(choices, test.scores, test.cost).mean
-    *_, familiarity_fit = ask_graph(folder / "router.onnx", fit, facts["default_price"])
-    strange_fit = familiarity_fit < facts["least_familiarity"]
+    *_, p_value_fit = ask_graph(folder / "router.onnx", fit, facts["default_price"])
+    strange_fit = p_value_fit < facts["least_p_value"]
     parts, half = breakdown(choices, test), _half(router, strange_fit, strange, fit, test)
     progress(1)
     return Evaluation(
         scales=test.scales, cost=test.cost.tolist(), cost_unit=facts["cost_unit"], rows=len(test),
         groups=len(np.unique(test.groups)), ladder=ladder(test.scores, test.tasks),
         steepness=interval(steps[:, -1] - steps[:, 0]), policies=policies,
-        oracle=best, sober_oracle=sober, measures=table.measures,
-        share=share_of(sober or best, spent, score, test.scores.mean(axis=0), test.cost),
+        oracle=best, cross_sample_oracle=cross_sample, measures=table.measures,
+        share=share_of(cross_sample or best, spent, score, test.scores.mean(axis=0), test.cost),
         random_mix=follow(mixed, test.scores, test.cost).mean, parts=parts, strange=float(strange.mean()),
-        promises=promises_kept(facts["promises"], shipped, strange, test), rows_labelled=len(fit),
-        half_cost=half[0], half=half[1], unfamiliar=_strangers(folder, facts, table),
+        risk_bounds=bounds_kept(facts["risk_bounds"], shipped, strange, test), rows_labelled=len(fit),
+        half_cost=half[0], half=half[1], out_of_distribution=_ood_probes(folder, facts, table),
         cascade=cascade(fit, test, budgets),
         not_learned=not_learned,
         picture_tasks=picture_tasks, picture_gain=gains, picture_mean=mean, default_price=facts["default_price"],
@@ -254,7 +254,7 @@ def _half(
     there. Where that spends more than half of the finest scale's cost, it is one that spends under half, by `_SURELY`
     standard errors of the difference between a mean over the fit's pictures and one over the test's.
     """
-    # What is unfamiliar gets the finest scale at every price, and its cost counts.
+    # What is out of distribution gets the finest scale at every price, and its cost counts.
     finest = np.eye(len(fit.scales))[-1] * _AT_ANY_PRICE
     fitted = np.where(strange_fit[:, None], finest, router.fit)
     half = float(fit.cost[-1]) / 2
@@ -271,13 +271,13 @@ def _half(
     return float(outcome.cost.mean()), lost
 
 
-def _strangers(folder: Path, facts: dict[str, Any], table: Table) -> dict[str, float]:
+def _ood_probes(folder: Path, facts: dict[str, Any], table: Table) -> dict[str, float]:
     """The share of pictures of each other kind that is sent to the finest scale, where labels hold such pictures."""
     found = {}
-    for kind, (image, question) in table.strangers.items():
+    for kind, (image, question) in table.ood_probes.items():
         strange = replace(table, ids=np.arange(len(image)).astype(str), image=image, question=question)
-        *_, familiarity = ask_graph(folder / "router.onnx", strange, 0.0)
-        found[kind] = float((familiarity < facts["least_familiarity"]).mean())
+        *_, p_value = ask_graph(folder / "router.onnx", strange, 0.0)
+        found[kind] = float((p_value < facts["least_p_value"]).mean())
     return found
 
 

@@ -61,8 +61,8 @@ def _accuracy(e: Evaluation, figure: Figure) -> None:
     centre = np.array([100 * a.score for a in at])
     reach = np.array([[100 * (a.gain.value - a.gain.low), 100 * (a.gain.high - a.gain.value)] for a in at]).T
     axes.errorbar([a.mean_cost for a in at], centre, reach, fmt="s", ms=4, color=_ROUTER_COLOUR, capsize=3, zorder=6)
-    oracle = e.sober_oracle or e.oracle
-    luck = "without its luck" if e.sober_oracle else "with its luck"
+    oracle = e.cross_sample_oracle or e.oracle
+    luck = "without its luck" if e.cross_sample_oracle else "with its luck"
     cost, score = joined(*np.array(oracle.curve).T)
     axes.plot(cost, 100 * score, color=_ORACLE_COLOUR, lw=1.2, ls="--")
     axes.plot(oracle.mean_cost, 100 * oracle.score, "*", ms=13, color=_ORACLE_COLOUR, label=f"oracle ({luck})")

@@ -86,12 +86,12 @@ def write_report(folder: Path, e: Evaluation, table: Table, sources: dict[str, s
         "<p>At the default price, beside always the finest scale.</p>",
         _parts_table(e),
         _figure("reliability", plots),
-        "<h2>What was promised</h2>",
+        "<h2>What was bounded</h2>",
         "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in summary.kept(e)) + "</ul>",
-        "<h2>What is unfamiliar</h2>",
+        "<h2>What is out of distribution</h2>",
         "<p>Pictures unlike those of the fit get the finest scale that the cap allows. The share (%) that was sent"
         " there:</p>",
-        _html_table(["pictures", "sent, %"], summary.unfamiliar(e)),
+        _html_table(["pictures", "sent, %"], summary.out_of_distribution(e)),
         "<h2>Examples</h2>",
         _examples(e, table),
         f"<p><small>{e.rows} test questions about {e.groups} pictures; intervals by bootstrap over pictures.</small>",
@@ -119,7 +119,7 @@ def _budget_table(e: Evaluation) -> str:
 def _share(e: Evaluation) -> str:
     if e.share is None:
         return ""
-    which = "the oracle without its luck" if e.sober_oracle else "the oracle, luck included,"
+    which = "the oracle without its luck" if e.cross_sample_oracle else "the oracle, luck included,"
     return f"<p>At its default price the router reaches {100 * e.share:.0f} % of what {which} gains there.</p>"
 
 

@@ -36,14 +36,14 @@ def oracles(e: Evaluation) -> list[str]:
     """What no router can pass, with and without its luck."""
     luck = f"oracle (cheapest right scale, part of it luck): {100 * e.oracle.score:.1f} % at {e.oracle.mean_cost:.1f}"
     out = [f"  {luck} {e.cost_unit}"]
-    if e.sober_oracle:
-        sober = e.sober_oracle
+    if e.cross_sample_oracle:
+        cross_sample = e.cross_sample_oracle
         out.append(
-            f"  oracle without its luck (chosen on one run, judged on another): {100 * sober.score:.1f} %"
-            f" at {sober.mean_cost:.1f} {e.cost_unit}"
+            f"  oracle without its luck (chosen on one run, judged on another): {100 * cross_sample.score:.1f} %"
+            f" at {cross_sample.mean_cost:.1f} {e.cost_unit}"
         )
     else:
-        out.append("  the oracle's luck cannot be taken out: the labels hold one run of each row; mvlm label --runs 2")
+        out.append("  the oracle's luck cannot be taken out: there is one sample of each row; mvlm label --samples 2")
     return out
 
 
@@ -64,8 +64,8 @@ def half(e: Evaluation) -> str:
     text += f" {e.half.points()} points from it"
     if spent <= e.cost[-1] / 2 and e.half.value >= -HALF_A_POINT:
         return f"holds: half the {e.cost_unit} for at most half a point less ({text})"
-    bound = e.sober_oracle or e.oracle
-    what = "the oracle without its luck" if e.sober_oracle else "the oracle, luck included"
+    bound = e.cross_sample_oracle or e.oracle
+    what = "the oracle without its luck" if e.cross_sample_oracle else "the oracle, luck included"
     return (
         f"NOT SHOWN: half the {e.cost_unit} for at most half a point less ({text}); {what} reaches"
         f" {100 * bound.score:.1f} % at {bound.mean_cost:.1f}, and of its gain the features give"
@@ -104,23 +104,23 @@ def worth_it(e: Evaluation) -> str:
     return f"Yes: {router.points()} points over mixing fixed scales, where a table by task brings {lookup.points()}."
 
 
-def unfamiliar(e: Evaluation) -> list[list[str]]:
-    """What share of each kind of picture is sent to the finest scale as unfamiliar."""
+def out_of_distribution(e: Evaluation) -> list[list[str]]:
+    """What share of each kind of picture is sent to the finest scale as out of distribution."""
     return [["ordinary test rows", f"{100 * e.strange:.1f}"]] + [
-        [kind, f"{100 * share:.1f}"] for kind, share in e.unfamiliar.items()
+        [kind, f"{100 * share:.1f}"] for kind, share in e.out_of_distribution.items()
     ]
 
 
 def kept(e: Evaluation) -> list[str]:
-    """Each promise, and what the test rows say of it."""
+    """Each risk bound, and what the test rows say of it."""
     said = []
-    for promise in e.promises:
-        came = "" if promise.loss is None else (
-            f"; on the test rows it lost {promise.loss.points()} points at a mean of {promise.mean_cost:.1f}"
+    for risk_bound in e.risk_bounds:
+        came = "" if risk_bound.loss is None else (
+            f"; on the test rows it lost {risk_bound.loss.points()} points at a mean of {risk_bound.mean_cost:.1f}"
             f" {e.cost_unit}"
         )  # fmt: skip
-        said.append(f"{promise.words}{came}")
-    return said or ["nothing was promised: fit with --within 1% to have a bound"]
+        said.append(f"{risk_bound.words}{came}")
+    return said or ["nothing was bounded: fit with --within 1% to have a bound"]
 
 
 def claims(e: Evaluation) -> list[str]:
@@ -177,8 +177,12 @@ def lines(e: Evaluation) -> list[str]:
     if e.picture_gain:
         out.append("  router minus question only, where the picture decides:")
         out.append(f"  {'':<16}" + "".join(f"{gain.points():>25}" for _, gain in e.picture_gain))
-    out += ["", "sent to the finest scale as unfamiliar (%): " + ", ".join(f"{k} {v}" for k, v in unfamiliar(e))]
-    out += [f"promise: {line}" for line in kept(e)]
+    out += [
+        "",
+        "sent to the finest scale as out of distribution (%): "
+        + ", ".join(f"{k} {v}" for k, v in out_of_distribution(e)),
+    ]
+    out += [f"risk bound: {line}" for line in kept(e)]
     return [*out, "", *claims(e)]
 
 

@@ -270,7 +270,7 @@ def test_a_new_connector_is_put_on_a_run(tmp_path):
         assert model(**batch).logits.isfinite().all()
 
 
-@pytest.mark.parametrize(("begun", "asked"), [("pool", "haar"), ("haar", "pool")])
+@pytest.mark.parametrize(("begun", "asked"), [("pool", "nested_pool"), ("nested_pool", "pool")])
 def test_pooled_connectors_take_over_each_others_values(tmp_path, begun, asked):
     run = saved(tmp_path / "run", begun)
     config = resolve_config(told(start=str(run), connector=asked))
@@ -287,8 +287,8 @@ def test_pooled_connectors_take_over_each_others_values(tmp_path, begun, asked):
 
 def test_other_positions_make_a_pooled_connector_new(tmp_path):
     run = saved(tmp_path / "run", "pool")
-    config = resolve_config(told(start=str(run), connector="haar", connector_positions=True))
-    assert weights_from(config)[1] == "connector (haar): from nothing, seed 0"
+    config = resolve_config(told(start=str(run), connector="nested_pool", connector_positions=True))
+    assert weights_from(config)[1] == "connector (nested_pool): from nothing, seed 0"
     model, _ = build(config)
     assert not torch.equal(model.connector.mlp[0].weight, load_run(run)[0].connector.mlp[0].weight)
 

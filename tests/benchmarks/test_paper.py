@@ -57,7 +57,8 @@ TINY = Size(
 )  # fmt: skip
 # Of the cells that the results look at, some of each kind.
 SOME = {
-    "pool": ("base", "nested", "untrained-spatial", *map(specialist, SCALES)), "query": ("base", "uniform"), "haar": ()
+    "pool": ("base", "nested", "untrained-spatial", *map(specialist, SCALES)), "query": ("base", "uniform"),
+    "nested_pool": (),
 }  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def test_a_decoders_flops_are_those_that_torch_counts(language, positions):
     assert torch_says - decoder_flops(config, positions) in (0, angles)
 
 
-@pytest.mark.parametrize("family", ["pool", "haar", "query"])
+@pytest.mark.parametrize("family", ["pool", "nested_pool", "query"])
 @pytest.mark.parametrize("m", SCALES)
 def test_a_connectors_flops_are_those_that_torch_counts(family, m):
     config = family_config(family)
@@ -171,7 +172,7 @@ def test_every_cell_has_a_name_of_its_own_and_comes_behind_what_it_starts_from()
 
 def test_the_papers_own_cells_of_the_first_seed_come_first_and_ablations_of_the_others_last():
     cells = paper.ordered(3, Size())
-    theirs = [n for n, cell in enumerate(cells) if cell.seed == 0 and cell.family != "haar" and cell.point < 3]
+    theirs = [n for n, cell in enumerate(cells) if cell.seed == 0 and cell.family != "nested_pool" and cell.point < 3]
     assert theirs == list(range(len(theirs)))
     ablations = [n for n, cell in enumerate(cells) if cell.seed and cell.point == 2]
     assert ablations == list(range(len(cells) - len(ablations), len(cells)))
@@ -366,8 +367,8 @@ def test_luck_is_all_that_an_oracle_of_coins_has():
     told = oracle_figures(coins)
     assert told.score > 0.9
     assert told.fixed_score < 0.53
-    assert told.sober_score == pytest.approx(told.mix, abs=0.02)
-    assert oracle_figures(coins[:1]).sober_score is None
+    assert told.cross_sample_score == pytest.approx(told.mix, abs=0.02)
+    assert oracle_figures(coins[:1]).cross_sample_score is None
 
 
 def test_need_without_luck_stays():
@@ -375,8 +376,8 @@ def test_need_without_luck_stays():
     need = np.arange(400) % 4
     scores = (np.arange(4) >= need[:, None]).astype(float)
     told = oracle_figures([made_up("nested", seed, scores) for seed in range(2)])
-    assert told.score == told.sober_score == 1
-    assert told.mean_tokens == told.sober_tokens == np.mean(SCALES)
+    assert told.score == told.cross_sample_score == 1
+    assert told.mean_tokens == told.cross_sample_tokens == np.mean(SCALES)
     shares = needs([made_up("nested", 0, scores)])[0]["stable_from"]
     assert shares == pytest.approx([0.25] * 4)
     assert seeds_table([made_up("nested", 0, scores)]).runs.shape == (400, 1, 4)
@@ -477,7 +478,7 @@ def test_one_models_costs_are_measured_by_part(finished, some_cells):
     assert model["gflops"]["decoder"] == sorted(model["gflops"]["decoder"])
 
 
-@pytest.mark.parametrize("family", ["pool", "haar", "query"])
+@pytest.mark.parametrize("family", ["pool", "nested_pool", "query"])
 @pytest.mark.parametrize("m", SCALES)
 def test_the_gallery_shows_what_the_tokens_take(family, m):
     connector = build_connector(family_config(family))

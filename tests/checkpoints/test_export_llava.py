@@ -140,7 +140,11 @@ def test_m3_at_all_patches(tmp_path):
     ("options", "scale", "message"),
     [
         ({"connector": "query", "tower": "clip"}, FINEST, "cannot hold a query connector"),
-        ({"connector": "haar", "tower": "clip"}, FINEST, "a haar connector, .* model.start .* connector: pool"),
+        (
+            {"connector": "nested_pool", "tower": "clip"},
+            FINEST,
+            "a nested_pool connector, .* model.start .* connector: pool",
+        ),
         (
             {"connector": "pool", "tower": "clip"},
             36,

@@ -63,7 +63,18 @@ def test_every_command_of_the_page_runs(workplace, mvlm):
             done = mvlm(*told)
             assert done.exit_code == 0, f"{told}: {done.output}"
         ran.append(told[0])
-    assert set(ran) == {"import", "eval", "data", "label", "fit-router", "evaluate", "export", "bench", "run", "serve"}
+    assert set(ran) == {
+        "import",
+        "benchmark",
+        "data",
+        "label",
+        "fit-router",
+        "report",
+        "export",
+        "bench",
+        "run",
+        "serve",
+    }
     assert "auto |" in (workplace / "eval_auto" / "table.md").read_text()
     assert (workplace / "report" / "index.html").is_file()
 

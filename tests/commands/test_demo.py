@@ -47,7 +47,7 @@ def test_the_demo_goes_the_whole_way(rehearsal):
     assert result.output.strip().splitlines()[-1].startswith("next: mvlm run ")
     facts = json.loads((out / "demo.json").read_text())
     assert facts["rehearsal"]
-    assert set(facts["seconds"]) == {"data", "train", "label", "fit-router", "evaluate", "export", "run"}
+    assert set(facts["seconds"]) == {"data", "train", "label", "fit-router", "report", "export", "run"}
 
 
 def test_an_unlearned_model_is_said_to_be_no_use_for_a_router(rehearsal):
@@ -92,7 +92,7 @@ def test_the_bare_verbs_work_one_after_another(rehearsal, tmp_path, monkeypatch,
         ["train"],
         ["label"],
         ["fit-router"],
-        ["evaluate"],
+        ["report"],
         ["export", "--scales", "9,36,144"],
     ):
         result = mvlm(*words)
@@ -106,13 +106,13 @@ def test_the_bare_verbs_work_one_after_another(rehearsal, tmp_path, monkeypatch,
 
 WRITES = {
     "data scenes": "rows", "train": "run", "label": "labels", "fit-router": "router",
-    "evaluate": "report", "export": "bundle",
+    "report": "report", "export": "bundle",
 }  # fmt: skip
 
 
 # The demo's own example is the rehearsal; those of checkpoints run in test_checkpoint_commands; `serve` runs on and on
 # (test_serve_commands), `build` needs a bundle for TensorRT (test_device_commands), `eval` lmms-eval (test_lmms_eval).
-ELSEWHERE = {"data", "demo", "import", "export-checkpoint", "serve", "build", "eval"}
+ELSEWHERE = {"data", "demo", "import", "export-checkpoint", "serve", "build", "benchmark"}
 
 
 @pytest.mark.parametrize("verb", ["data", "data scenes", "data check", *(v for v in VERBS if v not in ELSEWHERE)])
@@ -157,7 +157,7 @@ def test_every_command_of_the_readme_runs(rehearsal, tmp_path, monkeypatch, mvlm
     commands = [words for words in verbs(README) if _verb(words) not in RUN_BY_CI]
     assert len(commands) >= 6
     for words in commands:
-        writes = words[0] in ("label", "fit-router", "evaluate", "export")
+        writes = words[0] in ("label", "fit-router", "report", "export")
         result = mvlm(*words, *(["--out", tmp_path / words[0]] if writes else []))
         assert result.exit_code == 0, f"{words}: {result.output}"
 

@@ -12,13 +12,15 @@ from export.runtime.errors import MvlmError
 from mvlm_core.evaluation.bundle_answerer import BundleAnswerer
 from mvlm_core.evaluation.run_answerer import RunAnswerer
 from mvlm_core.evaluation.sample import Asked, cut, one_turn, read_messages
-from tests.support.bundles import haar_bundle, pool_bundle, query_bundle, torch_answer
+from tests.support.bundles import nested_pool_bundle, pool_bundle, query_bundle, torch_answer
 from tests.support.tiny import QUESTIONS, drawn_picture
 
 SCALES = (1, 9, 144)
 
 
-@pytest.fixture(scope="module", params=[pool_bundle, query_bundle, haar_bundle], ids=["pool", "query", "haar"])
+@pytest.fixture(
+    scope="module", params=[pool_bundle, query_bundle, nested_pool_bundle], ids=["pool", "query", "nested_pool"]
+)
 def made(request):
     return request.param()
 
@@ -128,13 +130,13 @@ def test_auto_looks_again_as_the_device_does(made, monkeypatch):
     first = answerer.answer([asked(made, 0), asked(made, 1)], 6, [])
     finest = answerer.router.offered[-1]
 
-    def look_again(router, choice, margin, *, keeps_cache):
+    def escalate(router, choice, margin, *, keeps_cache):
         assert 0 <= margin <= 1
         assert keeps_cache == (made.source.model.config.connector != "pool")
         return dataclasses.replace(choice, scale=finest) if choice.scale == first[0].num_visual_tokens[0] else None
 
     monkeypatch.setattr("export.runtime.routing.router.Router.looks_again", True)
-    monkeypatch.setattr("export.runtime.routing.router.Router.look_again", look_again)
+    monkeypatch.setattr("export.runtime.routing.router.Router.escalate", escalate)
     again = answerer.answer([asked(made, 0), asked(made, 1)], 6, [])
     assert again[0] == of_run(made, finest).answer([asked(made, 0)], 6, [])[0]
 

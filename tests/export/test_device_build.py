@@ -524,7 +524,7 @@ def test_what_a_tensorrt_does_not_read():
 
 @pytest.mark.parametrize("key", [JETPACK_6, JETPACK_7, RTX])
 def test_the_runtime_answers_by_engines_as_by_onnxruntime(key, install, copy):
-    """The whole way: a picture, the router (walked in numpy), a second look at the same cache, an answer."""
+    """The whole way: a picture, the router (walked in numpy), an escalation at the same cache, an answer."""
     here = install(key)
     bundle = copy(TARGET_OF[key])
     builder_of(bundle).build(lambda steps: None)

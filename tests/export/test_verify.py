@@ -22,12 +22,13 @@ from export.runtime.backends import onnx as sessions
 from export.runtime.backends.onnx import step_inputs
 from export.runtime.features import image_features
 from mvlm_core.data.reading import read_rows
-from tests.support.bundles import Made, bundle_for, haar_bundle, pool_bundle, query_bundle
+from tests.support.bundles import Made, bundle_for, nested_pool_bundle, pool_bundle, query_bundle
 from tests.support.tiny import one_question
 
 EXACT = TOLERANCES["float32"].relative
 FAMILIES = {
-    "pool, resnet, qwen3": pool_bundle, "haar, resnet, llama": haar_bundle, "query, clip, llama": query_bundle,
+    "pool, resnet, qwen3": pool_bundle, "nested_pool, resnet, llama": nested_pool_bundle,
+    "query, clip, llama": query_bundle,
 }  # fmt: skip
 EVERY_PART = [
     "vision_tower", "connector", "language_model.model.embed_tokens", "language_model.model.layers.0.self_attn.q_proj",
@@ -106,8 +107,8 @@ def test_one_weight_changed_between_export_and_verification(part):
         verify(made)
 
 
-def test_one_number_of_a_haar_connectors_rows_changed():
-    made = haar_bundle()
+def test_one_number_of_a_nested_pool_connectors_rows_changed():
+    made = nested_pool_bundle()
     basis, place = made.source.model.connector.basis, (3, 0)  # of the fourth token
     before = float(basis[place])
     basis[place] += 0.1

@@ -14,7 +14,7 @@ from torch import nn
 
 from export.graphs.vision import trace, vision_model
 from export.runtime import MvlmError
-from tests.support.bundles import FAMILIES, haar_bundle, pool_bundle, query_bundle
+from tests.support.bundles import FAMILIES, nested_pool_bundle, pool_bundle, query_bundle
 from tests.support.tiny import SCALES, SIZE_PX, drawn_picture, tiny_model
 
 
@@ -50,8 +50,8 @@ def test_the_constant_attention_of_a_query_connector_is_folded():
     assert [value.name for value in graph.input] == ["values"]
 
 
-def test_the_rows_of_a_haar_connector_are_folded_and_shared():
-    made = haar_bundle()
+def test_the_rows_of_a_nested_pool_connector_are_folded_and_shared():
+    made = nested_pool_bundle()
     connector = made.source.model.connector
     begins = set()
     for m in SCALES:

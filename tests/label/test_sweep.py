@@ -95,12 +95,12 @@ def test_labels_hold_every_row_at_every_scale(labelled, scenes, run):
 
 
 def test_labels_hold_pictures_of_other_kinds_and_the_margin_of_first_tokens(labelled):
-    strangers = pq.read_table(labelled / "strangers.parquet").to_pydict()
-    assert set(strangers["kind"]) == {"noise", "negative", "outlines", "tiles", "half noise"}
+    ood_probes = pq.read_table(labelled / "ood_probes.parquet").to_pydict()
+    assert set(ood_probes["kind"]) == {"noise", "negative", "outlines", "tiles", "half noise"}
     features = pq.read_table(labelled / "features.parquet").to_pydict()
     for kind in ("image", "question"):
-        assert {len(values) for values in strangers[kind]} == {len(features[kind][0])}
-        assert np.isfinite(strangers[kind]).all()
+        assert {len(values) for values in ood_probes[kind]} == {len(features[kind][0])}
+        assert np.isfinite(ood_probes[kind]).all()
     labels = pq.read_table(labelled / "labels.parquet").to_pydict()
     assert all(0 <= margin <= 1 for margin in labels["margin"])
     # The first token's lead is at most its probability, and that at least the probability of the whole answer.
@@ -141,7 +141,7 @@ def test_stopped_and_started_again_ends_the_same(labelled, run, scenes, tmp_path
     monkeypatch.setattr(sweeping, "sweep_pictures", lambda *a: (swept.append(a[2]), slow_way(*a))[1])
     label(sweep(run, scenes), out, overwrite=False, progress=lambda done, whole: None)
     assert sum(map(len, swept)) == 24  # no picture was swept twice
-    for name in ("labels.parquet", "features.parquet", "strangers.parquet"):
+    for name in ("labels.parquet", "features.parquet", "ood_probes.parquet"):
         assert (out / name).read_bytes() == (labelled / name).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["labels"]
 
@@ -149,17 +149,17 @@ def test_stopped_and_started_again_ends_the_same(labelled, run, scenes, tmp_path
 def test_further_runs_are_drawn_and_the_first_is_the_greedy_one(labelled, run, scenes, tmp_path):
     """Each picture's draws are its own part's, so a sweep that was stopped goes on as if it had not been."""
     for name in ("one", "another"):
-        label(sweep(run, scenes, runs=3), tmp_path / name, overwrite=False, progress=lambda done, whole: None)
+        label(sweep(run, scenes, samples=3), tmp_path / name, overwrite=False, progress=lambda done, whole: None)
     assert (tmp_path / "one/labels.parquet").read_bytes() == (tmp_path / "another/labels.parquet").read_bytes()
     table = pq.read_table(tmp_path / "one/labels.parquet")
-    by_run = [table.filter(pa.compute.equal(table["run"], number)).drop_columns("run") for number in range(3)]
-    assert by_run[0].equals(pq.read_table(labelled / "labels.parquet").drop_columns("run"))
-    said = [part["prediction"].to_pylist() for part in by_run]
+    by_sample = [table.filter(pa.compute.equal(table["sample"], number)).drop_columns("sample") for number in range(3)]
+    assert by_sample[0].equals(pq.read_table(labelled / "labels.parquet").drop_columns("sample"))
+    said = [part["prediction"].to_pylist() for part in by_sample]
     assert said[0] != said[1]
     assert said[1] != said[2]
-    assert read_artefact(tmp_path / "one", "labels")["runs"] == 3
+    assert read_artefact(tmp_path / "one", "labels")["samples"] == 3
     read = read_table(tmp_path / "one")
-    assert read.runs.shape[1] == 3
+    assert read.samples.shape[1] == 3
     assert without_luck(read) is not None
     assert without_luck(read_table(labelled)) is None
 

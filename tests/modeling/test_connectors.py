@@ -6,7 +6,7 @@ from torch import nn
 
 from export.runtime.errors import MvlmError
 from mvlm_core.modeling.connectors import (
-    HaarConnector,
+    NestedPoolConnector,
     PoolConnector,
     QueryConnector,
     sincos_codes,
@@ -26,9 +26,9 @@ def pool() -> PoolConnector:
     return connector.eval()
 
 
-def haar() -> HaarConnector:
+def nested_pool() -> NestedPoolConnector:
     torch.manual_seed(0)
-    connector = HaarConnector(SIDE, WIDTH, TEXT_WIDTH, positions=False)
+    connector = NestedPoolConnector(SIDE, WIDTH, TEXT_WIDTH, positions=False)
     connector.basis.copy_(torch.from_numpy(nested_basis(SIDE)))
     return connector.eval()
 
@@ -60,9 +60,9 @@ def test_coarse_pooled_tokens_are_averages_of_fine_ones(features):
 
 
 @torch.no_grad()
-def test_haar_tokens_and_pooled_ones_are_linear_maps_of_each_other(features):
+def test_nested_pool_tokens_and_pooled_ones_are_linear_maps_of_each_other(features):
     """Both ways, at every nested grid; and a constant map, whatever the picture."""
-    connector, pooled = haar(), PoolConnector(SIDE, WIDTH, TEXT_WIDTH, positions=False)
+    connector, pooled = nested_pool(), PoolConnector(SIDE, WIDTH, TEXT_WIDTH, positions=False)
     values = connector.values(features).double()
     for m in (side**2 for side in nested_sides(SIDE)):
         cells = pooled.tokens(values, m)  # (B, m, D)
@@ -72,7 +72,7 @@ def test_haar_tokens_and_pooled_ones_are_linear_maps_of_each_other(features):
         torch.testing.assert_close(torch.linalg.inv(there) @ tokens, cells, atol=1e-6, rtol=0)
 
 
-def map_from_pooling(connector: HaarConnector, m: int) -> torch.Tensor:
+def map_from_pooling(connector: NestedPoolConnector, m: int) -> torch.Tensor:
     """What the first m tokens are of a picture of which one cell shows 1 and all others nothing: (m, m)."""
     cells = torch.eye(m, dtype=torch.float64)[..., None]  # (B = m, m, 1)
     side = round(m**0.5)
@@ -82,15 +82,15 @@ def map_from_pooling(connector: HaarConnector, m: int) -> torch.Tensor:
 
 def test_the_map_is_not_an_accident_of_this_test():
     """One wrong number in the basis, and the maps are none."""
-    connector = haar().double()
+    connector = nested_pool().double()
     connector.basis[4, 100] += 0.1
     values = torch.randn(1, SIDE**2, 3, dtype=torch.float64)
     cells = PoolConnector(SIDE, WIDTH, TEXT_WIDTH, positions=False).tokens(values, 9)
     assert not torch.allclose(map_from_pooling(connector, 9) @ cells, connector.basis[:9] @ values, atol=1e-3)
 
 
-def test_haar_tokens_are_prefixes(features):
-    connector = haar()
+def test_nested_pool_tokens_are_prefixes(features):
+    connector = nested_pool()
     values = connector.values(features)
     finest = connector.tokens(values, SIDE**2)
     ladder = connector.ladder(values, (2, 4, 36, 143))
@@ -101,8 +101,8 @@ def test_haar_tokens_are_prefixes(features):
             torch.testing.assert_close(ladder[scale], alone, atol=1e-6, rtol=0)
 
 
-def test_every_haar_token_is_one_of_the_pooled_ones_of_some_grid(features):
-    connector, pooled = haar(), PoolConnector(SIDE, WIDTH, TEXT_WIDTH, positions=False)
+def test_every_nested_pool_token_is_one_of_the_pooled_ones_of_some_grid(features):
+    connector, pooled = nested_pool(), PoolConnector(SIDE, WIDTH, TEXT_WIDTH, positions=False)
     values = connector.values(features)
     cells = torch.cat([pooled.tokens(values, side**2) for side in nested_sides(SIDE)], dim=1)  # (B, ·, D)
     tokens = connector.tokens(values, SIDE**2)  # (B, P, D)
@@ -110,8 +110,8 @@ def test_every_haar_token_is_one_of_the_pooled_ones_of_some_grid(features):
     torch.testing.assert_close(connector.tokens(values, 1), values.mean(1, keepdim=True), atol=1e-6, rtol=0)
 
 
-def test_gradients_of_a_haar_token_reach_the_patches_it_sees(features):
-    connector = haar()
+def test_gradients_of_a_nested_pool_token_reach_the_patches_it_sees(features):
+    connector = nested_pool()
     values = connector.values(features).detach().requires_grad_()
     connector.tokens(values, 9)[0].sum().backward()
     torch.testing.assert_close(values.grad[0], connector.basis[:9].sum(0)[:, None].expand(-1, TEXT_WIDTH))
@@ -175,7 +175,11 @@ def test_random_start_resizes_codes_to_the_patches():
 
 @pytest.mark.parametrize(
     ("connector", "words"),
-    [(pool(), "1, 4, 9, 16, 36, 144"), (haar(), "number from 1 to 144"), (query(), "every number from 1 to 144")],
+    [
+        (pool(), "1, 4, 9, 16, 36, 144"),
+        (nested_pool(), "number from 1 to 144"),
+        (query(), "every number from 1 to 144"),
+    ],
 )
 def test_a_scale_that_is_not_allowed_names_those_that_are(connector, words, features):
     with pytest.raises(MvlmError, match=words):

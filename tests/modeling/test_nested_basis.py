@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mvlm_core.modeling.nested_basis import nested_basis, spread_out
-from mvlm_core.modeling.scales import haar_scales, nested_sides
+from mvlm_core.modeling.scales import nested_pool_scales, nested_sides
 
 
 def test_each_grid_divides_the_next():
@@ -17,7 +17,7 @@ def test_each_grid_divides_the_next():
     assert nested_sides(14) == (1, 7, 14)
     assert nested_sides(37) == (1, 37)
     assert nested_sides(1) == (1,)
-    assert haar_scales(12) == range(1, 145)
+    assert nested_pool_scales(12) == range(1, 145)
 
 
 def pooling(side: int, coarse: int) -> NDArray[np.float64]:
@@ -53,7 +53,7 @@ def test_each_row_is_the_average_of_one_cell_told_once():
     assert rows < cells
 
 
-def test_haars_wavelets_span_the_same():
+def test_nested_pools_wavelets_span_the_same():
     """A cell of 2 x 2 and its three differences, of every grid: what the rows up to that grid hold."""
     side, basis = 8, nested_basis(8)
     for coarse in nested_sides(side)[:-1]:

@@ -1,4 +1,4 @@
-"""A second look: taken where the first token is unsure, and off where that does not pay."""
+"""An escalation: taken where the first token is unsure, and off where that does not pay."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from export.runtime.routing.router import look_again_features, second_looks
+from export.runtime.routing.router import escalation_features, escalations
 from router.fit.escalation import fit_escalation, fit_rule, look_twice
 from router.policy import choose, follow
 
@@ -63,17 +63,17 @@ def test_the_rule_is_two_logistic_regressions():
 
 @pytest.mark.parametrize("keeps_cache", [False, True])
 @pytest.mark.parametrize("cap", [None, 0.4])
-def test_second_looks_one_by_one(keeps_cache, cap):
+def test_escalations_one_by_one(keeps_cache, cap):
     probability, margin, scores, _ = drawn(telling=True, rows=200)
     rule, relative, price = fit_rule(probability, margin, scores), COST / 36, 0.05
     at = np.random.default_rng(1).integers(3, size=200)
     rows = np.arange(200)
-    found = second_looks(rule, margin[rows, at], probability, at, relative, price, keeps_cache=keeps_cache, cap=cap)
+    found = escalations(rule, margin[rows, at], probability, at, relative, price, keeps_cache=keeps_cache, cap=cap)
     assert len(set(found.tolist())) > 1
     for row in rows:
         best, slow = 0.0, -1
         for dear in range(at[row] + 1, 3):
-            seen = look_again_features(margin[row, at[row]], probability[row, at[row]], probability[row, dear])[0]
+            seen = escalation_features(margin[row, at[row]], probability[row, at[row]], probability[row, dear])[0]
             extra = relative[dear] - keeps_cache * relative[at[row]]
             worth = expit(seen @ rule["finer"]) - expit(seen @ rule["now"]) - price * extra
             if worth > best and (cap is None or relative[at[row]] + extra <= cap):

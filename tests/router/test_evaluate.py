@@ -184,9 +184,9 @@ def test_figures_of_the_shipped_file_itself(made):
     """Score, cost and gain at a budget, once more and step by step."""
     folder, table, e = made("question")
     test, fit = table.test_rows, table.fit_rows
-    probability, choices, familiarity = ask_graph(folder / "router" / "router.onnx", test, e.default_price)
-    least = json.loads((folder / "router" / "router.json").read_text())["least_familiarity"]
-    choices = np.where(familiarity < least, 3, choices)
+    probability, choices, p_value = ask_graph(folder / "router" / "router.onnx", test, e.default_price)
+    least = json.loads((folder / "router" / "router.json").read_text())["least_p_value"]
+    choices = np.where(p_value < least, 3, choices)
     np.testing.assert_array_equal(e.choices, choices)
     chosen_score = [test.scores[i, k] for i, k in enumerate(choices)]
     assert e.default == pytest.approx((test.cost[choices].mean(), np.mean(chosen_score)))
@@ -367,19 +367,21 @@ def test_json_of_an_evaluation_is_plain(made):
 def with_runs_and_margins(table, seed=0):
     """The same table run twice, with first tokens that lead where the answer is right, and with pictures of noise."""
     random = np.random.default_rng(seed)
-    again = np.where(random.random(table.runs.shape) < 0.1, 1 - table.runs, table.runs)
-    runs = np.concatenate([table.runs, again], axis=1).astype(np.float32)
-    margins = (0.2 + 0.6 * runs[:, 0] + 0.2 * random.random(runs[:, 0].shape)).astype(np.float32)
+    again = np.where(random.random(table.samples.shape) < 0.1, 1 - table.samples, table.samples)
+    samples = np.concatenate([table.samples, again], axis=1).astype(np.float32)
+    margins = (0.2 + 0.6 * samples[:, 0] + 0.2 * random.random(samples[:, 0].shape)).astype(np.float32)
     far = (table.image[:40] + 50, table.question[:40])
-    return replace(table, runs=runs, margins=margins, strangers={"noise": far, "same": (table.image, table.question)})
+    return replace(
+        table, samples=samples, margins=margins, ood_probes={"noise": far, "same": (table.image, table.question)}
+    )
 
 
 @pytest.fixture(scope="module")
 def rich(made, tmp_path_factory):
-    """A table with everything that labels may hold, fitted with a promise and without, and judged."""
+    """A table with everything that labels may hold, fitted with a risk bound and without, and judged."""
     table = with_runs_and_margins(made("question")[1])
     found = {}
-    for name, wanted in (("plain", None), ("promised", Wanted((0.1, 0.0001), 0.8))):
+    for name, wanted in (("plain", None), ("bounded", Wanted((0.1, 0.0001), 0.8))):
         folder = tmp_path_factory.mktemp(name) / "router"
         folder.mkdir()
         fitted = fit_table(table.fit_rows, seed=0, progress=lambda fits: None, wanted=wanted)
@@ -394,44 +396,46 @@ def test_the_oracle_without_its_luck_is_below_the_one_with_it(rich):
     test = table.test_rows
     slow = []
     for told, judged in ((0, 1), (1, 0)):
-        choice = test.runs[:, told].argmax(axis=1)
-        slow.append(test.runs[np.arange(len(test)), judged, choice].mean())
-    assert e.sober_oracle.score == pytest.approx(np.mean(slow))
-    assert e.sober_oracle.score < e.oracle.score
+        choice = test.samples[:, told].argmax(axis=1)
+        slow.append(test.samples[np.arange(len(test)), judged, choice].mean())
+    assert e.cross_sample_oracle.score == pytest.approx(np.mean(slow))
+    assert e.cross_sample_oracle.score < e.oracle.score
     assert 0 < e.share < 1.2
     assert any("chosen on one run, judged on another" in line for line in lines(e))
 
 
 def test_the_luck_of_one_run_cannot_be_taken_out(made):
     _, _, e = made("question")
-    assert e.sober_oracle is None
+    assert e.cross_sample_oracle is None
     assert any("the labels hold one run of each row" in line for line in lines(e))
 
 
-def test_a_second_look_that_pays_is_in_the_file_and_in_words(rich):
+def test_an_escalation_that_pays_is_in_the_file_and_in_words(rich):
     fitted, facts, e = rich[1]["plain"]
     assert fitted.escalation.pays
     assert facts["escalation"]["on"]
     assert e.cascade
     assert all(point.mean_cost <= 1.3 * point.budget for point in e.cascade)
-    promised, promised_facts, _ = rich[1]["promised"]
-    assert promised.escalation is None
-    assert promised_facts["escalation"] is None
+    bounded, bounded_facts, _ = rich[1]["bounded"]
+    assert bounded.escalation is None
+    assert bounded_facts["escalation"] is None
 
 
-def test_what_a_promise_came_to_on_the_test_rows(rich):
-    _, _, e = rich[1]["promised"]
-    kept, lost = e.promises
+def test_what_a_risk_bound_came_to_on_the_test_rows(rich):
+    _, _, e = rich[1]["bounded"]
+    kept, lost = e.risk_bounds
     assert kept.loss.low <= 0.1
     assert lost.loss is None
-    assert any(line.startswith("promise: within 10 points") and "on the test rows it lost" in line for line in lines(e))
-    assert any(line.startswith("promise: NOT within 0.01 points") for line in lines(e))
+    assert any(
+        line.startswith("risk bound: within 10 points") and "on the test rows it lost" in line for line in lines(e)
+    )
+    assert any(line.startswith("risk bound: NOT within 0.01 points") for line in lines(e))
 
 
 def test_pictures_of_noise_are_caught_and_ordinary_ones_are_not(rich):
     e = rich[1]["plain"][2]
-    assert e.unfamiliar["noise"] == 1
-    assert e.unfamiliar["same"] < 0.03
+    assert e.out_of_distribution["noise"] == 1
+    assert e.out_of_distribution["same"] < 0.03
     assert e.strange < 0.03
 
 
@@ -496,7 +500,7 @@ def test_half_is_read_from_the_fit_rows_and_kept_on_others(made):
     spent, lost = _half(knows, nothing[seen], nothing[~seen], fit, test)
     assert spent < 0.5 * half_of_finest
     assert lost.value >= -0.005
-    # Unfamiliar rows get the finest scale, and are paid for.
+    # Out of distribution rows get the finest scale, and are paid for.
     spent, _ = _half(policy, nothing[seen], ~nothing[~seen], fit, test)
     assert spent == table.cost[-1]
 

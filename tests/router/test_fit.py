@@ -111,7 +111,7 @@ def test_nothing_to_learn_ships_the_constant_router(fits, tables, table):
 def test_labels_of_other_rows_gain_nothing(tables, seed):
     table = tables["question"]
     order = np.random.default_rng(seed).permutation(len(table))
-    shuffled = replace(table, runs=table.runs[order])
+    shuffled = replace(table, samples=table.samples[order])
     fitted = fit_table(shuffled, seed=0, progress=lambda fits: None)
     assert fitted.constant
     assert fitted.gain.value < 0.01
@@ -309,35 +309,35 @@ def test_a_table_of_one_scale_is_constant(tmp_path):
 
 
 @pytest.mark.parametrize("by_task", [False, True])
-def test_a_promise_sets_rows_apart_and_decides_the_default_price(tables, tmp_path, by_task):
+def test_a_risk_bound_sets_rows_apart_and_decides_the_default_price(tables, tmp_path, by_task):
     table = tables["question"]
     wanted = Wanted((0.2, 0.001), 0.9, by_task=by_task)
     fitted = fit_table(table, seed=0, progress=lambda fits: None, wanted=wanted)
     assert len(fitted.candidates[0].margins) == (~fitted.apart).sum()
     assert not set(table.groups[fitted.apart]) & set(table.groups[~fitted.apart])
     tasks = [None, "easy", "fine"] if by_task else [None]
-    assert [(p.within, p.task) for p in fitted.promises] == [(w, task) for w in (0.2, 0.001) for task in tasks]
-    kept = [p.price for p in fitted.promises if p.within == 0.2]
+    assert [(p.within, p.task) for p in fitted.risk_bounds] == [(w, task) for w in (0.2, 0.001) for task in tasks]
+    kept = [p.price for p in fitted.risk_bounds if p.within == 0.2]
     assert None not in kept
     assert fitted.default_price == min(kept)
     facts = write_router(tmp_path, fitted, table, "")
-    assert facts["rows_set_apart"] == fitted.apart.sum()
-    assert facts["promises"][0]["words"].startswith("within 20 points of the finest at 90 % confidence")
+    assert facts["calibration_rows"] == fitted.apart.sum()
+    assert facts["risk_bounds"][0]["words"].startswith("within 20 points of the finest at 90 % confidence")
     known = json.loads(onnx.load(tmp_path / "router.onnx").metadata_props[0].value)
-    assert known["promises"] == [{"within": 0.2, "price": min(kept)}]
+    assert known["risk_bounds"] == [{"within": 0.2, "price": min(kept)}]
 
 
-def test_a_promise_that_cannot_be_given_leaves_the_safest_price(tables):
+def test_a_risk_bound_that_cannot_be_given_leaves_the_safest_price(tables):
     fitted = fit_table(tables["question"], seed=0, progress=lambda fits: None, wanted=Wanted((0.001,)))
-    assert fitted.promises[0].price is None
+    assert fitted.risk_bounds[0].price is None
     assert fitted.default_price == 0
 
 
-def test_the_rows_of_a_promise_are_seen_by_no_fit(tables):
+def test_the_rows_of_a_risk_bound_are_seen_by_no_fit(tables):
     """Whatever their scores are, the router is the same."""
     table = tables["question"]
     apart = set_apart(table.groups, 0)
-    spoilt = replace(table, runs=np.where(apart[:, None, None], 0, table.runs))
+    spoilt = replace(table, samples=np.where(apart[:, None, None], 0, table.samples))
     one, other = (fit_table(t, seed=0, progress=lambda fits: None, wanted=Wanted((0.05,))) for t in (table, spoilt))
     np.testing.assert_array_equal(one.out_of_fold, other.out_of_fold)
     assert (one.name, one.gain) == (other.name, other.gain)

@@ -1,4 +1,4 @@
-"""`mvlm fit-router` and `mvlm evaluate` as a person types them, and the report that they leave."""
+"""`mvlm fit-router` and `mvlm report` as a person types them, and the report that they leave."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def done(tmp_path_factory):
     said = []
     for arguments in (
         ["fit-router", folder / "labels", "--out", folder / "router"],
-        ["evaluate", folder / "router", "--labels", folder / "labels", "--out", folder / "report"],
+        ["report", folder / "router", "--labels", folder / "labels", "--out", folder / "report"],
     ):
         result = CliRunner().invoke(main, [str(a) for a in arguments])
         assert result.exit_code == 0, result.output
@@ -87,7 +87,7 @@ def test_fit_router_says_what_it_did_and_what_comes_next(done):
     assert facts["why"] in said
     assert f"default price {facts['default_price']:.3g} (mean " in said
     assert "CONSTANT" not in said
-    assert said.splitlines()[-1] == f"next: mvlm evaluate {folder / 'router'} --labels {folder / 'labels'}"
+    assert said.splitlines()[-1] == f"next: mvlm report {folder / 'router'} --labels {folder / 'labels'}"
 
 
 def test_evaluate_says_what_it_found_and_what_comes_next(done):
@@ -105,8 +105,8 @@ def test_evaluate_says_what_it_found_and_what_comes_next(done):
 def test_bare_verbs_follow_one_another(tmp_path, monkeypatch, mvlm):
     monkeypatch.chdir(tmp_path)
     make_labels(tmp_path / "labels", Recipe(rows=240, groups=48))
-    assert mvlm("fit-router").output.splitlines()[-1] == "next: mvlm evaluate"
-    assert mvlm("evaluate").output.splitlines()[-1] == "next: mvlm export --scales 1,4,9,36"
+    assert mvlm("fit-router").output.splitlines()[-1] == "next: mvlm report"
+    assert mvlm("report").output.splitlines()[-1] == "next: mvlm export --scales 1,4,9,36"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "report", "router"]
 
 
@@ -167,7 +167,7 @@ def test_examples_show_pictures_and_answers(done):
 
 
 def evaluated(mvlm, folder, *more):
-    result = mvlm("evaluate", folder / "router", "--labels", folder / "labels", "--out", folder / "report", *more)
+    result = mvlm("report", folder / "router", "--labels", folder / "labels", "--out", folder / "report", *more)
     assert result.exit_code == 0, result.output
     return result, Page(folder / "report" / "index.html")
 
@@ -224,17 +224,17 @@ def test_only_pictures_are_inlined(pair, mvlm):
     assert base64.b64encode(b"not a picture").decode()[:12] not in (pair / "report" / "index.html").read_text()
 
 
-def test_a_promise_is_printed_kept_or_not(pair, mvlm):
+def test_a_risk_bound_is_printed_kept_or_not(pair, mvlm):
     arguments = ("fit-router", pair / "labels", "--within", "30%", "--within", "0.1%", "--confidence", "80%")
-    result = mvlm(*arguments, "--out", pair / "promised")
+    result = mvlm(*arguments, "--out", pair / "bounded")
     assert result.exit_code == 0, result.output
     assert re.search(
-        r"promise: within 30 points of the finest at 80 % confidence, at a mean of [\d.]+ tokens", result.output
+        r"risk bound: within 30 points of the finest at 80 % confidence, at a mean of [\d.]+ tokens", result.output
     )
-    assert "promise: NOT within 0.1 points of the finest at 80 % confidence" in result.output
-    facts = json.loads((pair / "promised" / "router.json").read_text())
-    assert [p["price"] is None for p in facts["promises"]] == [False, True]
-    assert facts["default_price"] == facts["promises"][0]["price"]
+    assert "risk bound: NOT within 0.1 points of the finest at 80 % confidence" in result.output
+    facts = json.loads((pair / "bounded" / "router.json").read_text())
+    assert [p["price"] is None for p in facts["risk_bounds"]] == [False, True]
+    assert facts["default_price"] == facts["risk_bounds"][0]["price"]
 
 
 def test_agreement_is_fitted_where_there_are_no_scores_and_named(pair, mvlm):
@@ -274,7 +274,7 @@ def test_labels_with_faults_end_with_2_and_leave_nothing(pair, mvlm):
     alter(pair / "labels", labels=lambda rows: rows[3:])
     for arguments in (
         ("fit-router", pair / "labels", "--out", pair / "out"),
-        ("evaluate", pair / "router", "--labels", pair / "labels", "--out", pair / "out"),
+        ("report", pair / "router", "--labels", pair / "labels", "--out", pair / "out"),
     ):
         result = mvlm(*arguments)
         assert result.exit_code == 2
@@ -287,13 +287,16 @@ def test_labels_with_faults_end_with_2_and_leave_nothing(pair, mvlm):
     ("arguments", "says"),
     [
         (("fit-router", "absent"), "absent holds no labels.json: name the folder that the earlier verb wrote"),
-        (("evaluate", "absent"), "absent holds no router.json: name the folder that the earlier verb wrote"),
+        (("report", "absent"), "absent holds no router.json: name the folder that the earlier verb wrote"),
         (("fit-router", "labels", "--within", "1 percent"), "'1 percent' is no share: write 1% or 0.01"),
         (("fit-router", "labels", "--within", "0%"), "--within 0 is no loss: give one above 0 and below 100 %"),
-        (("fit-router", "labels", "--within", "1%", "--confidence", "100%"), "--confidence 1 promises nothing"),
-        (("fit-router", "labels", "--unfamiliar", "-1%"), "--unfamiliar -0.01 is no share of the questions"),
+        (("fit-router", "labels", "--within", "1%", "--confidence", "100%"), "--confidence 1 bounds nothing"),
+        (
+            ("fit-router", "labels", "--out-of-distribution", "-1%"),
+            "--out-of-distribution -0.01 is no share of questions",
+        ),
         (("fit-router", "labels", "--seed", "seven"), "'seven' is not a valid integer"),
-        (("evaluate", "labels", "--labels", "labels"), "labels holds no router.json"),
+        (("report", "labels", "--labels", "labels"), "labels holds no router.json"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(tmp_path, monkeypatch, mvlm, arguments, says):
@@ -313,7 +316,7 @@ def test_a_folder_that_is_not_empty_is_kept_unless_told(pair, mvlm):
     before = (pair / "router" / "router.json").read_bytes()
     for arguments in (
         ("fit-router", pair / "labels", "--out", pair / "router"),
-        ("evaluate", pair / "router", "--labels", pair / "labels", "--out", pair / "report"),
+        ("report", pair / "router", "--labels", pair / "labels", "--out", pair / "report"),
     ):
         result = mvlm(*arguments)
         assert result.exit_code == 2
@@ -333,7 +336,7 @@ def test_a_router_fitted_on_other_rows_ends_with_2(pair, mvlm):
         pair / "labels",
         labels=lambda rows: [row | {"split": "val" if row["group"] in moved else "test"} for row in rows],
     )
-    result = mvlm("evaluate", pair / "router", "--labels", pair / "labels", "--out", pair / "report")
+    result = mvlm("report", pair / "router", "--labels", pair / "labels", "--out", pair / "report")
     assert result.exit_code == 2
     assert "was fitted on 120 rows, and they are not the 115 rows outside the test split" in result.output
     assert not (pair / "report").exists()

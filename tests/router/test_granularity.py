@@ -36,7 +36,7 @@ def test_shares_of_a_table(tmp_path):
 
 def test_the_verb_prints_it_and_writes_nothing(tmp_path, mvlm):
     make_labels(tmp_path / "labels", Recipe(rows=200, groups=48))
-    result = mvlm("evaluate", "--granularity", "--labels", tmp_path / "labels")
+    result = mvlm("report", "--granularity", "--labels", tmp_path / "labels")
     assert result.exit_code == 0, result.output
     assert "from which on they are right answers at every finer one" in result.output
     table = [line.split()[0] for line in result.output.splitlines() if line.startswith("  ")]

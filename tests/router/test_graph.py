@@ -262,8 +262,8 @@ def test_what_the_file_says_of_itself(kind, rows):
     }
     assert shapes == {
         "image": ["n", D_IMAGE], "question": ["n", D_QUESTION], "price": [], "cost": ["k"],
-        "num_visual_tokens": ["k"], "cap": [], "least_probability": [], "least_familiarity": [],
-        "probability": ["n", "k"], "choice": ["n"], "familiarity": ["n"],
+        "num_visual_tokens": ["k"], "cap": [], "least_probability": [], "least_p_value": [],
+        "probability": ["n", "k"], "choice": ["n"], "p_value": ["n"],
     }  # fmt: skip
 
 
@@ -301,10 +301,10 @@ def test_any_number_of_scales_between_those_of_the_fit(rows):
     np.testing.assert_allclose(opened.run(["probability"], feeds)[0], known[:, [0, -1]], atol=1e-6)
 
 
-def decide(probability, familiarity, price, cap, least_probability, least_familiarity):
+def decide(probability, p_value, price, cap, least_probability, least_p_value):
     """The decision in plain Python, for one row."""
     allowed = [k for k in range(4) if COST[k] <= cap]
-    if familiarity < least_familiarity:
+    if p_value < least_p_value:
         return allowed[-1]
     good = [k for k in allowed if probability[k] >= least_probability]
     if not good:
@@ -315,15 +315,15 @@ def decide(probability, familiarity, price, cap, least_probability, least_famili
 @pytest.mark.parametrize("price", [0.0, 0.2, 1e3])
 @pytest.mark.parametrize("cap", [1.0, 9.0, np.inf])
 @pytest.mark.parametrize("least_probability", [0.0, 0.6, 0.999])
-@pytest.mark.parametrize("least_familiarity", [0.0, 0.2])
-def test_the_decision_against_plain_python(rows, price, cap, least_probability, least_familiarity):
+@pytest.mark.parametrize("least_p_value", [0.0, 0.2])
+def test_the_decision_against_plain_python(rows, price, cap, least_probability, least_p_value):
     terms = {
-        "price": price, "cap": cap, "least_probability": least_probability, "least_familiarity": least_familiarity,
+        "price": price, "cap": cap, "least_probability": least_probability, "least_p_value": least_p_value,
     }  # fmt: skip
     feeds = {"image": rows[0][:, :D_IMAGE], "question": rows[0][:, D_IMAGE:], "cost": COST}
     feeds |= {name: np.asarray(value, np.float32) for name, value in terms.items()}
-    probability, choice, familiarity = session(fitted("logistic", rows)).run(None, feeds)
-    slow = [decide(p, f, **terms) for p, f in zip(probability, familiarity, strict=True)]
+    probability, choice, p_value = session(fitted("logistic", rows)).run(None, feeds)
+    slow = [decide(p, f, **terms) for p, f in zip(probability, p_value, strict=True)]
     assert choice.tolist() == slow
 
 

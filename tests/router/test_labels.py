@@ -138,8 +138,8 @@ FAULTS = {
     ),
     "a run that is not whole": (
         {"labels": lambda rows: [
-            row | {"run": run} for row in rows for run in (1, 2)
-            if (run, row["id"], row["num_visual_tokens"]) != (2, "r7", 9)
+            row | {"sample": sample} for row in rows for sample in (1, 2)
+            if (sample, row["id"], row["num_visual_tokens"]) != (2, "r7", 9)
         ]},
         "no label for 1 of (row, scale): r7 at 9 in run 2",
     ),
@@ -251,16 +251,16 @@ def test_repeated_runs_are_averaged_and_kept(folder):
     """Graded scores stay graded: a row that is right in one run of two has a score of a half."""
 
     def twice(rows):
-        again = [row | {"run": 7, "score": 1 - row["score"], "prediction": "another"} for row in rows]
-        return [row | {"run": 3} for row in rows] + again
+        again = [row | {"sample": 7, "score": 1 - row["score"], "prediction": "another"} for row in rows]
+        return [row | {"sample": 3} for row in rows] + again
 
-    first = read_table(folder).runs
+    first = read_table(folder).samples
     table = read_table(alter(folder, labels=twice))
-    assert table.runs.shape == (96, 2, 4)
-    np.testing.assert_array_equal(table.runs[:, :1], first)
+    assert table.samples.shape == (96, 2, 4)
+    np.testing.assert_array_equal(table.samples[:, :1], first)
     assert (table.scores == 0.5).all()
     assert "another" not in table.predictions
-    assert table.take(np.arange(5)).runs.shape == (5, 2, 4)
+    assert table.take(np.arange(5)).samples.shape == (5, 2, 4)
 
 
 def test_agreement_with_the_finest_stands_for_scores_that_are_missing(folder):

@@ -13,11 +13,11 @@ from export.runtime import MvlmError
 from router.fit.risk_bound import (
     CALIBRATION_SHARE,
     PRICES,
-    Promise,
+    RiskBound,
     Wanted,
     loss_of_pictures,
     p_value,
-    promise,
+    risk_bound,
     set_apart,
 )
 from router.policy import choose
@@ -54,12 +54,12 @@ def drawn(world, seed):
 
 
 @pytest.mark.parametrize("bound", ["net", "harm"])
-def test_the_promise_is_broken_in_at_most_a_tenth_of_the_draws_and_the_naive_choice_more_often(world, bound):
+def test_the_risk_bound_is_broken_in_at_most_a_tenth_of_the_draws_and_the_naive_choice_more_often(world, bound):
     losses, wanted = world[2], Wanted((WITHIN,), 0.9, bound)
     broken = naive = given = 0
     for seed in range(DRAWS):
         said, scores, groups = drawn(world, seed)
-        found = promise(said, np.zeros(len(said), bool), scores, groups, COST, WITHIN, wanted)
+        found = risk_bound(said, np.zeros(len(said), bool), scores, groups, COST, WITHIN, wanted)
         if found.price is not None:
             given += 1
             broken += losses[PRICES.tolist().index(found.price)] > WITHIN
@@ -107,7 +107,7 @@ def test_bets_win_where_the_loss_is_low_and_not_where_it_is_high():
 
 def test_too_few_rows_say_how_many_are_needed(world):
     said, scores, groups = (part[:120] for part in drawn(world, 0))
-    found = promise(said, np.zeros(120, bool), scores, groups, COST, 0.01, Wanted((0.01,)))
+    found = risk_bound(said, np.zeros(120, bool), scores, groups, COST, 0.01, Wanted((0.01,)))
     assert found.price is None
     assert found.rows_needed > 120
     words = found.words("tokens")
@@ -117,10 +117,10 @@ def test_too_few_rows_say_how_many_are_needed(world):
 
 
 def test_so_many_rows_as_were_said_to_be_needed_are_enough_in_most_draws(world):
-    """The estimate is of the right size: with that many rows a promise can mostly be given."""
+    """The estimate is of the right size: with that many rows a risk bound can mostly be given."""
     said, scores, groups = drawn(world, 3)
     some = slice(0, 150)
-    needed = promise(
+    needed = risk_bound(
         said[some], np.zeros(150, bool), scores[some], groups[some], COST, WITHIN, Wanted((WITHIN,))
     ).rows_needed
     assert needed is not None
@@ -130,16 +130,16 @@ def test_so_many_rows_as_were_said_to_be_needed_are_enough_in_most_draws(world):
         said, scores = (np.concatenate([part[i] for part in parts])[:needed] for i in (0, 1))
         groups = np.concatenate([np.char.add(part[2], f"-{i}") for i, part in enumerate(parts)])[:needed]
         given += (
-            promise(said, np.zeros(needed, bool), scores, groups, COST, WITHIN, Wanted((WITHIN,))).price is not None
+            risk_bound(said, np.zeros(needed, bool), scores, groups, COST, WITHIN, Wanted((WITHIN,))).price is not None
         )
     assert given >= 10
 
 
 @pytest.mark.parametrize("bound", ["net", "harm"])
-def test_a_router_that_is_always_worse_can_promise_nothing(bound):
+def test_a_router_that_is_always_worse_can_risk_bound_nothing(bound):
     scores = np.tile(np.float32([0, 1]), (300, 1))
     said = np.tile([0.9, 0.1], (300, 1))
-    found = promise(said, np.zeros(300, bool), scores, np.arange(300).astype(str), np.array([1.0, 2.0]), 0.01,
+    found = risk_bound(said, np.zeros(300, bool), scores, np.arange(300).astype(str), np.array([1.0, 2.0]), 0.01,
                     Wanted((0.01,), bound=bound))  # fmt: skip
     assert found.price is None
     assert found.rows_needed is None
@@ -151,17 +151,17 @@ def test_unfamiliar_rows_go_to_the_finest_scale_and_lose_nothing():
     scores = np.tile(np.float32([0, 1]), (400, 1))
     said = np.tile([0.9, 0.1], (400, 1))
     strange = np.ones(400, bool)
-    found = promise(said, strange, scores, np.arange(400).astype(str), np.array([1.0, 2.0]), 0.01, Wanted((0.01,)))
+    found = risk_bound(said, strange, scores, np.arange(400).astype(str), np.array([1.0, 2.0]), 0.01, Wanted((0.01,)))
     assert found.price == PRICES[-1]
     assert found.mean_cost == 2.0
 
 
 def test_in_words():
-    kept = Promise(0.01, 0.9, "net", None, 900, 0.04, 83.2, None)
+    kept = RiskBound(0.01, 0.9, "net", None, 900, 0.04, 83.2, None)
     assert kept.words("tokens") == (
         "within 1 points of the finest at 90 % confidence, at a mean of 83.2 tokens (price 0.04, 900 rows)"
     )
-    lost = Promise(0.01, 0.9, "net", "letter", 900, None, None, 2000)
+    lost = RiskBound(0.01, 0.9, "net", "letter", 900, None, None, 2000)
     assert lost.words("tokens") == (
         "NOT letter: within 1 points of the finest at 90 % confidence with these 900 rows: about 2,000 would be needed"
     )
@@ -175,5 +175,5 @@ def test_losses_that_are_none(within):
 
 @pytest.mark.parametrize("confidence", [0.2, 1.0, 9.0, float("nan")])
 def test_confidences_that_are_none(confidence):
-    with pytest.raises(MvlmError, match="promises nothing: give one from 50 % to below 100 %"):
+    with pytest.raises(MvlmError, match="risk bounds nothing: give one from 50 % to below 100 %"):
         Wanted((0.01,), confidence)

@@ -1,4 +1,4 @@
-"""The ways to ask: streams, async, choices, sampling, stop texts, deadlines, second looks; against the plain one."""
+"""The ways to ask: streams, async, choices, sampling, stop texts, deadlines, escalations; against the plain one."""
 
 from __future__ import annotations
 
@@ -299,11 +299,11 @@ def test_decoding_stops_in_time_and_says_so(runtime, view, monkeypatch):
     assert view.ask(QUESTION, 9, max_new_tokens=400, deadline_ms=1).finish == "deadline"
 
 
-# A second look
+# An escalation
 
 
 @pytest.fixture
-def look_again(runtime, monkeypatch):
+def escalate(runtime, monkeypatch):
     """A rule that always wants the finest scale after a look at 4 tokens, and what it was told."""
     told = []
 
@@ -312,7 +312,7 @@ def look_again(runtime, monkeypatch):
         return replace(choice, scale=144, reason="144 tokens: looked again")
 
     monkeypatch.setattr(type(runtime.router), "looks_again", True)
-    monkeypatch.setattr(runtime.router, "look_again", rule)
+    monkeypatch.setattr(runtime.router, "escalate", rule)
     monkeypatch.setattr(
         runtime.router, "choose",
         lambda *_: Choice(4, dict.fromkeys(SCALES, 0.5), "4 tokens", 4.0, 0.1, 1.0, False, Terms()),
@@ -320,7 +320,7 @@ def look_again(runtime, monkeypatch):
     return told
 
 
-def test_a_second_look_answers_as_going_there_at_once(runtime, made, look_again):
+def test_an_escalation_answers_as_going_there_at_once(runtime, made, escalate):
     view = runtime.look(made.picture(3))
     answer = view.ask(QUESTION, max_new_tokens=16)
     once = runtime.look(made.picture(3)).ask(QUESTION, 144, max_new_tokens=16)
@@ -328,18 +328,18 @@ def test_a_second_look_answers_as_going_there_at_once(runtime, made, look_again)
     assert (answer.num_visual_tokens, answer.escalated) == (144, 4)
     assert answer.reason == "144 tokens: looked again"
     margin = first_margin(slow_logits(runtime, view, QUESTION, 4))
-    assert look_again == [(4, pytest.approx(margin, rel=1e-3), runtime.manifest.family != "pool")]
+    assert escalate == [(4, pytest.approx(margin, rel=1e-3), runtime.manifest.family != "pool")]
 
 
-def test_where_the_rule_is_content_there_is_one_look(runtime, made, look_again, monkeypatch):
-    monkeypatch.setattr(runtime.router, "look_again", lambda *_, **__: None)
+def test_where_the_rule_is_content_there_is_one_look(runtime, made, escalate, monkeypatch):
+    monkeypatch.setattr(runtime.router, "escalate", lambda *_, **__: None)
     answer = runtime.look(made.picture(3)).ask(QUESTION, max_new_tokens=4)
     assert (answer.num_visual_tokens, answer.escalated) == (4, None)
 
 
 def test_a_rule_that_did_not_pay_is_not_asked(runtime, view, monkeypatch):
     monkeypatch.setattr(type(runtime.router), "looks_again", False)
-    monkeypatch.setattr(runtime.router, "look_again", lambda *_, **__: pytest.fail("it does not pay"))
+    monkeypatch.setattr(runtime.router, "escalate", lambda *_, **__: pytest.fail("it does not pay"))
     view.ask(QUESTION, max_new_tokens=1)
 
 

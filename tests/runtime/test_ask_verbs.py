@@ -49,8 +49,8 @@ def test_run_as_json(made, mvlm):
     assert value["num_visual_tokens"] == 36
     assert value["probability"] is None
     assert set(value) == {
-        "picture", "text", "num_visual_tokens", "reason", "probability", "probabilities", "confidence", "unfamiliar",
-        "escalated",
+        "picture", "text", "num_visual_tokens", "reason", "probability", "probabilities", "confidence",
+        "out_of_distribution", "escalated",
         "finish", "choices", "token_ids", "timings",
     }  # fmt: skip
 

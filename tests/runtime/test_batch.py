@@ -167,7 +167,7 @@ def test_drawn_answers_and_stop_texts(runtime, made):
         same(runtime.ask_many(pictures, QUESTION, 9, **LONG, **options), alone)
 
 
-def test_a_second_look_is_taken_by_those_that_need_it(runtime, made, monkeypatch):
+def test_an_escalation_is_taken_by_those_that_need_it(runtime, made, monkeypatch):
     def rule(choice, margin, *, keeps_cache):
         return replace(choice, scale=144, reason="looked again") if margin < middle else None
 
@@ -175,10 +175,10 @@ def test_a_second_look_is_taken_by_those_that_need_it(runtime, made, monkeypatch
     pictures, margins = [made.picture(i) for i in range(6)], []
     monkeypatch.setattr(type(runtime.router), "looks_again", True)
     monkeypatch.setattr(runtime.router, "choose", lambda *_: cheap)
-    monkeypatch.setattr(runtime.router, "look_again", lambda choice, margin, **_: margins.append(margin))
+    monkeypatch.setattr(runtime.router, "escalate", lambda choice, margin, **_: margins.append(margin))
     runtime.ask_many(pictures, QUESTION, **LONG)
     middle = float(np.median(margins))
-    monkeypatch.setattr(runtime.router, "look_again", rule)
+    monkeypatch.setattr(runtime.router, "escalate", rule)
     alone = [runtime.ask(picture, QUESTION, **LONG) for picture in pictures]
     assert [answer.escalated for answer in alone].count(4) == 3
     same(runtime.ask_many(pictures, QUESTION, **LONG), alone)

@@ -59,7 +59,7 @@ def test_a_finer_scale_appends_where_scales_are_nested(runtime, made, steps):
     view = runtime.look(made.picture(1))
     tail = len(runtime.prompt.after(QUESTIONS[0]))
     cheap, fine, cheap_again = (view.ask(QUESTIONS[0], m, max_new_tokens=1) for m in (9, 144, 9))
-    nested = runtime.manifest.family in ("query", "haar")
+    nested = runtime.manifest.family in ("query", "nested_pool")
     assert steps == [9 + tail, (144 - 9 if nested else 144) + tail, tail]
     steps.clear()
     for answer, m in ((cheap, 9), (fine, 144), (cheap_again, 9)):

@@ -24,7 +24,7 @@ def test_the_walk_is_onnxruntime(kind, rows, tmp_path):
     for some in (rows[0], rows[0][:1]):
         for more in (
             {"price": 0.0}, {"price": 0.2}, {"price": 0.2, "cap": 9.0}, {"price": 0.0, "least_probability": 0.6},
-            {"price": 0.1, "least_familiarity": 0.3},
+            {"price": 0.1, "least_p_value": 0.3},
         ):  # fmt: skip
             feeds = {"image": some[:, :D_IMAGE], "question": some[:, D_IMAGE:], "cost": COST}
             feeds |= {name: np.asarray(value, np.float32) for name, value in more.items()}

@@ -100,7 +100,7 @@ def test_prices_that_are_none(price):
 
 
 KNOWN = {
-    "scales": [1, 4, 9, 36], "least_familiarity": 0.05, "promises": [{"within": 0.02, "price": 0.3}],
+    "scales": [1, 4, 9, 36], "least_p_value": 0.05, "risk_bounds": [{"within": 0.02, "price": 0.3}],
     "validation_margin": None, "escalation": None,
 }  # fmt: skip
 SMALL = RouterFacts("router.onnx", (1, 4, 9, 36), (1.0, 4.0, 9.0, 36.0), "tokens", 0.1)
@@ -137,7 +137,7 @@ def opened(folder, fitted, offered=(1, 4, 9, 36), device=ON_CPU, **known):
 def test_terms_decide_as_they_say(tmp_path, fitted, device):
     """Price, cap and least probability against plain Python, with onnxruntime and without."""
     x, probability, _ = fitted
-    router = opened(tmp_path, fitted, device=device, least_familiarity=0.0)
+    router = opened(tmp_path, fitted, device=device, least_p_value=0.0)
     relative = np.array(SMALL.costs) / 36
     for i in range(40):
         p = probability[i]
@@ -158,7 +158,7 @@ def test_terms_decide_as_they_say(tmp_path, fitted, device):
 @pytest.mark.parametrize("budget", [1.0, 3.0, 10.0, 30.0, 36.0])
 def test_a_budget_is_a_mean_over_questions(tmp_path, fitted, budget):
     x, _, _ = fitted
-    router = opened(tmp_path, fitted, least_familiarity=0.0)
+    router = opened(tmp_path, fitted, least_p_value=0.0)
     spent = np.mean([router.choose(row[:2], row[2:], Terms(budget=budget)).cost for row in x])
     assert spent <= budget + 0.05
     cheaper = router.price(Terms(budget=budget)) * 0.98 - 1e-9
@@ -169,7 +169,7 @@ def test_a_budget_is_a_mean_over_questions(tmp_path, fitted, budget):
 
 def test_costs_are_replaced_by_milliseconds(tmp_path, fitted):
     x, probability, _ = fitted
-    router = opened(tmp_path, fitted, least_familiarity=0.0)
+    router = opened(tmp_path, fitted, least_p_value=0.0)
     flat = router.with_costs({1: 10.0, 4: 10.0, 9: 10.0, 36: 40.0}, "ms")
     relative = np.array([0.25, 0.25, 0.25, 1.0])
     for row, p in zip(x[:40], probability, strict=False):
@@ -180,7 +180,7 @@ def test_costs_are_replaced_by_milliseconds(tmp_path, fitted):
     assert 15 < spent <= 20.1
     with pytest.raises(MvlmError, match="a budget of 5 ms cannot be met: the scales cost 10 to 40"):
         flat.choose(x[0, :2], x[0, 2:], Terms(budget=5.0))
-    with pytest.raises(MvlmError, match=r"the promise of 0\.02 was made at other costs or scales"):
+    with pytest.raises(MvlmError, match=r"the risk bound of 0\.02 was made at other costs or scales"):
         flat.choose(x[0, :2], x[0, 2:], Terms(within=0.02))
 
 
@@ -217,36 +217,36 @@ def test_what_is_unfamiliar_takes_the_finest_that_the_cap_allows(tmp_path, fitte
     router = opened(tmp_path, fitted)
     strange = np.full(4, 30.0, np.float32)
     chosen = router.choose(x[0, :2], strange, Terms(price=5.0))
-    assert (chosen.scale, chosen.unfamiliar) == (36, True)
-    assert chosen.familiarity < 0.05
+    assert (chosen.scale, chosen.out_of_distribution) == (36, True)
+    assert chosen.p_value < 0.05
     assert chosen.reason.startswith("36 tokens: the finest allowed, since this question and picture are unlike")
     assert router.choose(x[0, :2], strange, Terms(price=5.0, cap=10.0)).scale == 9
-    ordinary = [router.choose(row[:2], row[2:], Terms(price=5.0)).unfamiliar for row in x]
+    ordinary = [router.choose(row[:2], row[2:], Terms(price=5.0)).out_of_distribution for row in x]
     assert np.mean(ordinary) <= 0.06
 
 
 RULE = {"now": [0.0, 1.0, 0.0, 0.0], "finer": [3.0, 0.0, 0.0, 0.0]}  # unsure first tokens: the finer is surely right
 
 
-def test_a_second_look_after_an_unsure_answer(tmp_path, fitted):
+def test_an_escalation_after_an_unsure_answer(tmp_path, fitted):
     x, _, _ = fitted
-    router = opened(tmp_path, fitted, escalation=RULE, validation_margin=[[0.5] * 4] * 600, least_familiarity=0.0)
+    router = opened(tmp_path, fitted, escalation=RULE, validation_margin=[[0.5] * 4] * 600, least_p_value=0.0)
     assert router.looks_again
     first = router.choose(x[0, :2], x[0, 2:], Terms(price=0.2, cap=40.0))
     first = replace(first, scale=4)
-    assert router.look_again(first, 0.99) is None
-    second = router.look_again(first, 0.1)
+    assert router.escalate(first, 0.99) is None
+    second = router.escalate(first, 0.1)
     assert second.scale > 4
     assert second.cost == 4 + second.scale
     assert second.reason.endswith("looked again, since the first token led by only 0.10 at 4")
-    assert router.look_again(first, 0.1, keeps_cache=True).cost == router.look_again(first, 0.1).scale
-    assert router.look_again(replace(first, terms=Terms(cap=12.0)), 0.1) is None
-    assert router.look_again(replace(first, scale=36), 0.1) is None
-    assert router.look_again(replace(first, unfamiliar=True), 0.1) is None
-    # A budget counts second looks, so that its price is higher.
+    assert router.escalate(first, 0.1, keeps_cache=True).cost == router.escalate(first, 0.1).scale
+    assert router.escalate(replace(first, terms=Terms(cap=12.0)), 0.1) is None
+    assert router.escalate(replace(first, scale=36), 0.1) is None
+    assert router.escalate(replace(first, out_of_distribution=True), 0.1) is None
+    # A budget counts escalations, so that its price is higher.
     (tmp_path / "plain").mkdir()
-    plain = opened(tmp_path / "plain", fitted, least_familiarity=0.0)
-    assert plain.look_again(first, 0.1) is None
+    plain = opened(tmp_path / "plain", fitted, least_p_value=0.0)
+    assert plain.escalate(first, 0.1) is None
     assert router.price(Terms(budget=10.0)) > plain.price(Terms(budget=10.0))
 
 
@@ -256,7 +256,7 @@ def test_a_second_look_after_an_unsure_answer(tmp_path, fitted):
         ({"budget": 0.5}, "a budget of 0.5 tokens cannot be met: the scales cost 1 to 36"),
         ({"budget": 37.0}, "a budget of 37 tokens cannot be met"),
         ({"cap": 0.5}, "a cap of 0.5 tokens allows no scale: the cheapest costs 1"),
-        ({"within": 0.01}, r"promises no loss within 0.01 \(it has: 0.02\): fit with --within"),
+        ({"within": 0.01}, r"bounds no loss within 0.01 \(it has: 0.02\): fit with --within"),
     ],
 )
 def test_terms_that_cannot_be_met(tmp_path, fitted, terms, says):

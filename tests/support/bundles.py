@@ -68,11 +68,15 @@ def query_bundle() -> Made:
     return made("query", "clip", "llama")
 
 
-def haar_bundle() -> Made:
-    return made("haar", "resnet", "llama")
+def nested_pool_bundle() -> Made:
+    return made("nested_pool", "resnet", "llama")
 
 
-FAMILIES: dict[str, Callable[[], Made]] = {"pool": pool_bundle, "haar": haar_bundle, "query": query_bundle}
+FAMILIES: dict[str, Callable[[], Made]] = {
+    "pool": pool_bundle,
+    "nested_pool": nested_pool_bundle,
+    "query": query_bundle,
+}
 
 
 @functools.cache
@@ -134,11 +138,11 @@ def _router_graph(scales: tuple[int, ...]) -> onnx.ModelProto:
     estimator.weights_ = 0.02 * generator.standard_normal(estimator.weights_.shape)
     calibration.slope_, calibration.intercept_ = 1.0, 0.0
     known = {
-        "scales": list(scales), "least_familiarity": 0.0, "validation": generator.random((50, len(scales))).tolist(),
-        "promises": [], "escalation": None,
+        "scales": list(scales), "least_p_value": 0.0, "validation": generator.random((50, len(scales))).tolist(),
+        "risk_bounds": [], "escalation": None,
     }  # fmt: skip
-    familiarity = Familiarity().fit(x, np.arange(64).astype(str))
-    return router_graph(estimator, calibration, familiarity, known, d_image=widths[0], d_question=widths[1])
+    p_value = Familiarity().fit(x, np.arange(64).astype(str))
+    return router_graph(estimator, calibration, p_value, known, d_image=widths[0], d_question=widths[1])
 
 
 @torch.no_grad()

@@ -143,8 +143,8 @@ def alter(
 def _write(folder: Path, labels: Rows, features: Rows, facts: dict[str, Any]) -> None:
     text = dict.fromkeys(("id", "group", "task", "split", "prediction", "answer"), pa.string())
     number = dict.fromkeys(("score", "loss", "confidence", "margin"), pa.float32())
-    run = {"run": pa.int32()} if labels and "run" in labels[0] else {}
-    columns = pa.schema(list({**text, **number, "num_visual_tokens": pa.int32(), **run}.items()))
+    sample = {"sample": pa.int32()} if labels and "sample" in labels[0] else {}
+    columns = pa.schema(list({**text, **number, "num_visual_tokens": pa.int32(), **sample}.items()))
     vectors = pa.schema([("id", pa.string()), *((kind, pa.list_(pa.float32())) for kind in ("image", "question"))])
     pq.write_table(pa.Table.from_pylist(labels, columns), folder / "labels.parquet")
     pq.write_table(pa.Table.from_pylist(features, vectors), folder / "features.parquet")

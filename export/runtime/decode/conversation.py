@@ -4,8 +4,8 @@ Letters: P patches, m visual tokens, S positions, D width, V vocabulary.
 
 A position's keys and values depend on nothing behind it. So what was read of the ids that every prompt begins with
 holds for all pictures, and what was read of a picture's tokens holds for every question that stands behind them. For a
-`query` (arXiv 2405.19315) or `haar` connector it holds for every larger scale too: token i is the same for every m > i,
-and going to a finer scale appends the tokens that are new.
+`query` (arXiv 2405.19315) or `nested_pool` connector it holds for every larger scale too: token i is the same for
+every m > i, and going to a finer scale appends the tokens that are new.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from .numpy_onnx import GraphWalk
 
 Array = NDArray[np.float32]
 
-ROUTER_FORMAT = 1
+ROUTER_FORMAT = 2
 METADATA_KEY = "mvlm"
 # Under this price the cheapest scale that is allowed wins, whatever the probabilities.
 _CHEAPEST = 1e3
@@ -41,7 +41,7 @@ class Terms:
     Attributes:
         price: what one unit of normalised cost is worth in probability of a right answer.
         budget: the mean cost of a question, in the router's unit; turned into a price on validation rows.
-        within: the loss against the finest scale that was promised when the router was fitted, as 0.01.
+        within: the loss against the finest scale that was bounded when the router was fitted, as 0.01.
         cap: the most that one question may cost, in the router's unit.
         least_probability: scales that are less likely right are left out, as long as one is not.
     """
@@ -74,8 +74,8 @@ class Choice:
         reason: the choice in a person's words.
         cost: of the scale, in the router's unit.
         price: that was applied, the terms' or the router's own.
-        familiarity: the share of validation questions that were at least as strange as this one.
-        unfamiliar: whether that is so small that the finest allowed scale was taken instead.
+        p_value: the share of validation questions that were at least as strange as this one.
+        out_of_distribution: whether that is so small that the finest allowed scale was taken instead.
         terms: on which was chosen.
     """
 
@@ -84,8 +84,8 @@ class Choice:
     reason: str
     cost: float
     price: float
-    familiarity: float
-    unfamiliar: bool
+    p_value: float
+    out_of_distribution: bool
     terms: Terms
 
 
@@ -107,6 +107,7 @@ class Router:
         self._path, self._device = path, device
         self._graph = graph or (GraphWalk(path) if device is None else open_session(path, device))
         self._known = _read_metadata(self._graph, path)
+        self._names = _NAMES[int(self._known["format_version"])]
         self.costs = np.interp(self.offered, facts.scales, facts.costs).astype(np.float32)  # (k,)
         self._unit_cost = float(max(facts.costs))  # the router's own dearest scale stays the unit of the price
 
@@ -129,7 +130,7 @@ class Router:
     costs_replaced = False
 
     def require(self, terms: Terms) -> None:
-        """Raise `MvlmError` for terms that cannot be met: a budget or cap below the cheapest scale, no such promise."""
+        """Raise `MvlmError` for terms that cannot be met: a budget or cap below the cheapest, no such bound."""
         cheapest, dearest, unit = float(self.costs.min()), float(self.costs.max()), self.facts.cost_unit
         if terms.budget is not None and not cheapest <= terms.budget <= dearest:
             raise MvlmError(
@@ -140,14 +141,14 @@ class Router:
             raise MvlmError(f"a cap of {terms.cap:g} {unit} allows no scale: the cheapest costs {cheapest:g}",
                             code="bad-terms")  # fmt: skip
         if terms.within is not None:
-            self._promised(terms.within)
+            self._bounded(terms.within)
 
     def price(self, terms: Terms) -> float:
         """The price that terms come down to."""
         if terms.price is not None:
             return terms.price
         if terms.within is not None:
-            return self._promised(terms.within)
+            return self._bounded(terms.within)
         if terms.budget is not None:
             return self._price_for(terms.budget)
         return self.facts.default_price if terms.least_probability is None else _CHEAPEST
@@ -163,40 +164,40 @@ class Router:
         for terms that cannot be met and for features that are no numbers.
         """
         self.require(terms)
-        probability, chosen, familiarity = self._ask(image, question, terms)
-        unfamiliar = familiarity < self._known["least_familiarity"]
-        reason = _strange(self.offered[chosen], familiarity) if unfamiliar else self._reason(probability, chosen)
+        probability, chosen, p_value = self._ask(image, question, terms)
+        out_of_distribution = p_value < self._known["least_p_value"]
+        reason = _strange(self.offered[chosen], p_value) if out_of_distribution else self._reason(probability, chosen)
         return Choice(
             scale=self.offered[chosen],
             probabilities={m: float(p) for m, p in zip(self.offered, probability, strict=True)},
             reason=reason,
             cost=float(self.costs[chosen]),
             price=self.price(terms),
-            familiarity=familiarity,
-            unfamiliar=unfamiliar,
+            p_value=p_value,
+            out_of_distribution=out_of_distribution,
             terms=terms,
         )
 
     @property
     def looks_again(self) -> bool:
-        """Whether looking again paid on validation; `look_again` never does otherwise."""
+        """Whether looking again paid on validation; `escalate` never does otherwise."""
         return self._known["escalation"] is not None
 
-    def look_again(self, choice: Choice, margin: float, *, keeps_cache: bool = False) -> Choice | None:
-        """After a cheap answer: the finer scale that is worth a second look, or None.
+    def escalate(self, choice: Choice, margin: float, *, keeps_cache: bool = False) -> Choice | None:
+        """After a cheap answer: the finer scale that is worth an escalation, or None.
 
-        `margin` is by how much the answer's first token was likelier than the next likely one (0..1). A second look
+        `margin` is by how much the answer's first token was likelier than the next likely one (0..1). An escalation
         costs its scale in full, or only what it adds where the model keeps its cache. A cap counts both looks.
         """
         rule = self._known["escalation"]
-        if rule is None or choice.unfamiliar or choice.scale == self.offered[-1]:
+        if rule is None or choice.out_of_distribution or choice.scale == self.offered[-1]:
             return None
         at = self.offered.index(choice.scale)
         paid = float(self.costs[at])
         probability = np.array([[choice.probabilities[m] for m in self.offered]])  # (1, k)
         cap = None if choice.terms.cap is None else choice.terms.cap / self._unit_cost
         best = int(
-            second_looks(
+            escalations(
                 rule, np.array([margin]), probability, np.array([at]), self.costs / self._unit_cost, choice.price,
                 keeps_cache=keeps_cache, cap=cap,
             )[0]
@@ -208,7 +209,7 @@ class Router:
         return replace(choice, scale=scale, reason=reason, cost=cost)
 
     def _ask(self, image: Array, question: Array, terms: Terms) -> tuple[Array, int, float]:
-        """The graph's own decision: probability (k,), index of the choice, familiarity."""
+        """The graph's own decision: probability (k,), index of the choice, p-value."""
         for name, values in (("image", image), ("question", question)):
             if not np.isfinite(values).all():
                 raise MvlmError(f"the {name} features hold {_first_bad(values)}: the picture or the model is broken",
@@ -222,10 +223,10 @@ class Router:
             "num_visual_tokens": np.asarray(self.offered, np.float32),  # (k,)
             "cap": _scalar(np.inf if terms.cap is None else terms.cap),
             "least_probability": _scalar(terms.least_probability or 0.0),
-            "least_familiarity": _scalar(self._known["least_familiarity"]),
+            self._names.least_p_value: _scalar(self._known["least_p_value"]),
         }
-        probability, choice, familiarity = self._graph.run(["probability", "choice", "familiarity"], feeds)
-        return probability[0], int(choice[0]), float(familiarity[0])
+        probability, choice, p_value = self._graph.run(["probability", "choice", self._names.p_value], feeds)
+        return probability[0], int(choice[0]), float(p_value[0])
 
     @cached_property
     def _validation(self) -> NDArray[np.float64]:
@@ -234,7 +235,7 @@ class Router:
         return interpolate(known, self._known["scales"], self.offered)
 
     def _price_for(self, budget: float) -> float:
-        """The smallest price at which validation rows cost at most the budget in the mean, second looks included."""
+        """The smallest price at which validation rows cost at most the budget in the mean, escalations included."""
         relative = self.costs / self._unit_cost
         rule = self._known["escalation"]
         if rule is not None:  # margins are known at the fitted scales; one on offer takes that of the nearest
@@ -246,7 +247,7 @@ class Router:
             spent = self.costs[first]
             if rule is not None:
                 margin = margins[np.arange(len(first)), first]
-                second = second_looks(rule, margin, self._validation, first, relative, price)
+                second = escalations(rule, margin, self._validation, first, relative, price)
                 spent = spent + np.where(second >= 0, self.costs[second], 0)
             return float(spent.mean())
 
@@ -258,18 +259,18 @@ class Router:
             low, high = (low, middle) if mean_cost(middle) <= budget else (middle, high)
         return high
 
-    def _promised(self, within: float) -> float:
-        promises = {p["within"]: p for p in self._known["promises"]}
-        if within not in promises:
-            has = ", ".join(f"{p:g}" for p in promises) or "none"
-            raise MvlmError(f"the router promises no loss within {within:g} (it has: {has}): fit with --within",
+    def _bounded(self, within: float) -> float:
+        risk_bounds = {p["within"]: p for p in self._known["risk_bounds"]}
+        if within not in risk_bounds:
+            has = ", ".join(f"{p:g}" for p in risk_bounds) or "none"
+            raise MvlmError(f"the router bounds no loss within {within:g} (it has: {has}): fit with --within",
                             code="bad-terms")  # fmt: skip
         if self.costs_replaced or self.offered != tuple(self._known["scales"]):
             raise MvlmError(
-                f"the promise of {within:g} was made at other costs or scales: name a price, or fit again with these",
+                f"the risk bound of {within:g} is of other costs or scales: name a price, or fit again with these",
                 code="bad-terms",
             )
-        return float(promises[within]["price"])
+        return float(risk_bounds[within]["price"])
 
     def _reason(self, probability: Array, chosen: int) -> str:
         """Set the choice beside the likeliest scale, or, when it is the likeliest, beside the next in line."""
@@ -283,18 +284,18 @@ class Router:
         return f"{text} against {probability[other]:.2f} at {self.offered[other]}, which costs {costs}"
 
 
-def look_again_features(margin: Any, now: Any, finer: Any) -> NDArray[np.float64]:
-    """What the rule of a second look reads: first-token margin, P at this scale, P at finer ones (f,) -> (f, 4)."""
+def escalation_features(margin: Any, now: Any, finer: Any) -> NDArray[np.float64]:
+    """What the rule of an escalation reads: first-token margin, P at this scale, P at finer ones (f,) -> (f, 4)."""
     finer = np.atleast_1d(finer)
     columns = [np.ones(finer.shape), logit(margin), logit(now), logit(finer)]
     return np.stack([np.broadcast_to(column, finer.shape) for column in columns], axis=-1)
 
 
-def second_looks(
+def escalations(
     rule: Mapping[str, Sequence[float]], margin: Any, probability: Any, at: Any, relative_cost: Any, price: float,
     *, keeps_cache: bool = False, cap: float | None = None,
 ) -> NDArray[np.int64]:  # fmt: skip
-    """Which finer scale is worth a second look, -1 for none: margin (n,), P (n, k), first choice (n,) -> (n,).
+    """Which finer scale is worth an escalation, -1 for none: margin (n,), P (n, k), first choice (n,) -> (n,).
 
     Costs and cap are in parts of the dearest scale's; a cap counts both looks.
     """
@@ -303,7 +304,7 @@ def second_looks(
     best, chosen = np.zeros(n), np.full(n, -1)
     now, paid = probability[rows, at], relative[at]
     for dear in range(1, k):
-        seen = look_again_features(margin, now, probability[:, dear])  # (n, 4)
+        seen = escalation_features(margin, now, probability[:, dear])  # (n, 4)
         gain = _sigmoid(seen @ np.asarray(rule["finer"])) - _sigmoid(seen @ np.asarray(rule["now"]))
         extra = relative[dear] - (paid if keeps_cache else 0.0)
         worth = np.where(at < dear, gain - price * extra, -np.inf)
@@ -344,6 +345,18 @@ def named_reason(scale: int) -> str:
     return f"{_tokens(scale)}: the scale that was named"
 
 
+class _Names(NamedTuple):
+    """What the graph calls its p-value, and the threshold that it is held against."""
+
+    p_value: str
+    least_p_value: str
+
+
+# A graph of format 1 has other names for two of its ends, and its description for two of its keys.
+_NAMES = {1: _Names("familiarity", "least_familiarity"), 2: _Names("p_value", "least_p_value")}
+_FORMER_KEYS = {"least_familiarity": "least_p_value", "promises": "risk_bounds"}
+
+
 def _read_metadata(graph: Any, path: Path) -> dict[str, Any]:
     held = graph.metadata if isinstance(graph, GraphWalk) else graph.get_modelmeta().custom_metadata_map
     try:
@@ -353,13 +366,13 @@ def _read_metadata(graph: Any, path: Path) -> dict[str, Any]:
         raise MvlmError(f"{path} does not say what it was fitted for: fit the router again and export") from None
     if version > ROUTER_FORMAT:
         raise MvlmError(f"{path} is of format {version}, and this mvlm reads up to {ROUTER_FORMAT}: upgrade mvlm")
-    return known
+    return {_FORMER_KEYS.get(key, key): value for key, value in known.items()}
 
 
-def _strange(scale: int, familiarity: float) -> str:
+def _strange(scale: int, p_value: float) -> str:
     return (
         f"{_tokens(scale)}: the finest allowed, since this question and picture are unlike those that the router was"
-        f" fitted on (only {100 * familiarity:.2g} % of them were as strange)"
+        f" fitted on (only {100 * p_value:.2g} % of them were as strange)"
     )
 
 

@@ -53,5 +53,5 @@ def choices_at(runtime: Runtime, view: View, asked: Asked, job: Job) -> dict[str
         "scales": list(router.offered), "probabilities": list(choices[0].probabilities.values()),
         "costs": router.costs.tolist(), "cost_unit": router.facts.cost_unit,
         "choices": [choice.scale for choice in choices], "reasons": [choice.reason for choice in choices],
-        "unfamiliar": choices[0].unfamiliar, "patches": view.words.shape[0],
+        "out_of_distribution": choices[0].out_of_distribution, "patches": view.words.shape[0],
     }  # fmt: skip

@@ -39,9 +39,9 @@ class Metrics:
         for stage, ms in answer.timings.items():
             self._stage.labels(stage.removesuffix("_ms")).observe(ms / 1000)
         if answer.escalated is not None:
-            self._fallbacks.labels("second look").inc()
-        if answer.unfamiliar:
-            self._fallbacks.labels("unfamiliar").inc()
+            self._fallbacks.labels("escalation").inc()
+        if answer.out_of_distribution:
+            self._fallbacks.labels("out_of_distribution").inc()
         if answer.finish in ("deadline", "stopped"):
             self._fallbacks.labels(answer.finish).inc()
 
