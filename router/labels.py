@@ -215,16 +215,16 @@ def _faults_of_cells(
         faults.append(f"features of one row twice: {_some(names[times > 1].tolist())}")
     known = (row_of >= 0) & (scale_of >= 0)
     if not known.all():
-        ood_probes = np.unique(labels["id"].to_numpy()[~known].astype(str)).tolist()
-        faults.append(f"labels of rows without features, or at other scales than labels.json says: {_some(ood_probes)}")
+        unknown = np.unique(labels["id"].to_numpy()[~known].astype(str)).tolist()
+        faults.append(f"labels of rows without features, or at other scales than labels.json says: {_some(unknown)}")
     shape = len(ids), int(sample_of.max(initial=0)) + 1, len(scales)
     cells = np.ravel_multi_index((row_of[known], sample_of[known], scale_of[known]), shape)
     filled = np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape)
     for what, wrong in (("no label", filled == 0), ("several labels", filled > 1)):
         if wrong.any():
             named = [
-                f"{ids[row]} at {scales[k]}" + (f" in run {run + 1}" if shape[1] > 1 else "")
-                for row, run, k in np.argwhere(wrong)
+                f"{ids[row]} at {scales[k]}" + (f" in sample {sample + 1}" if shape[1] > 1 else "")
+                for row, sample, k in np.argwhere(wrong)
             ]
             faults.append(f"{what} for {len(named)} of (row, scale): {_some(named)}")
     return faults

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 
 from benchmarks.machine import RESULTS, keep
+from export.runtime.families import FAMILIES, Family
 from mvlm_core.commands.demo import Demo
-from mvlm_core.modeling.scales import FAMILIES, Family
 
 _PLOTS = ("accuracy", "chosen")
 

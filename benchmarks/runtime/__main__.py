@@ -35,9 +35,9 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import keep
 from export.runtime import Runtime, View
+from export.runtime.families import FAMILIES
 from mvlm_core.data.reading import read_rows
 from mvlm_core.data.row import Row
-from mvlm_core.modeling.scales import FAMILIES
 from mvlm_core.scoring import score
 
 _PRICES = (0.0, 0.01, 0.03, 0.08, 0.15, 0.3, 0.6, 1.0, 2.0, 4.0)

@@ -13,8 +13,8 @@ import torch
 from export.bundle.files import write_bundle
 from export.bundle.source import read_source
 from export.graphs.targets import plan
+from export.runtime.families import Family
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
-from mvlm_core.modeling.scales import Family
 from tests.support.tiny import drawn_picture, tiny_model, tiny_processor
 
 _SCALES = (9, 36, 144)

@@ -44,7 +44,7 @@ def test_every_file_has_its_figures_machine_date_and_command(script):
         assert f"`{facts['command']}`" in section
         assert facts["date"] in section
         assert facts["machine"]["processor"] in section
-        assert f"](results/{file.name})" in section
+        assert f"](../benchmarks/results/{file.name})" in section
         assert len(section.splitlines()) > 4, file
 
 
@@ -63,7 +63,7 @@ def test_a_file_that_nobody_knows_is_shown_by_its_figures(script, tmp_path):
         "| [novel](#novel) | 2026-01-02 | 3 cores of A CPU | `python novel.py` |",
         "| ratio | 1.235 |", "| huge | 1.235e+06 |", "| none | null |", "| empty | none |", "| words | a / b |",
         "| scales | 1, 9 |", "| ways, ours, ms | 2.5 |", "| ways, ours, deep | 1 entries |", "| peers, them, ms | 5 |",
-        "| peers, 6, ms | 6 |", "| curve | 30 entries |", "![novel_plot](results/novel_plot.png)",
+        "| peers, 6, ms | 6 |", "| curve | 30 entries |", "![novel_plot](../benchmarks/results/novel_plot.png)",
     ):  # fmt: skip
         assert line in page, line
     assert "more in the file." in page

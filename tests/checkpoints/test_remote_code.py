@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from export.runtime.families import FAMILIES
 from mvlm_core.checkpoints.remote_code import carry_code, code_files
 from mvlm_core.checkpoints.run_folder import load_run
-from mvlm_core.modeling.scales import FAMILIES
 from tests.support.checkpoints import ROWS, read, stock_llava, write_original
 from tests.support.tiny import QUESTIONS, drawn_picture, tiny_model, tiny_processor
 
@@ -97,11 +97,8 @@ def test_what_is_carried_are_the_sources():
         if name == "modeling_mvlm.py":
             continue
         module = name.removeprefix("mvlm_")
-        source = next(
-            folder / module
-            for folder in (ROOT / "mvlm_core", ROOT / "export" / "runtime")
-            if (folder / module).is_file()
-        )
+        rooms = (ROOT / "mvlm_core" / "modeling", ROOT / "export" / "runtime", ROOT / "mvlm_core")
+        source = next(found for folder in rooms for found in sorted(folder.rglob(module)))
         changed = [(a, b) for a, b in zip(source.read_text().splitlines(), text.splitlines(), strict=True) if a != b]
         assert all(a.startswith("from ") and b.startswith("from .mvlm_") for a, b in changed), name
 

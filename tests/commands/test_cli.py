@@ -39,7 +39,9 @@ def test_the_verbs_stand_in_the_order_of_the_pipeline():
     ("arguments", "message"),
     [
         (["data", "scenes", "--train", "many"], "'many' is not a valid integer"),
-        (["dance"], "No such command 'dance'"),
+        (["dance"], "there is no verb 'dance'"),
+        (["exprot"], "there is no verb 'exprot': did you mean export?"),
+        (["evaluate"], "`mvlm evaluate` is called `mvlm report` now"),
         (["train", "absent.yaml"], "there is no configuration absent.yaml"),
         (["label", "absent", "--scales", "9"], "absent is not a run"),
         (["label", "absent", "--scales", "nine"], "is not a list of scales"),

@@ -14,12 +14,12 @@ from PIL import Image
 
 from export.runtime.artefact import read_artefact, sha256_file
 from export.runtime.errors import MvlmError
+from export.runtime.families import FAMILIES
 from export.runtime.image import open_picture
 from mvlm_core.label import sweep as sweeping
 from mvlm_core.label.packed_generation import answer_together
 from mvlm_core.label.resumable import parts_folder
 from mvlm_core.label.sweep import Sweep, label
-from mvlm_core.modeling.scales import FAMILIES
 from mvlm_core.train.plan import group_rows
 from router.labels import read_table
 from router.report.breakdown import without_luck

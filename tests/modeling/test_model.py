@@ -5,9 +5,9 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from export.runtime.errors import MvlmError
+from export.runtime.families import FAMILIES
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
 from mvlm_core.modeling.processing import MvlmProcessor, prompt_of, turn
-from mvlm_core.modeling.scales import FAMILIES
 from mvlm_core.modeling.vision_towers import patch_features
 from tests.support.tiny import QUESTIONS, SCALES, drawn_picture, tiny_model, tiny_processor
 

@@ -141,7 +141,7 @@ FAULTS = {
             row | {"sample": sample} for row in rows for sample in (1, 2)
             if (sample, row["id"], row["num_visual_tokens"]) != (2, "r7", 9)
         ]},
-        "no label for 1 of (row, scale): r7 at 9 in run 2",
+        "no label for 1 of (row, scale): r7 at 9 in sample 2",
     ),
     "a group in two splits": (
         {"labels": changed(named("r0"), split="test")},

@@ -180,7 +180,7 @@ def test_costs_are_replaced_by_milliseconds(tmp_path, fitted):
     assert 15 < spent <= 20.1
     with pytest.raises(MvlmError, match="a budget of 5 ms cannot be met: the scales cost 10 to 40"):
         flat.choose(x[0, :2], x[0, 2:], Terms(budget=5.0))
-    with pytest.raises(MvlmError, match=r"the risk bound of 0\.02 was made at other costs or scales"):
+    with pytest.raises(MvlmError, match=r"the risk bound of 0\.02 is of other costs or scales"):
         flat.choose(x[0, :2], x[0, 2:], Terms(within=0.02))
 
 
@@ -296,7 +296,7 @@ def test_files_of_a_newer_version_or_of_another_kind(tmp_path, fitted):
     model.metadata_props[0].value = json.dumps(known | {"format_version": 99})
     onnx.save(model, file)
     for device in (Device(), None):
-        with pytest.raises(MvlmError, match="is of format 99, and this mvlm reads up to 1: upgrade mvlm"):
+        with pytest.raises(MvlmError, match="is of format 99, and this mvlm reads up to 2: upgrade mvlm"):
             Router(file, SMALL, (1, 4), device)
     del model.metadata_props[:]
     onnx.save(model, file)

@@ -10,12 +10,12 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig, Qwen3Config, ResNetConfig
 
+from export.runtime.families import Family
 from mvlm_core.backbones.byte_tokenizer import train_tokenizer
 from mvlm_core.data.pictures import PictureFile
 from mvlm_core.data.row import PicturePlace, Row, Turn
 from mvlm_core.modeling.model import MvlmConfig, MvlmForConditionalGeneration
 from mvlm_core.modeling.processing import MvlmImageProcessor, MvlmProcessor
-from mvlm_core.modeling.scales import Family
 
 GRID_SIDE = 12
 SIZE_PX = 96

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from export.runtime.errors import MvlmError
-from mvlm_core.modeling.scales import FAMILIES
+from export.runtime.families import FAMILIES
 from mvlm_core.train.config import read_config, run_scales, scenes_config, write_config
 
 

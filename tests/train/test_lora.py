@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from export.runtime.errors import MvlmError
+from export.runtime.families import FAMILIES
 from mvlm_core.checkpoints.run_folder import load_run
-from mvlm_core.modeling.scales import FAMILIES
 from mvlm_core.train.lora import add_lora, merge_lora
 from mvlm_core.train.stages import LoraConfig
 from tests.support.tiny import SMALL_MODEL, drawn_picture, metrics, tiny_model, tiny_processor

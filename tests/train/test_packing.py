@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from export.runtime.errors import MvlmError
+from export.runtime.families import FAMILIES
 from mvlm_core.data.pictures import PictureFile
 from mvlm_core.data.row import PicturePlace, Row, Turn
 from mvlm_core.modeling.losses import IGNORED_LABEL
-from mvlm_core.modeling.scales import FAMILIES
 from mvlm_core.train.packing import Block, Packer, block_mask, fill_rows, flex_mask, joined
 from mvlm_core.train.plan import Planned, group_rows
 from tests.support.tiny import ANSWERS, QUESTIONS, SCALES, drawn_picture, tiny_model, tiny_processor

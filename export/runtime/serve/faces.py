@@ -92,7 +92,8 @@ def facts_of(answer: Answer, chat: Chat) -> dict[str, Any]:
     """What stands under `mvlm` beside an API's own fields."""
     return {
         "num_visual_tokens": answer.num_visual_tokens, "reason": answer.reason, "probability": answer.probability,
-        "probabilities": answer.probabilities, "confidence": answer.confidence, "out_of_distribution": answer.out_of_distribution,
+        "probabilities": answer.probabilities, "confidence": answer.confidence,
+        "out_of_distribution": answer.out_of_distribution,
         "escalated": answer.escalated, "finish": answer.finish, "choices": answer.choices, "timings": answer.timings,
         "ignored": list(chat.ignored),
     }  # fmt: skip
