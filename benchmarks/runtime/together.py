@@ -30,7 +30,7 @@ from export.graphs.targets import plan
 from export.graphs.writer import Product
 from export.runtime import Answer, Runtime
 from export.runtime.backends.onnx import Cache
-from export.runtime.decode.batch import Together
+from export.runtime.backends.together import Together
 from mvlm_core.data.row import Row
 from tests.support.products import one_product
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,33 +16,20 @@ from export.runtime.decode.conversation import Shelf
 from export.runtime.routing.router import Choice
 
 from .answer import Answer, Clock, Stream
+from .answerer import Answerer
 from .features import image_features
 from .image import Order, Picture, preprocess
+from .looked import Looked
 from .request import Options, Scale, request_of
-
-if TYPE_CHECKING:
-    from .engine import Runtime
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class View:
-    """A picture that has been looked at.
+class View(Looked):
+    """A picture that has been looked at, with who answers questions about it."""
 
-    Attributes:
-        values: (1, P, ·), what the connectors read.
-        words: (P, D), each patch as the language model would read it.
-        image_features: (d_image,), what the router sees of the picture; None when the bundle holds no router.
-        shelf: what the language model has read of the picture so far.
-    """
-
-    runtime: Runtime
-    values: Array = field(repr=False)
-    words: Array = field(repr=False)
-    image_features: Array | None = field(repr=False)
-    shelf: Shelf = field(repr=False)
-    timings: dict[str, float]
+    runtime: Answerer = field(repr=False)
 
     def ask(self, question: str, scale: Scale = "auto", **options: Unpack[Options]) -> Answer:
         """Answer at the scale that the router chooses, or at the one that is named.
@@ -62,12 +48,12 @@ class View:
     def ask_many(self, questions: Sequence[str], scale: Scale = "auto", **options: Unpack[Options]) -> list[Answer]:
         """Several questions, in their order: as one by one. All are checked before the first is answered.
 
-        `together.answer_many` says when they are written at once.
+        `decode.batch.answer_many` says when they are written at once.
         """
         requests = [request_of(question, scale, options) for question in questions]
         for request in requests:
             self.runtime.require_answerable(request)
-        return answer_many(self.runtime, repeat(self), requests)
+        return answer_many(self.runtime, [self] * len(requests), requests)
 
     def choose(self, question: str, **options: Unpack[Options]) -> Choice:
         """The scale that `ask` would answer at, without answering."""
@@ -101,7 +87,7 @@ class View:
             await asyncio.shield(asyncio.to_thread(stream.close))
 
 
-def look(runtime: Runtime, picture: Picture, order: Order) -> View:
+def look(runtime: Answerer, picture: Picture, order: Order) -> View:
     """Encode a picture once."""
     clock = Clock()
     graph = runtime.manifest.vision
@@ -116,4 +102,4 @@ def look(runtime: Runtime, picture: Picture, order: Order) -> View:
     def tokens(m: int) -> Array:
         return runtime.visual_tokens(values, m)[0]  # (m, D)
 
-    return View(runtime, values, words[0], features, Shelf(runtime.reader, tokens), clock.timings)
+    return View(values, words[0], features, Shelf(runtime.reader, tokens), clock.timings, runtime)

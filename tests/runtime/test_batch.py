@@ -13,9 +13,10 @@ import onnx
 import pytest
 
 from export.runtime import MvlmError, Runtime
+from export.runtime.backends import together as backend
 from export.runtime.backends.onnx import Cache, Decoder, Device
-from export.runtime.decode import batch as together
-from export.runtime.decode.batch import Together
+from export.runtime.backends.together import Together
+from export.runtime.decode import batch
 from export.runtime.request import Request
 from export.runtime.routing.router import Choice, Terms
 from tests.export.test_decoder import DIALECTS, random_model, written
@@ -137,7 +138,7 @@ def test_several_questions_about_one_picture_which_is_read_once(runtime, made, m
 
 @pytest.mark.parametrize("most", [2, 3])
 def test_more_than_fit_take_the_places_of_those_that_ended(runtime, made, monkeypatch, at_once, most):
-    monkeypatch.setattr(together, "_MOST", most)
+    monkeypatch.setattr(batch, "_MOST", most)
     asked = [made.picture(i % 6) for i in range(13)]
     whole = [runtime.ask(picture, QUESTION, 9, **LONG).token_ids for picture in asked[:3]]
     some = frozenset(ids[length] for length, ids in enumerate(whole, 1))
@@ -215,7 +216,7 @@ def test_memory_bounds_how_many_are_written_at_once(runtime, made, at_once, monk
     one = len(facts.past) * facts.kv_heads * facts.head_dim * positions * 4
     for fit, most in ((3.5, 3), (1.5, 0), (0.5, 0)):
         at_once.clear()
-        monkeypatch.setattr(together, "_MOST_BYTES", int(fit * one))
+        monkeypatch.setattr(batch, "_MOST_BYTES", int(fit * one))
         runtime.ask_many(pictures, QUESTION, 9, **LONG)
         assert max(at_once, default=0) == most
 
@@ -261,7 +262,7 @@ def test_an_engine_that_fails_is_one_error_and_leaves_nothing(runtime, made, mon
     pictures = [made.picture(i) for i in range(3)]
     wanted = runtime.ask_many(pictures, QUESTION, 9, **LONG)
     with monkeypatch.context() as broken:
-        broken.setattr(together, "step_inputs", lambda *_, **__: {"seqlens_k": np.zeros((1, 1, 1))})
+        broken.setattr(backend, "step_inputs", lambda *_, **__: {"seqlens_k": np.zeros((1, 1, 1))})
         with pytest.raises(MvlmError) as caught:
             runtime.ask_many(pictures, QUESTION, 9, **LONG)
     assert caught.value.code == "engine-failed"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export.runtime import MvlmError, Runtime, engine
+from export.runtime import MvlmError, Runtime, answerer
 from export.runtime.features import image_features, question_features
 from tests.support.bundles import PRICE, torch_answer
 from tests.support.tiny import QUESTIONS, SCALES
@@ -131,7 +131,7 @@ def test_an_absent_picture(runtime):
 
 
 def test_connectors_beyond_the_first_are_opened_when_they_are_asked_for(made, monkeypatch):
-    monkeypatch.setattr(engine, "_OPEN_FROM_THE_START", 1)
+    monkeypatch.setattr(answerer, "_OPEN_FROM_THE_START", 1)
     runtime, opened = Runtime.load(made.bundle, threads=1), []
     session = runtime._files.session
     monkeypatch.setattr(runtime._files, "session", lambda file, **how: opened.append(file) or session(file, **how))

@@ -1,0 +1,259 @@
+"""Answering questions about pictures that have been looked at: the scale, what is read, and the words of the answer."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from export.runtime.backends.onnx import Device, run_session
+from export.runtime.backends.select import open_files
+from export.runtime.decode.conversation import Conversation, Reader
+from export.runtime.decode.multiple_choice import score_choices
+from export.runtime.decode.sampling import EmbeddingTable, first_margin, log_softmax
+from export.runtime.decode.writing import Task, Written, write
+from export.runtime.routing.costs import CostTable
+from export.runtime.routing.router import Choice, Router, Terms, named_reason
+
+from .answer import Answer, Clock, Stop, Stream
+from .errors import MvlmError
+from .features import image_feature_names, question_feature_names, question_features
+from .looked import Looked
+from .manifest import Manifest
+from .prompt import Prompt
+from .request import Request
+
+Array = NDArray[np.float32]
+# Connectors beyond these are opened when they are first asked for: a `query` bundle may hold hundreds of scales.
+_OPEN_FROM_THE_START = 8
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A question at the scale that answers it, and what was read of it: a conversation, and its first token's logits.
+
+    Nothing, where the answer was stopped before.
+    """
+
+    num_visual_tokens: int
+    choice: Choice | None  # None when the scale was named
+    escalated: int | None
+    read: tuple[Conversation, Array] | None
+
+    def answer(self, written: Written, timings: dict[str, float]) -> Answer:
+        choice, m = self.choice, self.num_visual_tokens
+        return Answer(
+            text=written.text,
+            num_visual_tokens=m,
+            reason=choice.reason if choice else named_reason(m),
+            probability=choice.probabilities[m] if choice else None,
+            probabilities=choice.probabilities if choice else {},
+            confidence=written.confidence,
+            out_of_distribution=choice.out_of_distribution if choice else False,
+            escalated=self.escalated,
+            finish=written.finish,
+            choices=written.choices,
+            token_ids=tuple(written.token_ids),
+            timings=timings,
+        )
+
+
+class Answerer:
+    """A bundle, open and ready to answer. Safe to use from several threads."""
+
+    def __init__(self, manifest: Manifest, device: Device, costs: CostTable | None = None) -> None:
+        self.manifest = manifest
+        files = self._files = open_files(manifest, device)
+        self.prompt = Prompt.from_json(manifest.prompt, _read_tokenizer(manifest))
+        self.table = EmbeddingTable(manifest)
+        self.vision = files.session(manifest.vision.file)
+        self._connectors: dict[int, Any] = {}
+        self._opening = threading.Lock()
+        for m in manifest.scales[:_OPEN_FROM_THE_START]:
+            self._connector(m)
+        self.decoder = files.decoder()
+        self.costs = costs  # None: `mvlm bench` has not run here, and the router keeps its own
+        router = manifest.router
+        self.router = Router(manifest.path(router.file), router, manifest.scales, files.for_small) if router else None
+        if self.router and costs:
+            self.router = self.router.with_costs(costs.costs, "ms")
+        self.reader = Reader(self.decoder, self.table, self.prompt, nested=manifest.nested)
+
+    def stream(self, looked: Looked, request: Request, clock: Clock) -> Stream:
+        """The answer to a request that was checked."""
+        return Stream(lambda stop: self.answering(looked, request, clock, stop))
+
+    def visual_tokens(self, values: Array, num_visual_tokens: int) -> Array:
+        """A picture's values (1, P, ·) as the tokens of one scale of the bundle: (1, m, D)."""
+        graph = self.manifest.connectors[num_visual_tokens]
+        session = self._connector(num_visual_tokens)
+        return run_session(session, [graph.outputs["tokens"]], {graph.inputs["values"]: values})[0]
+
+    def _connector(self, num_visual_tokens: int) -> Any:
+        """The open connector of a scale; where a bundle holds many, those that nobody asks for are never opened."""
+        with self._opening:
+            if num_visual_tokens not in self._connectors:
+                graph = self.manifest.connectors[num_visual_tokens]
+                self._connectors[num_visual_tokens] = self._files.session(graph.file, small=True)
+            return self._connectors[num_visual_tokens]
+
+    def require_answerable(self, request: Request) -> None:
+        """Raise `MvlmError` for a request that this bundle cannot meet, before any work is done on it."""
+        offered = self.manifest.scales
+        if request.scale == "auto" and self.router is None:
+            raise MvlmError(f"this bundle holds no router: name a scale, one of {_listed(offered)}", code="no-router")
+        if request.scale != "auto" and request.scale not in offered:
+            raise MvlmError(
+                f"this bundle has no scale {request.scale}: name one of {_listed(offered)}, or auto", code="bad-scale"
+            )
+        if self.router and request.scale == "auto":
+            self.router.require(request.terms)
+            if request.deadline_ms is not None and self.costs is None:
+                raise MvlmError(
+                    f"a deadline needs what each scale costs here: run `mvlm bench {self.manifest.folder}`, or name a"
+                    " scale",
+                    code="no-costs",
+                )
+        needed = self.positions(request)
+        if needed > self.manifest.max_length:
+            raise MvlmError(
+                f"the question with {self._largest(request)} visual tokens and an answer of {self._room(request)}"
+                f" tokens needs {needed} positions, and the decoder has {self.manifest.max_length}: ask in fewer words",
+                code="too-long",
+            )
+
+    def positions(self, request: Request) -> int:
+        """How many positions a question and its answer need at most."""
+        return self.reader.positions(request.question, self._largest(request), self._room(request))
+
+    def _largest(self, request: Request) -> int:
+        return max(self.manifest.scales) if request.scale == "auto" else request.scale
+
+    def features(self, looked: Looked, request: Request) -> dict[str, float]:
+        """What the router sees of a question and a picture, by name, less the question's hashed words."""
+        assert looked.image_features is not None  # there is a router
+        named = zip(image_feature_names(), looked.image_features.tolist(), strict=True)
+        asked = zip(question_feature_names(), self._of_question(looked, request.question).tolist(), strict=True)
+        return {name: value for name, value in (*named, *asked) if not name.startswith("hash")}
+
+    def _of_question(self, looked: Looked, question: str) -> Array:
+        tokens = self.table.rows(self.prompt.question_ids(question))  # (T, D)
+        return question_features(question, tokens, looked.words)  # (d_question,)
+
+    def choose(self, looked: Looked, request: Request, clock: Clock) -> Choice:
+        """The router's choice for a question about a looked."""
+        assert self.router is not None  # `require_answerable` saw to it
+        assert looked.image_features is not None
+        with clock.stage("features"):
+            features = self._of_question(looked, request.question)  # (d_question,)
+        with clock.stage("router"):
+            return self.router.choose(looked.image_features, features, self._terms(request, clock.left_ms))
+
+    def choose_each(self, looked: Looked, requests: Sequence[Request]) -> Iterator[Choice]:
+        """The router's choices for requests that ask one question about a view, each as `choose` makes it."""
+        assert self.router is not None  # `require_answerable` saw to it
+        assert looked.image_features is not None
+        features = self._of_question(looked, requests[0].question)  # (d_question,)
+        for request in requests:
+            yield self.router.choose(looked.image_features, features, request.terms)
+
+    def _terms(self, request: Request, left_ms: float) -> Terms:
+        """The request's terms, with a cap where only some scales can answer in the time that is left."""
+        if self.costs is None or math.isinf(left_ms):
+            return request.terms
+        in_time = [m for m in self.manifest.scales if self.costs.answer_ms(m) <= left_ms]
+        if not in_time:
+            cheapest = self.costs.answer_ms(min(self.manifest.scales))
+            raise MvlmError(
+                f"{max(left_ms, 0):.0f} ms are left, and the cheapest scale takes {cheapest:.0f} ms here: allow more",
+                code="deadline",
+            )
+        cap = self.costs.costs[max(in_time)]
+        return replace(request.terms, cap=cap if request.cap is None else min(cap, request.cap))
+
+    def _escalate(self, choice: Choice, logits: Array) -> Choice | None:
+        """The finer scale that is worth an escalation after the first token's logits (V,), or None."""
+        if self.router is None or not self.router.looks_again:
+            return None
+        return self.router.escalate(choice, first_margin(logits), keeps_cache=self.reader.nested)
+
+    @contextmanager
+    def begin(self, looked: Looked, request: Request, clock: Clock, stop: Stop) -> Iterator[Begun]:
+        """Read a question at the scale that answers it: a second time, if its first token is not sure enough.
+
+        The conversation is the caller's until the context is left.
+        """
+        choice = self.choose(looked, request, clock) if request.scale == "auto" else None
+        m = choice.scale if choice else int(request.scale)
+        escalated = None
+        while not stop.now:
+            with looked.shelf.borrow(m) as conversation:
+                logits = conversation.ask(request.question, m, self._room(request), clock)  # (V,)
+                closer = self._escalate(choice, logits) if choice and escalated is None else None
+                if closer is None:
+                    yield Begun(m, choice, escalated, (conversation, logits))
+                    return
+            escalated, choice, m = m, closer, closer.scale
+        yield Begun(m, choice, escalated, None)
+
+    def answering(self, looked: Looked, request: Request, clock: Clock, stop: Stop) -> Generator[str, None, Answer]:
+        """Yield the pieces of an answer's text as they come, and return the answer."""
+        with self.begin(looked, request, clock, stop) as begun:
+            written = Written(finish="stopped")
+            if begun.read:
+                written = yield from self._write(*begun.read, request, clock, stop)
+        return begun.answer(written, clock.since(looked.timings))
+
+    def _write(
+        self, conversation: Conversation, logits: Array, request: Request, clock: Clock, stop: Stop
+    ) -> Generator[str, None, Written]:
+        if request.choices:
+            return (yield from self._pick(conversation, logits, request, clock))
+        task = Task(request, self.prompt.text, self.manifest.stop_ids)
+        return (yield from write(conversation, logits, task, clock, stop))
+
+    def _pick(
+        self, conversation: Conversation, logits: Array, request: Request, clock: Clock
+    ) -> Generator[str, None, Written]:
+        """The likeliest of the given answers."""
+        with clock.stage("decode"):
+            ways = [self._spellings(choice) for choice in request.choices]
+            scores = score_choices(conversation, logits, ways, self.manifest.stop_ids)  # (choices,)
+        shares = np.exp(log_softmax(scores))
+        best = int(scores.argmax())
+        yield request.choices[best]
+        return Written(
+            text=request.choices[best],
+            token_ids=list(ways[best][0]),
+            confidence=float(shares[best]),
+            choices={choice: float(share) for choice, share in zip(request.choices, shares, strict=True)},
+        )
+
+    def _spellings(self, choice: str) -> list[tuple[int, ...]]:
+        """The ids of an answer that reads so: templates differ in whether a space stands before it."""
+        return [tuple(self.prompt.text_ids(text)) for text in (f" {choice.strip()}", choice.strip())]
+
+    def _room(self, request: Request) -> int:
+        """How many tokens of an answer may have to stand in the cache."""
+        if request.choices:
+            return max(len(ids) for choice in request.choices for ids in self._spellings(choice))
+        return request.max_new_tokens
+
+
+def _read_tokenizer(manifest: Manifest) -> Tokenizer:
+    path = manifest.path(manifest.tokenizer)
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare exceptions
+        raise MvlmError(f"{path} is no tokenizer ({str(error)[:120]}): export again", code="bad-bundle") from None
+
+
+def _listed(scales: tuple[int, ...]) -> str:
+    return ", ".join(map(str, scales))
