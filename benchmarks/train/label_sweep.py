@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import keep
-from benchmarks.train.step import SCALES, build
+from benchmarks.train.step import SCALES, Built, build
 from mvlm_core.label.packed_generation import answer_together
 from mvlm_core.modeling.processing import prompt_of
 
@@ -26,14 +26,14 @@ _QUESTIONS = ("what colour is the large disc", "how many", "is the red star left
 class Pictures:
     """Pictures of noise, each with the same questions."""
 
-    def __init__(self, size: str, pictures: int, new_tokens: int) -> None:
-        self.model, processor = build(size, "cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, size: str, pictures: int, new_tokens: int, built: Built | None = None) -> None:
+        self.model, processor = built or build(size, "cuda" if torch.cuda.is_available() else "cpu")
         self.model.eval()
         self.model.generation_config.eos_token_id = -1  # no answer ends early
         self.new_tokens = new_tokens
         random = np.random.default_rng(0)
         noise = [random.integers(0, 256, (336, 336, 3), np.uint8) for _ in range(pictures)]
-        self.pixels = processor.image_processor(noise)["pixel_values"].to(self.model.device)
+        self.pixels = processor.image_processor(noise)["pixel_values"].to(self.model.device, self.model.dtype)
         ids = [prompt_of(processor).ids(question, 1, processor.image_token_id) for question in _QUESTIONS]
         place = ids[0].index(processor.image_token_id)
         self.before, self.after = ids[0][:place], [[question[place + 1 :] for question in ids]] * pictures

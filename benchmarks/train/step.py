@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -37,7 +38,7 @@ from mvlm_core.modeling.losses import IGNORED_LABEL
 from mvlm_core.modeling.model import MvlmConfig, MvlmForConditionalGeneration, MvlmOutput
 from mvlm_core.modeling.processing import MvlmImageProcessor, MvlmProcessor
 from mvlm_core.train.metrics_file import peak_memory_mib
-from mvlm_core.train.packing import PADDING, Packer, block_mask, flex_mask
+from mvlm_core.train.packing import PADDING, Packer, mask_for
 from mvlm_core.train.plan import Planned, group_rows
 
 SCALES = (1, 9, 36, 144, 576)
@@ -47,6 +48,7 @@ _SIZES = {
     "tiny": ((64, 128, 2, 2), (64, 128, 2, 2), 512),
     "0.2B": ((768, 3072, 12, 12), (768, 2048, 12, 12), 32_000),
     "0.5B": ((1024, 4096, 24, 16), (896, 4864, 24, 14), 151_936),
+    "1.5B": ((1152, 4304, 27, 16), (1536, 8960, 28, 12), 151_936),
 }
 
 
@@ -65,7 +67,11 @@ class Picture:
         return np.frombuffer(self.pixels, np.uint8).reshape(336, 336, 3)
 
 
-def build(size: str, device: str) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:
+Built = tuple[MvlmForConditionalGeneration, MvlmProcessor]
+
+
+def build(size: str, device: str, *, start_there: bool = False) -> Built:
+    """A model from nothing; weights that start on the device are there sooner, and others than on the CPU."""
     (width, inner, layers, heads), (text_width, text_inner, text_layers, text_heads), vocabulary = _SIZES[size]
     processor = MvlmProcessor(MvlmImageProcessor(size_px=336), train_tokenizer([" ".join(_WORDS)]))
     vision = AutoConfig.for_model(
@@ -78,7 +84,8 @@ def build(size: str, device: str) -> tuple[MvlmForConditionalGeneration, MvlmPro
     )  # fmt: skip
     torch.manual_seed(0)
     config = MvlmConfig(vision_config=vision, text_config=text, image_token_id=processor.image_token_id, grid_side=24)
-    model = MvlmForConditionalGeneration(config).to(device)
+    with torch.device(device if start_there else "cpu"):
+        model = MvlmForConditionalGeneration(config).to(device)
     return model.train(), processor
 
 
@@ -101,15 +108,19 @@ def conversations(pictures: int, turns: int) -> list[Row]:
 class Step:
     """The three ways to the same loss."""
 
-    def __init__(self, size: str, pictures: int, turns: int, device: str) -> None:
-        self.model, self.processor = build(size, device)
-        self.device = device
+    def __init__(self, size: str, pictures: int, turns: int, device: str, built: Built | None = None) -> None:
+        self.model, self.processor = built or build(size, device)
+        self.device, self.bf16 = device, device == "cuda"
         self.attention = {"packed": "flex_attention" if device == "cuda" else "sdpa"}
-        groups = group_rows(conversations(pictures, turns))
-        pack = Packer(self.processor, None, max_tokens=None)
-        self.batch = self._batch(pack, groups, SCALES)
-        self.single = [self._batch(pack, groups, (scale,), rows=len(groups)) for scale in SCALES]
+        self._groups = group_rows(conversations(pictures, turns))
+        self._pack = Packer(self.processor, None, max_tokens=None)
+        self.batch = self._batch(self._pack, self._groups, SCALES)
         self.tokens = int((self.batch["segments"] >= 0).sum())
+
+    @cached_property
+    def single(self) -> list[dict[str, Any]]:
+        """The pictures at one scale after another, a row for each."""
+        return [self._batch(self._pack, self._groups, (scale,), rows=len(self._groups)) for scale in SCALES]
 
     def _batch(self, pack: Packer, groups: Any, scales: tuple[int, ...], rows: int | None = None) -> dict[str, Any]:
         batch = pack([Planned(group, scales, np.arange(len(group.rows)), False) for group in groups])
@@ -119,8 +130,7 @@ class Step:
         return {key: v.to(self.device) if isinstance(v, Tensor) else v for key, v in batch.items()}
 
     def packed(self) -> Tensor:
-        mask = flex_mask if self.device == "cuda" else block_mask
-        seen = mask(self.batch["segments"], self.batch["blocks"])
+        seen = mask_for(self.attention["packed"], self.batch["segments"], self.batch["blocks"])
         return self._read(self.batch, attention_mask=seen, labels=self.batch["labels"], return_logits=False).loss
 
     def m3(self) -> Tensor:
@@ -141,7 +151,7 @@ class Step:
 
     def _read(self, batch: dict[str, Any], **told: Any) -> MvlmOutput:
         inputs = {key: value for key, value in batch.items() if key not in ("segments", "blocks", "labels")}
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             return self.model(**inputs, **told, use_cache=False)
 
 

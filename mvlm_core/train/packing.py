@@ -199,6 +199,16 @@ def block_mask(segments: Tensor, blocks: Tensor | None = None) -> Tensor:
     return seen.tril()[:, None]
 
 
+def mask_for(attention: str, segments: Tensor, blocks: Tensor) -> Any:
+    """`block_mask` as one of transformers' attention functions reads it, by its name: `eager` adds it to the logits."""
+    if attention == "flex_attention":
+        return flex_mask(segments, blocks)
+    seen = block_mask(segments, blocks)
+    if attention != "eager":
+        return seen
+    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, torch.finfo(torch.float32).min)
+
+
 def flex_mask(segments: Tensor, blocks: Tensor) -> Any:
     """`block_mask` as FlexAttention wants it, which skips what is hidden instead of computing it."""
     from torch.nn.attention.flex_attention import create_block_mask

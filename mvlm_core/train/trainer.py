@@ -19,7 +19,7 @@ from mvlm_core.modeling.model import MvlmForConditionalGeneration
 from .config import TrainConfig
 from .divergence import NotFinite, StopWhenNotFinite, all_finite, remedy, require_finite_log
 from .optim import build_optimizer
-from .packing import PADDING, block_mask, flex_mask
+from .packing import PADDING, mask_for
 from .plan import Plan, Stream
 from .resume import WholeCheckpoints, checkpoints, require_fitting_weights, step_of
 from .stages import StageConfig
@@ -108,8 +108,8 @@ class StageTrainer(Trainer):
             self.inner.get_submodule(part).eval()
         if "blocks" in inputs:
             segments, blocks = inputs.pop("segments"), inputs.pop("blocks")
-            flex = self.inner.config.text_config._attn_implementation == "flex_attention"
-            inputs["attention_mask"] = flex_mask(segments, blocks) if flex else block_mask(segments, blocks)
+            attention = self.inner.config.text_config._attn_implementation
+            inputs["attention_mask"] = mask_for(attention, segments, blocks)
             inputs |= {"use_cache": False, "return_logits": False}
             self.tokens = self.tokens + (blocks != PADDING).sum()
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from export.runtime.families import FAMILIES
 from mvlm_core.data.pictures import PictureFile
 from mvlm_core.data.row import PicturePlace, Row, Turn
 from mvlm_core.modeling.losses import IGNORED_LABEL
-from mvlm_core.train.packing import Block, Packer, block_mask, fill_rows, flex_mask, joined
+from mvlm_core.train.packing import Block, Packer, block_mask, fill_rows, flex_mask, joined, mask_for
 from mvlm_core.train.plan import Planned, group_rows
 from tests.support.tiny import ANSWERS, QUESTIONS, SCALES, drawn_picture, tiny_model, tiny_processor
 
@@ -142,6 +143,15 @@ def test_flex_attention_sees_what_the_mask_shows(rows, processor):
         ]
     )
     assert torch.equal(seen, block_mask(batch["segments"], batch["blocks"])[:, 0])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_every_attention_function_reads_the_mask_alike(rows, processor, attention):
+    model, questions = tiny_model(processor=processor), rows["questions of two pictures"]
+    slow = one_by_one(model, processor, questions, SCALES)
+    model.language_model.set_attn_implementation(attention)
+    fast = read(model, pack(questions, processor, SCALES), mask=partial(mask_for, attention))
+    assert fast.item() == pytest.approx(slow.item(), abs=1e-5)
 
 
 def test_pictures_are_shown_once_for_all_their_questions(rows, processor):
