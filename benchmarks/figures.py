@@ -1,6 +1,6 @@
-"""The figures of the README, from the JSON files alone: `python -m benchmarks.figures` writes them in.
+"""What is told of each figure, from the JSON files alone, and the README's table of a few.
 
-A test holds the README to what this prints.
+`python -m benchmarks.figures` writes the table in; a test holds the README to what this prints.
 """
 
 from __future__ import annotations
@@ -17,22 +17,29 @@ README = Path(__file__).parents[1] / "README.md"
 START, END = "<!-- figures -->\n", "<!-- end of figures -->"
 
 
-def figures() -> str:
-    """Markdown: the demo's ladder and what its router gains, for each run kept, then what `_TOLD` knows of."""
-    demos = [read(file) for file in sorted(RESULTS.glob("demo_*.json"))]
-    parts = [_ladder(demos), _gains(demos), *map(_claims, demos), _seconds(demos)]
-    for pattern, (tell, joint) in _TOLD.items():
-        for found in map(read, sorted(RESULTS.glob(f"{pattern}.json"))):
-            parts.append(tell(found) if joint is None else f"{tell(found)}{joint}{where(found)}")
-    return "".join(f"\n{part}\n" for part in parts) + "\n"
+def summary() -> str:
+    """The README's one table: the demo's ladder, what its router gains, and what holds the rest."""
+    rows = []
+    for demo in map(read, sorted(RESULTS.glob("demo_*.json"))):
+        scales = " / ".join(map(str, demo["scales"]))
+        right = " / ".join(_percent(demo["ladder"]["all"]))
+        rows.append(f"| {_title(demo)}: right answers at {scales} tokens, % | {right} | {demo['date']} |")
+        shipped = next(policy for policy in demo["policies"] if policy["name"] == "router")
+        gains = "; ".join(f"{at['budget']:g}: {_points(at['gain'])}" for at in shipped["at"])
+        rows.append(
+            f"| {_title(demo)}: router over a mix of fixed scales, points by mean tokens | {gains} | {demo['date']} |"
+        )
+    for name, (said, value) in _IN_SHORT.items():
+        for found in map(read, sorted(RESULTS.glob(f"{name}.json"))):
+            rows.append(f"| {said} | {value(found)} | {found['date']} |")
+    return "\n".join(["| measured | result | date |", "|---|---|---|", *rows]) + "\n"
 
 
 def told(found: Figures) -> str | None:
     """What a file says, in words and tables; None where this does not know the file."""
     if fnmatch(found["measured"], "demo_*"):
         return "\n\n".join([_ladder([found]), _gains([found]), _claims(found), _seconds([found])])
-    tellers = {pattern: tell for pattern, (tell, _) in _TOLD.items()} | _ON_THE_PAGE
-    return next((tell(found) for pattern, tell in tellers.items() if fnmatch(found["measured"], pattern)), None)
+    return next((tell(found) for pattern, tell in _TOLD.items() if fnmatch(found["measured"], pattern)), None)
 
 
 def read(file: Path) -> Figures:
@@ -295,15 +302,23 @@ def _claim_in_time(of: str, claim: Figures) -> list[str]:
     return lines
 
 
-# How a file is told of, and what stands between that and where it was measured; None where that is left out.
-_TOLD: dict[str, tuple[Callable[[Figures], str], str | None]] = {
-    "parity": (_parity, None), "router": (_router_tables, "\n\n"), "train_step_*": (_train_step, " "),
-    "label_sweep": (_label_sweep, " "), "decode": (_decode, "\n\n"), "runtime": (_runtime, "\n\n"),
-    "together": (_together, "\n\n"), "quality": (_quality, "\n\n"), "paper": (_paper, "\n\n"),
+# How a file is told of on the page of all figures.
+_TOLD: dict[str, Callable[[Figures], str]] = {
+    "parity": _parity, "router": _router_tables, "train_step_*": _train_step, "label_sweep": _label_sweep,
+    "decode": _decode, "runtime": _runtime, "together": _together, "quality": _quality, "paper": _paper,
+    "features_*": _features,
 }  # fmt: skip
-
-# Told on the page of all figures, and too long for the README.
-_ON_THE_PAGE: dict[str, Callable[[Figures], str]] = {"features_*": _features}
+# What the README's table says of a file beside the demos.
+_IN_SHORT: dict[str, tuple[str, Callable[[Figures], str]]] = {
+    "parity": (
+        "greedy answers in which the runtime and torch differ",
+        lambda found: f"{len(found['differ'])} of {found['answers']}",
+    ),
+    "train_step_*": (
+        "a training step at all scales, packed, against M3's own way",
+        lambda found: f"{found['ratio']:.2f} times as fast",
+    ),
+}
 
 
 def where(figures: Figures) -> str:
@@ -320,9 +335,9 @@ def _points(gain: dict[str, float]) -> str:
 
 
 def inserted(readme: str) -> str:
-    """The README with the figures put between the marks."""
+    """The README with its table put between the marks."""
     head, _, rest = readme.partition(START)
-    return head + START + figures() + END + rest.partition(END)[2]
+    return head + START + summary() + END + rest.partition(END)[2]
 
 
 if __name__ == "__main__":
