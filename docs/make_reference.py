@@ -75,7 +75,8 @@ def _type(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(map(_type, inner)))
     if origin in (tuple, list):
-        return "list of " + " or ".join(dict.fromkeys(_type(one) for one in inner if one is not Ellipsis))
+        kinds = dict.fromkeys(_type(one) for one in inner if one is not Ellipsis)
+        return "list of " + " or ".join(kinds)
     if origin is dict:
         return f"mapping of {_type(inner[0])} to {_type(inner[1])}"
     return (
