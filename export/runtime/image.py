@@ -51,9 +51,13 @@ class ImageSpec:
 
 
 def open_picture(
-    picture: Picture, *, name: str = "the picture", order: Order = "rgb", most_pixels: int | None = None
-) -> Image.Image:
+    picture: Picture, *, name: str = "the picture", order: Order = "rgb", most_pixels: int | None = None,
+    on_white: bool = False,
+) -> Image.Image:  # fmt: skip
     """Read a PIL picture, an array (H, W, 3) uint8 with its channels in `order`, encoded bytes or a file: upright, RGB.
+
+    What is transparent lies on white where `on_white` says so, as transformers has it, and else shows the colours that
+    are stored behind it.
 
     Raises `MvlmError` when there is no such file, when it is no picture, or when it has more than
     `most_pixels` (`MAX_PIXELS` unless named).
@@ -70,9 +74,9 @@ def open_picture(
         )
     try:
         if isinstance(picture, Image.Image):
-            return _upright_rgb(picture, name, most_pixels or MAX_PIXELS)
+            return _upright_rgb(picture, name, most_pixels or MAX_PIXELS, on_white)
         with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=_FORMATS) as opened:
-            return _upright_rgb(opened, name, most_pixels or MAX_PIXELS)
+            return _upright_rgb(opened, name, most_pixels or MAX_PIXELS, on_white)
     except MvlmError:
         raise
     except Exception as error:  # decoders of broken files raise whatever they stumble over
@@ -95,7 +99,7 @@ def _from_array(picture: NDArray[np.uint8], name: str, order: Order) -> Image.Im
     return Image.fromarray(picture if order == "rgb" else np.ascontiguousarray(picture[:, :, ::-1]))
 
 
-def _upright_rgb(picture: Image.Image, name: str, most_pixels: int) -> Image.Image:
+def _upright_rgb(picture: Image.Image, name: str, most_pixels: int, on_white: bool) -> Image.Image:
     width, height = picture.size
     if width * height > most_pixels:
         raise MvlmError(f"{name} has {width} x {height} pixels: at most {most_pixels} are read", code="bad-picture")
@@ -108,6 +112,8 @@ def _upright_rgb(picture: Image.Image, name: str, most_pixels: int) -> Image.Ima
         picture = ImageOps.exif_transpose(picture)
     if is_grey_16:  # PIL clips it instead of scaling it
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if on_white and ("A" in picture.getbands() or picture.info.get("transparency") is not None):
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
     if picture.mode != "RGB":
         return picture.convert("RGB")
     picture.load()  # while its file is open

@@ -34,7 +34,7 @@ def read_words(folder: Path, config: MvlmConfig, images: MvlmImageProcessor) -> 
     name = next((name for name in TOKENIZER_FILES if (folder / name).is_file()), None)
     if name is None:
         return None
-    tokenizer = _read_tokenizer(folder, name)
+    tokenizer = read_tokenizer(folder, name)
     rows, known = config.text_config.vocab_size, len(tokenizer)
     if known > rows:
         raise MvlmError(
@@ -119,7 +119,7 @@ def _side(size: Any) -> int | None:
     return sides.pop() if len(sides) == 1 else None
 
 
-def _read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
+def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
     # A tokenizer.json is taken as it stands; a bare sentencepiece model, which only Llama's come with, is converted.
     reader: Any = PreTrainedTokenizerFast if name == "tokenizer.json" else LlamaTokenizer
     if reader is LlamaTokenizer and importlib.util.find_spec("sentencepiece") is None:

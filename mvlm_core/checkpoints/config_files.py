@@ -53,7 +53,7 @@ def original_config(file: Path, tower: CLIPVisionConfig, query: QuerySizes | Non
             " trained it fixes"
         )
     fields = (set(LlamaConfig.__annotations__) | {"rope_theta", "rope_scaling"}) - {"use_cache"}
-    with _telling(file):
+    with telling(file):
         text = LlamaConfig(**{key: told[key] for key in fields & set(told)})
         return MvlmConfig(
             text_config=text, image_token_id=text.vocab_size,
@@ -64,7 +64,7 @@ def original_config(file: Path, tower: CLIPVisionConfig, query: QuerySizes | Non
 def transformers_config(file: Path) -> MvlmConfig:
     """The configuration of a checkpoint in the layout of transformers' LLaVA."""
     told = read_json(file)
-    with _telling(file):
+    with telling(file):
         llava = LlavaConfig.from_dict(told)
         _require_settings(file, llava.to_dict(), _TRANSFORMERS_SETTINGS)
         tower = _require_clip(file, llava.vision_config)
@@ -91,7 +91,7 @@ def tower_folder(checkpoint: Path, named: Path | None) -> Path:
 
 def tower_config(folder: Path) -> CLIPVisionConfig:
     file = folder / "config.json"
-    with _telling(file):
+    with telling(file):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     return _require_clip(file, getattr(config, "vision_config", config))
 
@@ -148,7 +148,7 @@ def _grid_side(tower: CLIPVisionConfig) -> int:
 
 
 @contextmanager
-def _telling(file: Path) -> Iterator[None]:
+def telling(file: Path) -> Iterator[None]:
     """Turn what transformers says of a configuration that makes no sense into one line."""
     try:
         yield

@@ -17,9 +17,11 @@ from transformers import GenerationConfig
 
 from export.runtime.artefact import describe, sha256_file, write_json
 from export.runtime.errors import MvlmError
+from export.runtime.views import ViewSpec
 from mvlm_core.backbones.processor_files import read_images, read_words
 from mvlm_core.backbones.tensor_files import Stored, faults_of, read_json, read_tensors
 from mvlm_core.modeling.model import MvlmConfig, MvlmForConditionalGeneration
+from mvlm_core.modeling.scales import pool_scales
 
 from .config_files import (
     M3_SCALES,
@@ -30,6 +32,7 @@ from .config_files import (
     trained_scales,
     transformers_config,
 )
+from .import_family import FamilyCheckpoint, is_family
 from .layouts import CLIP_TEXT_HALF, CONNECTOR, HEAD, TOWER, WORD_TABLE, Layout, recognise, tower_prefix
 from .remote_code import carry_code
 from .run_folder import write_run_facts
@@ -63,6 +66,8 @@ def import_checkpoint(checkpoint: Path, out: Path, *, vision_tower: Path | None,
     Raises `MvlmError` for a checkpoint that is not whole, naming every tensor that is left over, missing, of another
     shape or type, or not finite; and for one that describes what our model does not do.
     """
+    if is_family(checkpoint):
+        return _import_family(checkpoint, out, vision_tower, bar)
     stored = read_tensors(checkpoint)
     layout, told = recognise(stored.tensors), read_json(checkpoint / "config.json")
     tower = _tower_folder(checkpoint, layout, vision_tower)
@@ -89,13 +94,34 @@ def import_checkpoint(checkpoint: Path, out: Path, *, vision_tower: Path | None,
     carry_code(out)
     write_run_facts(out)
     files = [file for part in parts for file in part.stored.files]
+    unused = sorted(name for part in parts for name in part.unused)
+    _tell(out, layout.words, _hashes(files, bar), unused, notes)
+    return Imported(notes, scales, config.num_queries, words is not None)
+
+
+def _import_family(checkpoint: Path, out: Path, vision_tower: Path | None, bar: Bar) -> Imported:
+    if vision_tower:
+        raise MvlmError(f"{checkpoint} holds its vision tower: leave --vision-tower away")
+    read = FamilyCheckpoint(checkpoint)
+    state, processor = read.state(), read.processor()
+    processor.save_pretrained(out)
+    write_model(state, read.config, out, read.generation_config())
+    carry_code(out)
+    hashes = _hashes(read.stored.files, bar)
+    _tell(out, f"{read.family.title} of transformers", hashes, [], read.notes())
+    return Imported(read.notes(), pool_scales(ViewSpec.from_json(read.views).grid_side), 0, True)
+
+
+def _hashes(files: list[Path], bar: Bar) -> dict[str, str]:
     advance, hashes = bar("hashing what was read", len(files)), {}
     for file in files:
         hashes[file.relative_to(file.parent.parent).as_posix()] = sha256_file(file)
         advance(1)
-    unused = sorted(name for part in parts for name in part.unused)
-    write_json(out / "import.json", describe("import", layout=layout.words, files=hashes, unused=unused, notes=notes))
-    return Imported(notes, scales, config.num_queries, words is not None)
+    return hashes
+
+
+def _tell(out: Path, layout: str, files: dict[str, str], unused: list[str], notes: list[str]) -> None:
+    write_json(out / "import.json", describe("import", layout=layout, files=files, unused=unused, notes=notes))
 
 
 def grow_words(state: dict[str, Tensor], config: MvlmConfig) -> list[str]:
@@ -113,14 +139,18 @@ def grow_words(state: dict[str, Tensor], config: MvlmConfig) -> list[str]:
     return [f"word table and head grew from {rows} to {wanted} rows for the image token; each new row is their mean"]
 
 
-def write_model(state: dict[str, Tensor], config: MvlmConfig, out: Path) -> None:
-    """Write configuration and weights as transformers reads them. `state` must hold every tensor of the model."""
+def write_model(
+    state: dict[str, Tensor], config: MvlmConfig, out: Path, generation: GenerationConfig | None = None
+) -> None:
+    """Write configuration and weights as transformers reads them. `state` must hold every tensor of the model.
+
+    Without `generation`, the language model's configuration says where answers end.
+    """
     text = config.text_config
     config.architectures = [MvlmForConditionalGeneration.__name__]
     config.save_pretrained(out)
-    GenerationConfig(
-        bos_token_id=text.bos_token_id, eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id
-    ).save_pretrained(out)
+    ends = {key: getattr(text, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    (generation or GenerationConfig(**ends)).save_pretrained(out)
     save_file(
         {name: tensor.contiguous() for name, tensor in state.items()}, out / "model.safetensors", {"format": "pt"}
     )

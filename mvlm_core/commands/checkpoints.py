@@ -31,10 +31,11 @@ from .train_label import OVERWRITE, out_option, say_next
 )
 @OVERWRITE
 def import_(checkpoint: Path, out: Path, vision_tower: Path | None, num_heads: int, overwrite: bool) -> None:
-    """Read a published LLaVA-1.5, M3 or MQT checkpoint as a run, and account for every tensor of it.
+    """Read a published checkpoint as a run, and account for every tensor of it.
 
-    LLaVA-1.5 is read in its own layout and in transformers'. Pictures and questions can be put to the run when the
-    checkpoint comes with its tokenizer.
+    SmolVLM, Idefics3, InternVL, LLaVA-NeXT and LLaVA-OneVision are read as transformers saves them;
+    LLaVA-1.5, M3 and MQT in their own layouts, and LLaVA-1.5 in transformers' too. Pictures and questions can be put to
+    the run when the checkpoint comes with its tokenizer.
 
     \b
     Example:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .projection import Projector
 from .scales import nested_pool_scales, pool_scales, query_scales, require_scales
 
 # A softmax that has settled on one patch no longer learns, so no query of the pyramid starts sharper than this.
@@ -36,21 +37,28 @@ class PatchPositions(nn.Module):
 
 
 class PoolConnector(nn.Module):
-    """M3 (arXiv 2405.17430): a two-layer MLP on every patch, then average pooling of the grid to the scale."""
+    """M3 (arXiv 2405.17430): a two-layer MLP on every patch, then average pooling of the grid to the scale.
 
-    def __init__(self, grid_side: int, vision_width: int, text_width: int, *, positions: bool) -> None:
+    An imported model keeps its own projector in the MLP's place. Where that makes one token of several patches, the
+    grid that is pooled, and P, are its tokens'.
+    """
+
+    def __init__(
+        self, grid_side: int, vision_width: int, text_width: int, *, positions: bool, projector: Projector | None = None
+    ) -> None:
         super().__init__()
-        self.grid_side = grid_side
+        self.projector, self.patches_side = projector or Projector(), grid_side
+        self.grid_side = grid_side // self.projector.shuffle
         self.positions = PatchPositions(grid_side**2, vision_width) if positions else nn.Identity()
-        self.mlp = nn.Sequential(nn.Linear(vision_width, text_width), nn.GELU(), nn.Linear(text_width, text_width))
+        self.mlp = self.projector.build(vision_width, text_width)
 
     @property
     def scales(self) -> Sequence[int]:
         return pool_scales(self.grid_side)
 
     def values(self, features: Tensor) -> Tensor:
-        """What each patch contributes: (B, P, D_vision) -> (B, P, D)."""
-        return self.mlp(self.positions(features))
+        """What each patch contributes: (B, patches, D_vision) -> (B, P, D)."""
+        return self.mlp(self.projector.gather(self.positions(features), self.patches_side))
 
     def tokens(self, values: Tensor, num_visual_tokens: int) -> Tensor:
         """Average the patches of each cell: (B, P, D) -> (B, m, D). Raises `MvlmError` for a scale not allowed."""
@@ -77,10 +85,12 @@ class NestedPoolConnector(PoolConnector):
     map of the other. Between two squares a prefix holds a part of the finer grid. The weights are those of pooling.
     """
 
-    def __init__(self, grid_side: int, vision_width: int, text_width: int, *, positions: bool) -> None:
-        super().__init__(grid_side, vision_width, text_width, positions=positions)
+    def __init__(
+        self, grid_side: int, vision_width: int, text_width: int, *, positions: bool, projector: Projector | None = None
+    ) -> None:
+        super().__init__(grid_side, vision_width, text_width, positions=positions, projector=projector)
         self.basis: Tensor
-        self.register_buffer("basis", torch.zeros(grid_side**2, grid_side**2), persistent=False)
+        self.register_buffer("basis", torch.zeros(self.grid_side**2, self.grid_side**2), persistent=False)
 
     @property
     def scales(self) -> Sequence[int]:

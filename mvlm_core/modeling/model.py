@@ -45,6 +45,7 @@ from .kv_cache import cache_argument, cache_of, given_cache
 from .losses import IGNORED_LABEL, TagGroup, answer_loss, word_loss
 from .nested_basis import nested_basis
 from .processing import MvlmImageProcessor, MvlmProcessor
+from .projection import Projector, ProjectorKind
 from .scales import require_scales
 from .vision_towers import leading_tokens, patch_features, vision_width
 
@@ -61,6 +62,8 @@ class MvlmConfig(PreTrainedConfig):
         connector_positions: add a learned position to each patch, for towers that leave none in their features.
         num_queries, num_heads, value_mlp, query_start: of the `query` connector, see `QueryConnector`.
         vision_feature_layer: which hidden state of the tower is read (LLaVA reads the last but one).
+        projector, projector_act, projector_bias, pixel_shuffle: what stands before the pooling, see `Projector`.
+        newline: a vector of its own ends each row of a grid that is put together of tiles (LLaVA-NeXT).
     """
 
     model_type = "mvlm"
@@ -82,6 +85,11 @@ class MvlmConfig(PreTrainedConfig):
     value_mlp: bool = False
     query_start: Literal["random", "pyramid"] = "random"
     vision_feature_layer: int = -1
+    projector: ProjectorKind = "mlp"
+    projector_act: str = "gelu"
+    projector_bias: bool = True
+    pixel_shuffle: int = 1
+    newline: bool = False
     tie_word_embeddings: bool = False
 
     @classmethod
@@ -100,7 +108,8 @@ def build_connector(config: MvlmConfig) -> Connector:
     widths = (config.grid_side, vision_width(config.vision_config), config.text_config.hidden_size)
     if config.connector != "query":
         pooled = {"pool": PoolConnector, "nested_pool": NestedPoolConnector}[config.connector]
-        return pooled(*widths, positions=config.connector_positions)
+        projector = Projector(config.projector, config.projector_act, config.projector_bias, config.pixel_shuffle)
+        return pooled(*widths, positions=config.connector_positions, projector=projector)
     return QueryConnector(
         *widths, positions=config.connector_positions, num_queries=config.num_queries,
         num_heads=config.num_heads, value_mlp=config.value_mlp,
@@ -135,12 +144,15 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.vision_tower = vision_tower or AutoModel.from_config(config.vision_config)
         self.connector = build_connector(config)
+        self.newline = nn.Parameter(torch.empty(config.text_config.hidden_size)) if config.newline else None
         self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        if module is self and self.newline is not None:
+            nn.init.normal_(self.newline, std=len(self.newline) ** -0.5)
         if isinstance(module, PatchPositions):
             nn.init.trunc_normal_(module.table, std=0.02)
         if isinstance(module, NestedPoolConnector):
@@ -191,6 +203,8 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         picture_of_run: Sequence[int] | None = None,
+        stitch_sources: Tensor | None = None,
+        stitch_weights: Tensor | None = None,
         word_tags: Sequence[TagGroup] | None = None,
         num_items_in_batch: Tensor | int | None = None,
         return_logits: bool = True,
@@ -200,9 +214,11 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         `num_visual_tokens` is one int, or one for each run of placeholders; left out, it is the configuration's, and
         failing that an error. The runs show the pictures in their order, or those that `picture_of_run` numbers: a
-        picture is encoded once, however often it is shown. `attention_mask` may be (B, S), or (B, 1, S, S) or a
-        BlockMask for packed rows. Without `input_ids` the pictures are encoded, and no more. `cache` and
-        `past_key_values` are transformers' new and old name of the KV cache: give one.
+        picture is encoded once, however often it is shown. Where a picture is several views, each is one here, and
+        `stitch_sources` and `stitch_weights` (T, ·) say how the placeholders follow from the tokens of all runs, as
+        `export.runtime.views` describes it. `attention_mask` may be (B, S), or (B, 1, S, S) or a BlockMask for packed
+        rows. Without `input_ids` the pictures are encoded, and no more. `cache` and `past_key_values` are
+        transformers' new and old name of the KV cache: give one.
 
         The loss is the answers' where there are `labels` (B, S), the words' of the patches where there are `word_tags`
         (`losses`), or their sum; `num_items_in_batch` is what transformers' Trainer counts. Raises `MvlmError` for a
@@ -216,7 +232,10 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds = self._look_up(input_ids)  # (B, S, D)
         if values is not None:
             runs = range(len(values)) if picture_of_run is None else picture_of_run
-            inputs_embeds = self._show(inputs_embeds, values, runs, num_visual_tokens, input_ids)  # (B, S, D)
+            visual = self._visual(values, runs, num_visual_tokens)  # (sum of m, D)
+            if stitch_sources is not None:
+                visual = self._stitched(visual, stitch_sources, stitch_weights)  # (T, D)
+            inputs_embeds = self._splice(inputs_embeds, visual, input_ids)  # (B, S, D)
         outputs = self.language_model.base_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
             use_cache=use_cache, **cache_argument(given_cache(cache, past_key_values)),
@@ -245,16 +264,20 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return loss
         return loss * (labels[:, 1:] != IGNORED_LABEL).sum() / num_items
 
-    def _show(
-        self, inputs_embeds: Tensor, values: Tensor, picture_of_run: Sequence[int],
-        num_visual_tokens: int | Sequence[int] | Tensor | None, input_ids: Tensor | None,
-    ) -> Tensor:  # fmt: skip
-        """Put the visual tokens in the places of the placeholders: (B, S, D) and (pictures, P, ·) -> (B, S, D)."""
+    def _visual(
+        self, values: Tensor, picture_of_run: Sequence[int], num_visual_tokens: int | Sequence[int] | Tensor | None
+    ) -> Tensor:
+        """The tokens of all runs: (pictures, P, ·) -> (sum of m, D)."""
         if not len(picture_of_run):  # a picture that nobody sees: its weights stay in the graph, for other processes
-            return inputs_embeds + 0 * self.connector.tokens(values, self.connector.scales[0]).sum()
-        scales = self._scales(num_visual_tokens, len(picture_of_run))
-        visual = self.visual_tokens(values, picture_of_run, scales)  # (sum of m, D)
-        return self._splice(inputs_embeds, visual, input_ids)
+            return self.connector.tokens(values, self.connector.scales[0])[0, :0]
+        return self.visual_tokens(values, picture_of_run, self._scales(num_visual_tokens, len(picture_of_run)))
+
+    def _stitched(self, visual: Tensor, sources: Tensor, weights: Tensor | None) -> Tensor:
+        """Tokens put together of others: (sum of m, D), (T, k), (T, k) -> (T, D). The source -1 is the newline."""
+        if self.newline is None:
+            raise MvlmError("this model has no newline vector, so its tiles are not put together: leave the stitch out")
+        rows = torch.cat([visual, self.newline[None].to(visual.dtype)])[sources]  # (T, k, D)
+        return rows[:, 0] if weights is None else (rows * weights[..., None].to(rows.dtype)).sum(dim=1)
 
     def _scales(self, asked: int | Sequence[int] | Tensor | None, runs: int) -> list[int]:
         asked = self.config.num_visual_tokens if asked is None else asked

@@ -1,21 +1,28 @@
-"""Pictures and words -> model input: chat template, expansion of <image> to m placeholders, answer mask."""
+"""Pictures and words -> model input: chat template, a picture's place -> its placeholders, answer mask."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jinja2 import TemplateError
+from numpy.typing import NDArray
+from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from export.runtime.errors import MvlmError
-from export.runtime.image import ImageSpec, Picture, preprocess
+from export.runtime.image import ImageSpec, Picture, open_picture, preprocess
 from export.runtime.prompt import FixedIds, ImagePlace, Part, Prompt, QuestionText, reader_of_pieces
+from export.runtime.views.cutting import OVERVIEW, Size, View
+from export.runtime.views.pixels import view_pixels
+from export.runtime.views.scale import Scale
+from export.runtime.views.shown import Shown, joined
+from export.runtime.views.spec import ViewSpec
 
 from .chat_encoding import Encoded, encode_text, spell, supervised
 from .chat_templates import IMAGE_TOKEN, TEMPLATES
@@ -26,33 +33,63 @@ _PROBES = ("what is it?", " it's 12:30, où  est-ce ? ", "a\nb", "形")
 
 
 class MvlmImageProcessor(BaseImageProcessor):
-    """`export.runtime.image` in the shape transformers expects: the device and training share one preprocessing."""
+    """`export.runtime` in the shape transformers expects: the device and training share one preprocessing.
+
+    `views` describes overview and tiles (`export.runtime.views.ViewSpec`), and then says all; without it a picture is
+    one view, which the other arguments describe.
+    """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers' own way to declare it
 
     def __init__(
         self, size_px: int = 336, mean: Sequence[float] = (0.5,) * 3, std: Sequence[float] = (0.5,) * 3,
-        fit: str = "stretch", resample: str = "bicubic", **kwargs: Any,
+        fit: str = "stretch", resample: str = "bicubic", views: dict[str, Any] | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.size_px, self.mean, self.std, self.fit, self.resample = size_px, list(mean), list(std), fit, resample
+        self.views = views
 
     @property
     def spec(self) -> ImageSpec:
         told = {"size_px": self.size_px, "mean": self.mean, "std": self.std, "fit": self.fit}
         return ImageSpec.from_json(told | {"resample": self.resample})
 
+    @property
+    def view_spec(self) -> ViewSpec | None:
+        return None if self.views is None else ViewSpec.from_json(self.views)
+
+    def shown(self, size: Size, scale: Scale) -> Shown:
+        """A picture of (height, width) at a scale. Raises `MvlmError` for a scale that it cannot be shown at."""
+        if spec := self.view_spec:
+            return Shown.of(size, scale, spec)
+        if scale.tokens is None or scale.tiles != 0:
+            raise MvlmError(
+                f"this model sees a picture as a whole, and {scale} asks for tiles: name the tokens alone, as in 9",
+                code="scale-not-allowed",
+            )
+        return Shown([OVERVIEW], scale.tokens, IMAGE_TOKEN * scale.tokens, None, scale.tokens)
+
+    def open(self, picture: Picture) -> Image.Image:
+        """A picture upright and in RGB, of whose size `shown` wants to know."""
+        return open_picture(picture, on_white=self.views is not None)
+
+    def pixels(self, picture: Image.Image, views: Sequence[View]) -> NDArray[np.float32]:
+        """Views of an opened picture: (len(views), 3, size_px, size_px) float32."""
+        if spec := self.view_spec:
+            return view_pixels(picture, views, spec)
+        return np.stack([preprocess(picture, self.spec) for _ in views])
+
     def __call__(  # type: ignore[override]
         self, images: Picture | Sequence[Picture], return_tensors: str = "pt", **_: Any
     ) -> BatchFeature:
-        """Pictures -> `pixel_values` (B, 3, size_px, size_px) float32."""
+        """Pictures -> the `pixel_values` (B, 3, size_px, size_px) float32 of their overviews."""
         many: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
-        pixels = np.stack([preprocess(image, self.spec) for image in many])  # (B, 3, size_px, size_px)
+        pixels = np.concatenate([self.pixels(self.open(image), [OVERVIEW]) for image in many])
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 
 
 class MvlmProcessor(ProcessorMixin):
-    """Text with one `<image>` a picture, and pictures -> `input_ids` with m placeholders each, and `pixel_values`.
+    """Text with one placeholder a picture, and pictures -> `input_ids` with as many as it is shown in, `pixel_values`.
 
     Special tokens that stand in the texts of chat messages, `<image>` among them, stay text: see `encoding.spell`.
     """
@@ -61,37 +98,50 @@ class MvlmProcessor(ProcessorMixin):
         self, image_processor: MvlmImageProcessor, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
     ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template or TEMPLATES["mvlm"].text)
-        self.image_token_id: int = tokenizer.get_vocab()[IMAGE_TOKEN]
+        spec = image_processor.view_spec
+        self.image_token = spec.image_token if spec else IMAGE_TOKEN
+        self.image_token_id: int = tokenizer.get_vocab()[self.image_token]
 
     def __call__(
         self,
         images: Picture | Sequence[Picture] | Sequence[Sequence[Picture]] | None = None,
         text: str | Sequence[str] | None = None,
         num_visual_tokens: int | Sequence[int] | None = None,
+        scale: int | str | Scale | Sequence[int | str | Scale] | None = None,
         return_tensors: str = "pt",
         **_: Any,
     ) -> BatchFeature:
-        """Rows, left-padded: `input_ids` and `attention_mask` (B, S), `pixel_values` (pictures, 3, H, W).
+        """Rows, left-padded: `input_ids` and `attention_mask` (B, S), `pixel_values` (views, 3, H, W).
 
-        `num_visual_tokens` is one int or one for each picture, in the order of the placeholders. Raises `MvlmError`
-        when the placeholders in the text, the pictures and the scales differ in number.
+        `scale` (`36`, `16@4`, `native`: `export.runtime.views.Scale`) is one or one for each picture, in the order of
+        the placeholders; `num_visual_tokens` is its older name. What comes back under that name is the tokens of each
+        view. Raises `MvlmError` when the placeholders in the text, the pictures and the scales differ in number.
         """
+        if scale is not None and num_visual_tokens is not None:
+            raise MvlmError("scale and num_visual_tokens say the same: give one of the two")
         texts = [text] if isinstance(text, str) else list(text or [])
         pictures = _flat(images)
-        marks = sum(row.count(IMAGE_TOKEN) for row in texts)
-        scales = [num_visual_tokens] * marks if isinstance(num_visual_tokens, int) else list(num_visual_tokens or [])
+        marks = sum(row.count(self.image_token) for row in texts)
+        scales = _scales(num_visual_tokens if scale is None else scale, marks)
         if not marks == len(pictures) == len(scales):
             raise MvlmError(
-                f"the text holds {marks} {IMAGE_TOKEN}, and {len(pictures)} pictures and {len(scales)} scales were"
+                f"the text holds {marks} {self.image_token}, and {len(pictures)} pictures and {len(scales)} scales were"
                 " given: give one of each for every picture"
             )
-        remaining = iter(scales)
-        expanded = [_expand(row, remaining) for row in texts]
+        opened = [self.image_processor.open(picture) for picture in pictures]
+        shown = [
+            self.image_processor.shown((picture.height, picture.width), scale)
+            for picture, scale in zip(opened, scales, strict=True)
+        ]
+        remaining = iter(shown)
+        expanded = [_expand(row, self.image_token, remaining) for row in texts]
         ids = [encode_text(row, self.tokenizer)[0] for row in expanded]
         batch = dict(self.tokenizer.pad({"input_ids": ids}, padding=True, return_tensors=return_tensors))
         if pictures:
-            batch |= dict(self.image_processor(pictures, return_tensors=return_tensors))
-            batch["num_visual_tokens"] = torch.tensor(scales)  # (pictures,)
+            pixels = [self.image_processor.pixels(p, s.views) for p, s in zip(opened, shown, strict=True)]
+            batch["pixel_values"] = torch.from_numpy(np.concatenate(pixels))  # (views, 3, H, W)
+            batch["num_visual_tokens"] = torch.tensor([s.tokens for s in shown for _ in s.views])  # (views,)
+            batch |= stitch_tensors(shown)
         return BatchFeature(batch)
 
     def ask(self, question: str) -> str:
@@ -126,7 +176,9 @@ class MvlmProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "pixel_values", "num_visual_tokens"]
+        return [
+            "input_ids", "attention_mask", "pixel_values", "num_visual_tokens", "stitch_sources", "stitch_weights",
+        ]  # fmt: skip
 
 
 def turn(question: str, answer: str | None = None, *, with_picture: bool = True) -> list[dict[str, Any]]:
@@ -145,9 +197,26 @@ def _flat(images: Any) -> list[Picture]:
     return [] if images is None else [images]
 
 
-def _expand(text: str, scales: Any) -> str:
-    head, *rest = text.split(IMAGE_TOKEN)
-    return head + "".join(IMAGE_TOKEN * next(scales) + part for part in rest)
+def _scales(asked: Any, pictures: int) -> list[Scale]:
+    """One scale for each picture, where one for all or one for each was asked."""
+    if isinstance(asked, torch.Tensor):
+        asked = asked.tolist()
+    if isinstance(asked, int | str | Scale):
+        return [Scale.parse(asked)] * pictures
+    return [Scale.parse(scale) for scale in asked or []]
+
+
+def _expand(text: str, image_token: str, shown: Iterator[Shown]) -> str:
+    head, *rest = text.split(image_token)
+    return head + "".join(next(shown).text + part for part in rest)
+
+
+def stitch_tensors(shown: Sequence[Shown]) -> dict[str, torch.Tensor]:
+    """What `forward` takes where pictures are stitched, and nothing where they are not."""
+    stitch = joined(shown)
+    if stitch is None:
+        return {}
+    return {"stitch_sources": torch.from_numpy(stitch.sources), "stitch_weights": torch.from_numpy(stitch.weights)}
 
 
 def prompt_of(processor: MvlmProcessor) -> Prompt:
@@ -167,7 +236,7 @@ def prompt_of(processor: MvlmProcessor) -> Prompt:
     borders = "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True))
     parts: list[Part] = []
     for piece in filter(None, re.split(f"({borders})", asked)):
-        if piece == IMAGE_TOKEN:
+        if piece == processor.image_token:
             parts.append(ImagePlace())
         elif piece in special:
             parts.append(FixedIds((special[piece],)))

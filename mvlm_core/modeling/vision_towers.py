@@ -6,6 +6,8 @@ transformers: CLIP and DINOv2 put a class token first, registers follow it, SigL
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from transformers import PreTrainedConfig
 
@@ -16,6 +18,9 @@ _LEADING = {
     "siglip_vision_model": 0,
     "dinov2": 1,
     "dinov2_with_registers": 1,
+    "smolvlm_vision": 0,
+    "idefics3_vision": 0,
+    "internvl_vision": 1,
     "resnet": 0,
 }  # fmt: skip
 # Towers whose positions are resized to the pictures, so that the pictures and not the weights decide the grid.
@@ -54,9 +59,16 @@ def tower_size_px(config: PreTrainedConfig) -> int | None:
     """
     if config.model_type == "resnet":
         return None
-    if not isinstance(config.image_size, int) or not isinstance(config.patch_size, int):
+    sides = [_side(config.image_size), _side(config.patch_size)]
+    if None in sides:
         raise MvlmError("the vision tower's pictures or patches are not square, and only such are read here")
-    return config.image_size
+    return sides[0]
+
+
+def _side(size: Any) -> int | None:
+    """The side that 448 and (448, 448) name; None for what is not square."""
+    sides = {size} if isinstance(size, int) else set(size)
+    return int(sides.pop()) if len(sides) == 1 else None
 
 
 def tower_grid_side(config: PreTrainedConfig, size_px: int) -> int:
@@ -70,7 +82,7 @@ def tower_grid_side(config: PreTrainedConfig, size_px: int) -> int:
     made_for = tower_size_px(config)
     if size_px != made_for and config.model_type not in _ANY_SIZE:
         raise MvlmError(f"image.size_px is {size_px}, and the vision tower takes pictures of {made_for} pixels only")
-    return size_px // config.patch_size
+    return size_px // (_side(config.patch_size) or 1)
 
 
 def require_layer(config: PreTrainedConfig, layer: int) -> None:
