@@ -39,19 +39,20 @@ from mvlm_core.checkpoints.run_folder import Precision, load_run, model_sha256
 from mvlm_core.data.reading import read_rows, rows_sha256
 from mvlm_core.data.row import Row, single_questions
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
-from mvlm_core.modeling.processing import MvlmProcessor, prompt_of
+from mvlm_core.modeling.processing import MvlmProcessor, prompt_of, turn
 from mvlm_core.modeling.scales import require_scales
 from mvlm_core.scoring import score
 from mvlm_core.train.plan import Group, group_rows
 
-from .packed_generation import Answered, answer_together
+from .packed_generation import Answered, answer_together, stop_ids
 from .resumable import parts_folder
 
 _LABELS = pa.schema(
     [
         ("id", pa.string()), ("group", pa.string()), ("task", pa.string()), ("split", pa.string()),
         ("num_visual_tokens", pa.int32()), ("sample", pa.int32()), ("score", pa.float32()), ("loss", pa.float32()),
-        ("confidence", pa.float32()), ("margin", pa.float32()), ("prediction", pa.string()), ("answer", pa.string()),
+        ("probability", pa.float32()), ("confidence", pa.float32()), ("margin", pa.float32()),
+        ("prediction", pa.string()), ("answer", pa.string()),
     ]
 )  # fmt: skip
 _FEATURES = pa.schema([("id", pa.string()), ("image", pa.list_(pa.float32())), ("question", pa.list_(pa.float32()))])
@@ -139,24 +140,40 @@ def sweep_pictures(
     ]
 
     labels: dict[str, list[dict[str, Any]]] = {row.id: [] for picture in pictures for row in picture.rows}
+    stops = stop_ids(model)
+    references = [[_reference(processor, prompt, row, stops) for row in picture.rows] for picture in pictures]
     for scale in sweep.scales:
         with torch.inference_mode():
             visual = model.connector.tokens(values, scale)  # (B, m, D)
         for sample in range(sweep.samples):
             by = _draws(pictures[0].rows[0].id, scale, sample) if sample else None
-            answers = answer_together(model, ids_before, visual, ids_after, sweep.max_new_tokens, by)
+            answers = answer_together(
+                model, ids_before, visual, ids_after, sweep.max_new_tokens, by, None if sample else references
+            )
             for picture, answered in zip(pictures, answers, strict=True):
                 for row, answer in zip(picture.rows, answered, strict=True):
                     labels[row.id].append(_label(row, scale, sample, answer, prompt))
     return [line for lines in labels.values() for line in lines], features
 
 
+def _reference(processor: MvlmProcessor, prompt: Prompt, row: Row, stops: Sequence[int]) -> list[int]:
+    """The first answer as the model was taught it, with its end token; empty for a row without answers."""
+    if not row.answers:
+        return []
+    asked = prompt.ids(row.question, 1, processor.image_token_id)
+    whole = processor.encode(turn(row.question, row.answers[0])).ids
+    told = whole[len(asked) :] if whole[: len(asked)] == asked else prompt.text_ids(row.answers[0])
+    ends = next((n for n, token in enumerate(told) if token in stops), len(told))
+    return [*told[:ends], *(told[ends : ends + 1] or stops[:1])]
+
+
 def _label(row: Row, scale: int, sample: int, answer: Answered, prompt: Prompt) -> dict[str, Any]:
-    prediction = prompt.answer(answer.token_ids)
+    prediction, read = prompt.answer(answer.token_ids), answer.reference
     return {
         "id": row.id, "group": row.group, "task": row.task, "split": row.split, "num_visual_tokens": scale,
-        "sample": sample, "score": score(prediction, row.answers), "loss": None, "confidence": answer.confidence,
-        "margin": answer.margin, "prediction": prediction, "answer": row.answers[0],
+        "sample": sample, "score": score(prediction, row.answers), "loss": read.mean_nats if read else None,
+        "probability": read.probability if read else None, "confidence": answer.confidence, "margin": answer.margin,
+        "prediction": prediction, "answer": row.answers[0],
     }  # fmt: skip
 
 
