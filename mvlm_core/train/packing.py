@@ -47,6 +47,8 @@ class Block:
     segments: list[int] = field(default_factory=list)
 
     def add(self, ids: Sequence[int], supervised: Sequence[bool], *, segment: int, start: int) -> None:
+        if not self.ids:  # nothing stands before the first token of a block that could predict it
+            supervised = [False, *supervised[1:]][: len(ids)]
         self.ids.extend(ids)
         self.labels.extend(i if s else IGNORED_LABEL for i, s in zip(ids, supervised, strict=True))
         self.positions.extend(range(start, start + len(ids)))
@@ -108,13 +110,17 @@ class Packer:
     def _blocks(
         self, conversations: Sequence[tuple[Row, Encoded]], pictures: tuple[int, ...], scale: int, item: Planned
     ) -> list[Block]:
-        """Conversations that begin alike up to their last picture share a block."""
+        """Conversations that begin alike up to their last picture share a block.
+
+        Those do not that have answers before its end, nor those that answer right behind it, as the captions of
+        `plain` do: in a row, a token is predicted from the one to its left, and only one can follow the prefix.
+        """
         image = self.processor.image_token_id
         behind: dict[tuple[int, ...], list[Encoded]] = defaultdict(list)
         for row, whole in conversations:
             encoded = self._cut(row, whole, max(item.scales))
             end = len(encoded.ids) - encoded.ids[::-1].index(image) if pictures else 0
-            alone = (-1, len(behind)) if any(encoded.supervised[:end]) else ()  # its prefix has answers of its own
+            alone = (-1, len(behind)) if any(encoded.supervised[: end + 1]) else ()
             behind[(*encoded.ids[:end], *alone)].append(encoded)
         blocks = []
         for members in behind.values():

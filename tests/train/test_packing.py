@@ -14,6 +14,7 @@ from export.runtime.errors import MvlmError
 from export.runtime.families import FAMILIES
 from mvlm_core.data.pictures import PictureFile
 from mvlm_core.data.row import PicturePlace, Row, Turn
+from mvlm_core.modeling.chat_templates import TEMPLATES
 from mvlm_core.modeling.losses import IGNORED_LABEL
 from mvlm_core.train.packing import Block, Packer, block_mask, fill_rows, flex_mask, joined, mask_for
 from mvlm_core.train.plan import Planned, group_rows
@@ -91,7 +92,7 @@ def one_by_one(model, processor, rows: Sequence[Row], scales: Sequence[int]) -> 
             logits = model(**one).logits[:, :-1]
             losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
             nats = nats + losses.sum()
-            tokens += sum(supervised)
+            tokens += sum(supervised[1:])  # nothing predicts the first
     return nats / tokens
 
 
@@ -120,6 +121,24 @@ def test_one_pass_equals_one_row_at_a_time_in_loss_and_gradient(rows, processor,
     for parameter, gradient in expected.items():
         torch.testing.assert_close(found[parameter], gradient, atol=1e-5, rtol=1e-3)
     assert not any(found[extra].any() for extra in set(found) - set(expected))  # text alone: in the graph, and nothing
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["apart", "as one conversation"])
+@pytest.mark.parametrize("name", ["questions of two pictures", "several turns", "text alone", "text and pictures",
+                                  "two pictures in a row"])  # fmt: skip
+def test_captions_in_one_pass_equal_one_at_a_time(rows, name, running):
+    """`plain` shows no question: each caption of a picture begins right behind it, as those of COCO do."""
+    processor = tiny_processor()
+    processor.chat_template = processor.tokenizer.chat_template = TEMPLATES["plain"].text
+    model = tiny_model(processor=processor)
+    told = [joined(g.rows[::-1]) for g in group_rows(rows[name])] if running else rows[name]
+    slow = one_by_one(model, processor, told, SCALES)
+    expected = gradients(model, slow)
+    fast = read(model, pack(rows[name], processor, SCALES, running=running))
+    found = gradients(model, fast)
+    assert fast.item() == pytest.approx(slow.item(), abs=1e-5)
+    for parameter, gradient in expected.items():
+        torch.testing.assert_close(found[parameter], gradient, atol=1e-5, rtol=1e-3)
 
 
 def test_running_questions_are_one_conversation(rows, processor):
