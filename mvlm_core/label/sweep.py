@@ -93,12 +93,13 @@ class Sweep:
 def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, int], None]) -> dict[str, Any]:
     """Write labels/ and return what labels.json says. `progress` is told (pictures done, pictures in all).
 
-    Parts lie beside `out` until all are there. Raises `MvlmError` for scales that the model does not allow, and when
-    no row is of the splits asked for.
+    Parts lie beside `out` until all are there. Raises `MvlmError` for scales that the model does not allow, when no
+    row is of the splits asked for, and for a chat template that puts the question before the picture.
     """
     refuse_if_filled(out, overwrite=overwrite)
     model, processor = load_run(sweep.run, device=sweep.device, dtype=sweep.precision)
     require_scales(sweep.scales, model.connector.scales)
+    _require_picture_first(prompt_of(processor))
     rows = [row for row in read_rows(sweep.rows) if row.split in sweep.splits]
     if not rows:
         raise MvlmError(f"{sweep.rows} has no rows of the splits {', '.join(sweep.splits)}: name others with --splits")
@@ -116,6 +117,16 @@ def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, 
 
     _write(folder / "ood_probes.parquet", _ood_probes(model, processor, pictures[:_OOD_PROBES]), _STRANGE)
     return _assemble(folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures))
+
+
+def _require_picture_first(prompt: Prompt) -> None:
+    """Raise `MvlmError` for a template that puts the question before the picture: the sweep reads a picture once, for
+    all its questions."""
+    if prompt.before("a") != prompt.before("b"):
+        raise MvlmError(
+            "the chat template puts the question before the picture, and the sweep shows a picture before its questions:"
+            " train with a template that does so too"
+        )
 
 
 def sweep_pictures(

@@ -123,6 +123,19 @@ def test_pictures_of_other_kinds_are_made_of_the_picture_as_it_is_read(tmp_path)
     assert probes[0] == probes[1]
 
 
+def test_a_question_before_the_picture_is_refused(run, scenes, tmp_path):
+    """What stands before the picture is read once for all questions, which it would have to be part of."""
+    turned = shutil.copytree(run, tmp_path / "run")
+    for file in turned.glob("chat_template.jinja"):
+        file.write_text(
+            "{% for message in messages %}{% if message.role == 'user' %}<user>{{ message.content[1].text }}<image>"
+            "{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+        )
+    with pytest.raises(MvlmError, match="puts the question before the picture"):
+        label(sweep(turned, scenes), tmp_path / "labels", overwrite=False, progress=lambda done, whole: None)
+    assert not (tmp_path / "labels").exists()
+
+
 def test_stopped_and_started_again_ends_the_same(labelled, run, scenes, tmp_path, monkeypatch):
     out = tmp_path / "labels"
     swept = []

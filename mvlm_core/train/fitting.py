@@ -1,0 +1,78 @@
+"""Which rows fit into the positions of the language model: known, with their names, before a step is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from export.runtime.errors import MvlmError
+from mvlm_core.data.row import Row, Turn
+from mvlm_core.modeling.chat_encoding import Encoded, truncate
+from mvlm_core.modeling.processing import MvlmProcessor
+
+# Of each content, what is text; and whether there is a system text.
+_Shape = tuple[tuple[tuple[bool, ...], ...], bool]
+
+
+class Fitting:
+    """Rows as ids, as long as a stage lets them be: `max_tokens` of it, and at most the model's `positions`."""
+
+    def __init__(self, processor: MvlmProcessor, *, max_tokens: int | None, positions: int | None) -> None:
+        self.processor, self.max_tokens, self.positions = processor, max_tokens, positions
+        self._encode = lru_cache(maxsize=200_000)(self._encode_texts)
+        self._frame = lru_cache(self._frame_of)
+
+    def encode(self, row: Row, finest: int) -> Encoded:
+        """A row with the pictures at one placeholder each. Raises `MvlmError` naming a row that does not fit."""
+        image = self.processor.image_token_id
+        try:
+            encoded = self._encode(row.system, row.turns)
+            if self.max_tokens is not None:
+                encoded = truncate(encoded, self.max_tokens, finest, image)
+            if not any(encoded.supervised):
+                raise MvlmError("nothing is supervised: the chat template marks no answer of it")
+            length = encoded.length(finest, image)
+            if self.positions is not None and length > self.positions:
+                raise MvlmError(
+                    f"{length} tokens at scale {finest} are more than the {self.positions} positions of the language"
+                    " model: set max_tokens, lower the scale, or shorten the row"
+                )
+        except MvlmError as error:
+            raise MvlmError(f"id {row.id}: {error}") from None
+        return encoded
+
+    def faults(self, rows: Iterable[Row], finest: int) -> list[str]:
+        """The rows that do not fit, a line each. Only those that might not are encoded for it."""
+        found = []
+        for row in rows:
+            if not self._surely_fits(row, finest):
+                try:
+                    self.encode(row, finest)
+                except MvlmError as error:
+                    found.append(str(error))
+        return found
+
+    def _surely_fits(self, row: Row, finest: int) -> bool:
+        """Whether a row would fit if each byte of its texts were a token, as at worst it is."""
+        most = min((bound for bound in (self.max_tokens, self.positions) if bound is not None), default=None)
+        if most is None:
+            return False  # what is supervised must be looked at all the same
+        texts = row.texts()
+        frame = self._frame((tuple(_is_text(turn) for turn in row.turns), row.system is not None))
+        longest = frame + sum(len(text.encode()) + 1 for text in texts) + len(row.pictures) * (finest - 1)
+        return longest <= most
+
+    def _frame_of(self, shape: _Shape) -> int:
+        """The tokens of a row of one letter a text; more than any row may have when the template has no use for it."""
+        turns = tuple(Turn(_letters(content), ("a",)) for content in shape[0])
+        try:
+            return len(self.encode(_row("a" if shape[1] else None, turns), 1).ids)
+        except MvlmError:
+            return 2**62
+
+    def _encode_texts(self, system: str | None, turns: tuple[Turn, ...]) -> Encoded:
+        return self.processor.encode(_row(system, turns).messages())
+
+
+def _row(system: str | None, turns: tuple[Turn, ...]) -> Row:
+    return Row("", (), turns, None, "", "", system)
