@@ -9,8 +9,10 @@ from typing import Any
 
 from export.graphs.targets import Plan, plan
 from export.runtime.artefact import output_folder, refuse_if_filled, write_json
+from export.runtime.errors import MvlmError, listed
 from mvlm_core.data.reading import read_rows
 from mvlm_core.data.row import Row
+from mvlm_core.modeling.processing import prompt_of
 
 from .files import graph_count, require_room, reseal, write_bundle
 from .source import Source, read_source
@@ -64,6 +66,7 @@ def make_bundle(wanted: Wanted, out: Path, *, overwrite: bool, start: StartBar) 
     source = read_source(wanted.run, wanted.router, wanted.scales)
     asked = plan(wanted.target, wanted.precision, wanted.max_length, source.positions)
     rows = sample_rows(read_rows(wanted.rows), wanted.verify_rows)
+    require_positions(source, asked.positions, rows)
     require_room(source, asked, out)
     with output_folder(out, overwrite=overwrite) as folder:
         write_bundle(source, asked, folder, start("writing the graphs", graph_count(source, asked)))
@@ -72,3 +75,14 @@ def make_bundle(wanted: Wanted, out: Path, *, overwrite: bool, start: StartBar) 
         reseal(folder)
         size = sum(path.stat().st_size for path in folder.iterdir())
     return MadeBundle(source, asked, rows, report, size)
+
+
+def require_positions(source: Source, positions: int, rows: Sequence[Row]) -> None:
+    """Raise `MvlmError` naming the rows to verify with that leave no room for an answer at the finest scale."""
+    prompt, finest = prompt_of(source.processor), max(source.scales)
+    needed = {row.id: len(prompt.ids(row.question, finest, source.model.config.image_token_id)) + 1 for row in rows}
+    if faults := [f"id {name}: {count} positions" for name, count in needed.items() if count > positions]:
+        raise MvlmError(
+            f"{len(faults)} of {len(rows)} rows to verify with do not fit into {positions} positions at scale {finest}:"
+            f" name shorter ones with --rows, or allow more with --max-length{listed(faults, most=1000)}"
+        )

@@ -3,6 +3,10 @@
 It stands in the runtime because the runtime stands at the bottom of the house: everybody may import it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class MvlmError(Exception):
     """Something the caller can mend. The command line prints it without a traceback and exits with `exit_status`.
@@ -24,3 +28,9 @@ class CheckFailed(MvlmError):
 
     def __init__(self, message: str, *, code: str = "check-failed") -> None:
         super().__init__(message, code=code)
+
+
+def listed(faults: Sequence[str], most: int = 12) -> str:
+    """Faults for a message, a line each; of very many the first."""
+    more = [f"and {len(faults) - most} more"] if len(faults) > most else []
+    return "".join(f"\n  {fault}" for fault in [*faults[:most], *more])

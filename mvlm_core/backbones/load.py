@@ -21,11 +21,11 @@ from transformers import (
 )
 from transformers.utils import cached_file, logging
 
-from export.runtime.errors import MvlmError
+from export.runtime.errors import MvlmError, listed
 from mvlm_core.modeling.vision_towers import require_tower
 
 from .processor_files import tower_settings
-from .tensor_files import faults_of_loading, listed
+from .tensor_files import faults_of_loading
 
 LANGUAGE_MODELS = ("llama", "qwen2", "qwen3", "smollm3")
 # What a vision checkpoint holds besides its tower: the text half of CLIP and SigLIP, and what classifies pictures.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,12 +103,6 @@ def faults_of_loading(part: nn.Module, loading: Mapping[str, Any], besides: tupl
 
 def _is_finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(tensor.isfinite().all())
-
-
-def listed(faults: Sequence[str], most: int = 12) -> str:
-    """The first of many faults, a line each."""
-    more = [f"and {len(faults) - most} more"] if len(faults) > most else []
-    return "".join(f"\n  {fault}" for fault in [*faults[:most], *more])
 
 
 def _faults_of_weight(name: str, tensor: Tensor, shape: torch.Size) -> list[str]:

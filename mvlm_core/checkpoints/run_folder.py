@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from safetensors import SafetensorError
 
 from export.runtime.artefact import describe, read_artefact, sha256_file, sha256_json, write_json
-from export.runtime.errors import CheckFailed, MvlmError
+from export.runtime.errors import CheckFailed, MvlmError, listed
 
 if TYPE_CHECKING:
     from mvlm_core.modeling.model import MvlmConfig, MvlmForConditionalGeneration
@@ -111,7 +111,7 @@ def load_run(
     from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
 
-    from mvlm_core.backbones.tensor_files import faults_of_loading, listed
+    from mvlm_core.backbones.tensor_files import faults_of_loading
 
     config = run_config(run)
     _require_device(device)

@@ -134,12 +134,16 @@ def _tokens(rows: list[Row], config: TrainConfig, show: int, bars: Bars) -> tupl
     """What there is to say of the rows as tokens, and their faults."""
     from mvlm_core.data.check import check_tokens, unlike_rows
     from mvlm_core.data.show import coloured, lengths
-    from mvlm_core.train.build import build_processor
+    from mvlm_core.train.build import build_processor, positions_of
 
     processor = build_processor(config, [row for row in rows if row.split == "train"] or rows)
-    bounds = [stage.max_tokens for stage in config.stages if stage.max_tokens is not None]
-    most = min(bounds, default=None)
-    report = check_tokens(rows, processor, config.scales, most, bars.start("counting tokens", len(rows)))
+    told = [stage.max_tokens for stage in config.stages if stage.loss == "answers"]
+    limits = [most for most in told if most is not None]
+    most = min(limits, default=None)
+    report = check_tokens(
+        rows, processor, config.scales, most, bars.start("counting tokens", len(rows)),
+        kept=max(limits) if limits and len(limits) == len(told) else None, positions=positions_of(config.model),
+    )  # fmt: skip
     shown = [coloured(row, processor.encode(row.messages()), processor) for row in unlike_rows(rows, show)]
     return [*lengths(report, most), *shown], report.faults
 

@@ -68,10 +68,16 @@ def check_tokens(
     scales: Sequence[int],
     max_tokens: int | None,
     progress: Callable[[int], None],
+    *,
+    kept: int | None = None,
+    positions: int | None = None,
 ) -> TokenReport:
     """Encode every row. Faults are rows that the chat template refuses, rows with nothing supervised, and rows that
-    do not fit into `max_tokens` at the finest scale by leaving out text."""
-    from mvlm_core.modeling.chat_encoding import truncate
+    do not fit into `max_tokens` at the finest scale by leaving out text, or into the model's `positions`.
+
+    `max_tokens` is that of the stage that cuts most, `kept` that of the one that cuts least; None is no limit.
+    """
+    from mvlm_core.modeling.chat_encoding import require_positions, truncate
 
     report, image_id, ids = TokenReport(), processor.image_token_id, []
     lengths: dict[int, list[int]] = {scale: [] for scale in scales}
@@ -85,6 +91,8 @@ def check_tokens(
                 raise MvlmError("nothing is supervised: the chat template marks no answer of it")
             if max_tokens is not None:
                 report.shortened += truncate(encoded, max_tokens, max(scales), image_id) is not encoded
+            length = encoded.length(max(scales), image_id)
+            require_positions(min(length, kept or length), positions, max(scales))
         except MvlmError as error:
             report.faults.append(f"id {row.id}: {error}")
         progress(1)

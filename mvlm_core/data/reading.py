@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from export.runtime.errors import MvlmError
+from export.runtime.errors import MvlmError, listed
 
 from .files import ROWS_FILE, DataFiles, data_files, rows_sha256, values
 from .formats import Origin, read_row
@@ -38,7 +38,7 @@ def read_rows(path: Path) -> list[Row]:
             faults.append(str(error))
     faults += faults_between(rows)
     if faults:
-        raise MvlmError(f"{path} has {len(faults)} faults; mend these rows:\n" + "\n".join(f"  {f}" for f in faults))
+        raise MvlmError(f"{path} has {len(faults)} faults; mend these rows:{listed(faults, most=1000)}")
     if not rows:
         raise MvlmError(f"{path} holds no rows")
     return rows

@@ -25,7 +25,7 @@ from export.runtime.artefact import (
     sha256_json,
     write_json,
 )
-from export.runtime.errors import MvlmError
+from export.runtime.errors import MvlmError, listed
 from export.runtime.features import (
     FEATURE_VERSION,
     image_feature_names,
@@ -103,7 +103,9 @@ def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, 
     rows = [row for row in read_rows(sweep.rows) if row.split in sweep.splits]
     if not rows:
         raise MvlmError(f"{sweep.rows} has no rows of the splits {', '.join(sweep.splits)}: name others with --splits")
-    pictures = group_rows(single_questions(rows))
+    questions = single_questions(rows)
+    _require_positions(questions, prompt_of(processor), model, sweep)
+    pictures = group_rows(questions)
 
     folder = parts_folder(out, sweep.key())
     starts = range(0, len(pictures), sweep.pictures_per_part)
@@ -124,8 +126,21 @@ def _require_picture_first(prompt: Prompt) -> None:
     all its questions."""
     if prompt.before("a") != prompt.before("b"):
         raise MvlmError(
-            "the chat template puts the question before the picture, and the sweep shows a picture before its questions:"
-            " train with a template that does so too"
+            "the chat template puts the question before the picture, and the sweep reads a picture once, before its"
+            " questions: train with a template that does so too"
+        )
+
+
+def _require_positions(rows: Sequence[Row], prompt: Prompt, model: MvlmForConditionalGeneration, sweep: Sweep) -> None:
+    """Raise `MvlmError` naming every row that is longer than the model was made for, its answer among it."""
+    positions, finest = model.config.text_config.max_position_embeddings, max(sweep.scales)
+    around = finest - 1 + sweep.max_new_tokens
+    needed = {row.id: len(prompt.ids(row.question, 1, model.config.image_token_id)) + around for row in rows}
+    if faults := [f"id {name}: {count} tokens" for name, count in needed.items() if count > positions]:
+        raise MvlmError(
+            f"{sweep.rows}: {len(faults)} rows at scale {finest}, with an answer of {sweep.max_new_tokens}, are more"
+            f" than the {positions} positions of the language model: leave them or that scale out"
+            f"{listed(faults, most=1000)}"
         )
 
 

@@ -59,6 +59,15 @@ def truncate(encoded: Encoded, max_tokens: int, scale: int, image_token_id: int)
     return Encoded(encoded.ids[:keep], encoded.supervised[:keep])
 
 
+def require_positions(length: int, positions: int | None, scale: int) -> None:
+    """Raise `MvlmError` for a conversation of `length` tokens that is longer than the language model was made for."""
+    if positions is not None and length > positions:
+        raise MvlmError(
+            f"{length} tokens at scale {scale} are more than the {positions} positions of the language model: set"
+            " max_tokens, lower the scale, or shorten the row"
+        )
+
+
 def spell(value: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
     """Chat messages, or a text, with the special tokens in their texts marked as text."""
     if isinstance(value, str):

@@ -79,6 +79,12 @@ def resolve_model(config: ModelConfig) -> ModelConfig:
     return config.model_copy(update=found | {"grid_side": side, "image": image})
 
 
+def positions_of(config: ModelConfig) -> int:
+    """How many positions the language model was made for. Reads its configuration, and no weights."""
+    told = run_config(config.start).text_config if config.start else text_config(config.text or {})
+    return told.max_position_embeddings
+
+
 def _require_heads(config: ModelConfig, width: int) -> None:
     if config.connector == "query" and (width % config.num_heads or width % 4):
         raise MvlmError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 from export.runtime.errors import MvlmError
-from mvlm_core.data.row import Row, Turn
-from mvlm_core.modeling.chat_encoding import Encoded, truncate
+from mvlm_core.data.row import PicturePlace, Row, Turn
+from mvlm_core.modeling.chat_encoding import Encoded, require_positions, truncate
 from mvlm_core.modeling.processing import MvlmProcessor
 
-# Of each content, what is text; and whether there is a system text.
+# Of each turn's content, what is text; and whether there is a system text.
 _Shape = tuple[tuple[tuple[bool, ...], ...], bool]
 
 
@@ -31,12 +32,7 @@ class Fitting:
                 encoded = truncate(encoded, self.max_tokens, finest, image)
             if not any(encoded.supervised):
                 raise MvlmError("nothing is supervised: the chat template marks no answer of it")
-            length = encoded.length(finest, image)
-            if self.positions is not None and length > self.positions:
-                raise MvlmError(
-                    f"{length} tokens at scale {finest} are more than the {self.positions} positions of the language"
-                    " model: set max_tokens, lower the scale, or shorten the row"
-                )
+            require_positions(encoded.length(finest, image), self.positions, finest)
         except MvlmError as error:
             raise MvlmError(f"id {row.id}: {error}") from None
         return encoded
@@ -58,17 +54,27 @@ class Fitting:
         if most is None:
             return False  # what is supervised must be looked at all the same
         texts = row.texts()
-        frame = self._frame((tuple(_is_text(turn) for turn in row.turns), row.system is not None))
-        longest = frame + sum(len(text.encode()) + 1 for text in texts) + len(row.pictures) * (finest - 1)
+        contents = tuple(tuple(isinstance(part, str) for part in turn.content) for turn in row.turns)
+        frame = self._frame((contents, row.system is not None))
+        longest = (
+            frame + sum(len(self._normalised(text).encode()) + 1 for text in texts) + len(row.pictures) * (finest - 1)
+        )
         return longest <= most
 
     def _frame_of(self, shape: _Shape) -> int:
         """The tokens of a row of one letter a text; more than any row may have when the template has no use for it."""
-        turns = tuple(Turn(_letters(content), ("a",)) for content in shape[0])
+        turns = tuple(
+            Turn(tuple("a" if is_text else PicturePlace(0) for is_text in content), ("a",)) for content in shape[0]
+        )
         try:
             return len(self.encode(_row("a" if shape[1] else None, turns), 1).ids)
         except MvlmError:
             return 2**62
+
+    def _normalised(self, text: str) -> str:
+        """As the tokenizer spells it before it cuts it: an accent may become a character of its own."""
+        backend: Any = self.processor.tokenizer.backend_tokenizer
+        return backend.normalizer.normalize_str(text) if backend.normalizer else text
 
     def _encode_texts(self, system: str | None, turns: tuple[Turn, ...]) -> Encoded:
         return self.processor.encode(_row(system, turns).messages())

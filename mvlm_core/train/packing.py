@@ -13,20 +13,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from export.runtime.errors import MvlmError
-from mvlm_core.data.row import PicturePlace, Row, Turn
-from mvlm_core.modeling.chat_encoding import Encoded, truncate
+from mvlm_core.data.row import PicturePlace, Row
+from mvlm_core.modeling.chat_encoding import Encoded
 from mvlm_core.modeling.losses import IGNORED_LABEL
 from mvlm_core.modeling.processing import MvlmProcessor
 from mvlm_core.scenes.patch_tags import PatchTags
 
+from .fitting import Fitting
 from .plan import Planned
 
 # Segments of a block: the pictures with what stands before and between them, then one number a question; and nothing.
@@ -74,9 +73,11 @@ class Packer:
     every process of a distributed run uses the same weights.
     """
 
-    def __init__(self, processor: MvlmProcessor, tags: PatchTags | None, *, max_tokens: int | None) -> None:
-        self.processor, self.tags, self.max_tokens = processor, tags, max_tokens
-        self._encode = lru_cache(maxsize=200_000)(self._encode_texts)
+    def __init__(
+        self, processor: MvlmProcessor, tags: PatchTags | None, *, max_tokens: int | None, positions: int | None = None
+    ) -> None:
+        self.processor, self.tags = processor, tags
+        self.fitting = Fitting(processor, max_tokens=max_tokens, positions=positions)
 
     def __call__(self, items: Sequence[Planned]) -> dict[str, Any]:
         pictures = list(dict.fromkeys(picture for item in items for picture in item.group.pictures))
@@ -86,7 +87,7 @@ class Packer:
             for item in items
             for conversations in [self._conversations(item)]
             for scale in item.scales
-            for block in self._blocks(conversations, tuple(place[p] for p in item.group.pictures), scale, item)
+            for block in self._blocks(conversations, tuple(place[p] for p in item.group.pictures), scale)
         ]
         rows = fill_rows(blocks)
         runs = [(picture, block.scale) for row in rows for block in row for picture in block.pictures]
@@ -99,17 +100,12 @@ class Packer:
             "word_tags": self.tags.of(pictures) if self.tags else [],
         }
 
-    def _conversations(self, item: Planned) -> list[tuple[Row, Encoded]]:
+    def _conversations(self, item: Planned) -> list[Encoded]:
         rows = [item.group.rows[i] for i in item.order]
         rows = [joined(rows)] if item.running else rows
-        return [(row, self._encode(row.system, row.turns)) for row in rows]
+        return [self.fitting.encode(row, max(item.scales)) for row in rows]
 
-    def _encode_texts(self, system: str | None, turns: tuple[Turn, ...]) -> Encoded:
-        return self.processor.encode(Row("", (), turns, None, "", "", system).messages())
-
-    def _blocks(
-        self, conversations: Sequence[tuple[Row, Encoded]], pictures: tuple[int, ...], scale: int, item: Planned
-    ) -> list[Block]:
+    def _blocks(self, conversations: Sequence[Encoded], pictures: tuple[int, ...], scale: int) -> list[Block]:
         """Conversations that begin alike up to their last picture share a block.
 
         Those do not that have answers before its end, nor those that answer right behind it, as the captions of
@@ -117,8 +113,7 @@ class Packer:
         """
         image = self.processor.image_token_id
         behind: dict[tuple[int, ...], list[Encoded]] = defaultdict(list)
-        for row, whole in conversations:
-            encoded = self._cut(row, whole, max(item.scales))
+        for encoded in conversations:
             end = len(encoded.ids) - encoded.ids[::-1].index(image) if pictures else 0
             alone = (-1, len(behind)) if any(encoded.supervised[: end + 1]) else ()
             behind[(*encoded.ids[:end], *alone)].append(encoded)
@@ -132,14 +127,6 @@ class Packer:
                 block.add(member.ids[end:], member.supervised[end:], segment=segment, start=len(ids))
             blocks.append(block)
         return blocks
-
-    def _cut(self, row: Row, encoded: Encoded, finest: int) -> Encoded:
-        if self.max_tokens is None:
-            return encoded
-        try:
-            return truncate(encoded, self.max_tokens, finest, self.processor.image_token_id)
-        except MvlmError as error:
-            raise MvlmError(f"id {row.id}: {error}") from None
 
 
 def joined(rows: Sequence[Row]) -> Row:

@@ -13,7 +13,7 @@ from torch import nn
 
 from export.runtime.artefact import refuse_if_filled
 from export.runtime.durable import sync, sync_tree
-from export.runtime.errors import MvlmError
+from export.runtime.errors import MvlmError, listed
 from mvlm_core.checkpoints.remote_code import carry_code
 from mvlm_core.checkpoints.run_folder import INDEX, WEIGHTS, read_run_facts, write_run_facts
 from mvlm_core.data.reading import read_rows, rows_sha256, stream_rows
@@ -22,14 +22,15 @@ from mvlm_core.modeling.model import MvlmForConditionalGeneration
 from mvlm_core.modeling.processing import MvlmProcessor
 from mvlm_core.scenes.patch_tags import PatchTags
 
-from .build import build_model, build_processor
+from .build import build_model, build_processor, positions_of
 from .config import TrainConfig, read_config, write_config
 from .kernels import use_kernels
 from .lora import add_lora, merge_lora, require_bitsandbytes
 from .metrics_file import MetricsFile, StageProgress
-from .packing import Packer, PicturesOnly
+from .packing import Packer, PicturesOnly, joined
 from .plan import Group, Plan, Stream, group_rows
 from .resume import last_whole_checkpoint
+from .scale_sampling import AnyOf, possible_scales
 from .stages import StageConfig
 from .trainer import StageTrainer, process_state, training_arguments
 
@@ -142,7 +143,9 @@ def check_stages(config: TrainConfig, data: Data, processor: MvlmProcessor, out:
         if tasks and (unknown := set(stage.task_weights) - tasks):
             say(f"stage {stage.name}: task_weights names {', '.join(sorted(unknown))}, and no row to train on has it")
         data.evaluations(config, stage)
-        _collator(config, stage, processor)
+        collator = _collator(config, stage, processor)
+        if isinstance(collator, Packer):
+            _require_fitting(config, stage, data, collator)
         training_arguments(config, stage, out, steps=1)
         if stage.lora and stage.lora.four_bit:
             require_bitsandbytes()
@@ -189,13 +192,31 @@ def fold_in(adapted: PeftModel, stage: StageConfig, folder: Path, out: Path) -> 
     return merge_lora(adapted, stage.lora, base=folder / "base", adapter=out / "adapter")
 
 
+def _require_fitting(config: TrainConfig, stage: StageConfig, data: Data, packer: Packer) -> None:
+    """Raise `MvlmError` naming every row that is longer than the model's positions at the stage's finest scale."""
+    shown = possible_scales(stage.show or (AnyOf(any_of=config.scales),))
+    faults = packer.fitting.faults(data.train, max(shown))
+    if stage.running_share:
+        longest = (sorted(group.rows, key=_size)[-(stage.questions or 0) :] for group in data.groups)
+        faults += packer.fitting.faults((joined(rows) for rows in longest if len(rows) > 1), max(shown))
+    if stage.evaluate_every:
+        judged = [row for group in data.val_groups[: stage.evaluate_pictures] for row in group.rows]
+        faults += packer.fitting.faults(judged, max(config.scales))
+    if faults:
+        raise MvlmError(f"stage {stage.name}: {len(faults)} rows of {data.rows} do not fit{listed(faults, most=1000)}")
+
+
+def _size(row: Row) -> int:
+    return sum(map(len, row.texts()))
+
+
 def _collator(config: TrainConfig, stage: StageConfig, processor: MvlmProcessor) -> Packer | PicturesOnly:
     weight = 1.0 if stage.loss == "patches" else stage.patch_loss_weight
     tags = PatchTags(config.rows, processor, stage.tag_weights, total=weight) if weight else None
     if stage.loss == "patches":
         assert tags is not None
         return PicturesOnly(processor, tags)
-    return Packer(processor, tags, max_tokens=stage.max_tokens)
+    return Packer(processor, tags, max_tokens=stage.max_tokens, positions=positions_of(config.model))
 
 
 def _refuse_sharded_stages(config: TrainConfig) -> None:

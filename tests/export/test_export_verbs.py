@@ -186,6 +186,15 @@ def test_what_cannot_be_had_is_said_before_anything_is_written(made, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
+def test_rows_that_are_too_long_are_named_before_a_graph_is_written(made, tmp_path, mvlm, monkeypatch):
+    monkeypatch.setattr(make, "write_bundle", None)
+    done = mvlm(*arguments(made, tmp_path / "bundle", "--scales", "36", "--max-length", "40"))
+    assert done.exit_code == 2
+    assert "1 of 1 rows to verify with do not fit into 40 positions at scale 36" in done.output
+    assert "\n  id " in done.output
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_too_little_disk_is_seen_before(made, tmp_path, mvlm, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(bundles.shutil, "disk_usage", lambda place: usage)

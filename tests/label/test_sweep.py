@@ -117,7 +117,7 @@ def test_pictures_of_other_kinds_are_made_of_the_picture_as_it_is_read(tmp_path)
     open_picture(tmp_path / "turned.png").save(tmp_path / "plain.png")
     processor = tiny_processor()
     probes = [
-        sweeping._strangers(tiny_model(processor=processor), processor, group_rows([row]))
+        sweeping._ood_probes(tiny_model(processor=processor), processor, group_rows([row]))
         for row in [one_question("1", tmp_path / name, QUESTIONS[0], "red") for name in ("turned.png", "plain.png")]
     ]
     assert probes[0] == probes[1]

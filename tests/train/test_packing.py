@@ -214,6 +214,8 @@ def test_a_conversation_that_cannot_be_cut_names_its_row(rows, processor):
     items = [Planned(group, (144,), np.arange(1), False) for group in group_rows(rows["several turns"])]
     with pytest.raises(MvlmError, match="id c: "):
         Packer(processor, None, max_tokens=20)(items)
+    with pytest.raises(MvlmError, match=r"id c: .* more than the 20 positions"):
+        Packer(processor, None, max_tokens=None, positions=20)(items)
 
 
 def test_every_scale_of_a_cut_conversation_keeps_the_same_words(rows, processor):
