@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 DONE   := $(VENV)/.installed
+LOCK   := requirements/lock.txt requirements/torch.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint lock release clean
 
 demo: $(DONE)
 	$(BIN)/mvlm demo --out demo
@@ -17,13 +18,23 @@ lint: $(DONE)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(DONE): pyproject.toml
+# The newest versions within the bounds of pyproject.toml, and what is different with them. Test them before you commit.
+lock: $(DONE)
+	$(BIN)/python requirements/resolve.py lock
+
+# What can be published: a source distribution and the wheel built from it, in dist/.
+release: $(DONE)
+	rm -rf dist
+	$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python
+	ls dist
+
+# All that the lock holds, each file by its hash; then torch, which takes what its own build needs besides.
+$(DONE): pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet "torch>=2.11,<2.14"
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps "lmms-eval==0.7.3"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/torch.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo dist

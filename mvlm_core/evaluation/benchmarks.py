@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +116,17 @@ class Tasks:
 
 
 def lmms_eval_folder() -> str:
-    """Where lmms-eval is installed. Raises `MvlmError` that says how to install it."""
+    """Where lmms-eval is installed. Raises `MvlmError` that says how to install it, or what keeps it from starting."""
     found = importlib.util.find_spec("lmms_eval")
     if found is None or not found.submodule_search_locations:
         raise MvlmError(
-            f'lmms-eval is not installed: pip install "mvlm[eval]" && pip install --no-deps'
+            f'lmms-eval is not installed: pip install "mvlm[benchmark]" && pip install --no-deps'
             f" lmms-eval=={known().lmms_eval} (with all that it names, it would bring hundreds of packages)"
+        )
+    if importlib.util.find_spec("filelock._api") is None:  # lmms-eval imports it when it starts, models loaded and all
+        raise MvlmError(
+            f"lmms-eval {known().lmms_eval} does not start with filelock {version('filelock')}:"
+            ' pip install "filelock>=3.16,<4"'
         )
     return str(found.submodule_search_locations[0])
 

@@ -26,7 +26,7 @@ from .stages import StageConfig
 
 # transformers' name of it: the second one until 5.22, where the first is not known; the first one since, where the
 # second is to go.
-_CHECKPOINTING = next(
+_CHECKPOINTING: str = next(
     name
     for name in ("activation_checkpointing", "gradient_checkpointing")
     if name in TrainingArguments.__dataclass_fields__

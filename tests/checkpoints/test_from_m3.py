@@ -90,13 +90,13 @@ def _serves(told: list[str]) -> None:
 
 
 def test_the_page_installs_what_was_tried():
-    """The extra and the version are those of pyproject.toml, the Makefile and the manifest of benchmarks."""
+    """The extra and the version are those of pyproject.toml, the lock and the manifest of benchmarks."""
     from mvlm_core.evaluation.benchmarks import known
 
     named = f"pip install --no-deps lmms-eval=={known().lmms_eval}"
     for text in (PAGE, (ROOT / "pyproject.toml").read_text()):
         assert named in text
-    assert f'--no-deps "lmms-eval=={known().lmms_eval}"' in (ROOT / "Makefile").read_text()
+    assert f"\nlmms-eval=={known().lmms_eval} \\\n" in (ROOT / "requirements" / "lock.txt").read_text()
 
 
 def test_the_page_shows_files_that_are_there():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +25,8 @@ from tests.house.test_imports import loaded_by
 from tests.support.bundles import pool_bundle
 
 lmms_eval = pytest.importorskip(
-    "lmms_eval", reason='lmms-eval is not installed: pip install "mvlm[eval]", pip install --no-deps lmms-eval==0.7.3'
+    "lmms_eval",
+    reason='lmms-eval is not installed: pip install "mvlm[benchmark]", pip install --no-deps lmms-eval==0.7.3',
 )
 ROOT = Path(__file__).parents[2]
 
@@ -73,8 +76,9 @@ def losses(out: Path, folder: str) -> list[float]:
 def evaluated(made, tasks, tmp_path_factory) -> tuple[Path, str]:
     """A run at two scales and auto: where it lies, and what was said."""
     out = tmp_path_factory.mktemp("evaluated") / "eval"
-    arguments = ["eval", made.run, "--scales", "1,144,auto", "--router", made.router, "--tasks", "rows,rows_choice",
-                 "--include-path", tasks, "--model-args", "batch_size=2", "--out", out]  # fmt: skip
+    arguments = ["benchmark", made.run, "--scales", "1,144,auto", "--router", made.router,
+                 "--tasks", "rows,rows_choice", "--include-path", tasks, "--model-args", "batch_size=2",
+                 "--out", out]  # fmt: skip
     done = CliRunner().invoke(main, list(map(str, arguments)))
     assert done.exit_code == 0, done.output
     return out, done.output
@@ -102,7 +106,7 @@ def test_a_run_end_to_end_at_two_scales_and_auto(evaluated):
 
 
 def test_a_bundle_says_what_its_run_says(mvlm, made, tasks, evaluated, tmp_path):
-    done = mvlm("eval", made.bundle, "--scales", "144", "--tasks", "rows,rows_choice", "--include-path", tasks,
+    done = mvlm("benchmark", made.bundle, "--scales", "144", "--tasks", "rows,rows_choice", "--include-path", tasks,
                 "--limit", 2, "--out", tmp_path / "eval")  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "ONLY 2 SAMPLES" in done.output
@@ -116,11 +120,11 @@ def test_a_bundle_says_what_its_run_says(mvlm, made, tasks, evaluated, tmp_path)
 def test_several_pictures_are_answered_by_a_run_and_end_a_bundles_evaluation(mvlm, made, tasks, tmp_path):
     """An error becomes no empty answer: the sample is named, nothing that looks whole is left, and what ran is kept."""
     arguments = ("--scales", "9", "--include-path", tasks, "--limit", 1, "--out", tmp_path / "eval")
-    failed = mvlm("eval", made.bundle, "--tasks", "two_pictures", *arguments)
+    failed = mvlm("benchmark", made.bundle, "--tasks", "two_pictures", *arguments)
     assert failed.exit_code == 1
     assert "no results for scale_9: task two_pictures, sample 0: it shows 2 pictures in 1 messages" in failed.output
     assert not (tmp_path / "eval").exists()
-    assert mvlm("eval", made.run, "--tasks", "two_pictures", *arguments).exit_code == 0
+    assert mvlm("benchmark", made.run, "--tasks", "two_pictures", *arguments).exit_code == 0
     told = json.loads((tmp_path / "eval" / "scale_9" / "answers.jsonl").read_text())
     assert told["num_visual_tokens"] == [9, 9]
 
@@ -150,7 +154,9 @@ def test_stopped_and_started_again_it_goes_on(mvlm, made, tasks, tmp_path, monke
 
 
 def test_print_shows_the_runs_and_what_each_benchmark_needs(mvlm, made, tmp_path):
-    done = mvlm("eval", made.run, "--scales", "9,36,144", "--tasks", "paper11", "--print", "--out", tmp_path / "eval")
+    done = mvlm(
+        "benchmark", made.run, "--scales", "9,36,144", "--tasks", "paper11", "--print", "--out", tmp_path / "eval"
+    )
     assert done.exit_code == 0, done.output
     runs = yaml.safe_load(done.output.split("\n#")[0])
     assert [run["output_path"] for run in runs] == ["scale_9", "scale_36", "scale_144"]
@@ -182,7 +188,7 @@ def test_print_shows_the_runs_and_what_each_benchmark_needs(mvlm, made, tmp_path
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(mvlm, made, more, message):
-    done = mvlm("eval", made.run, "--scales", "9", *more)
+    done = mvlm("benchmark", made.run, "--scales", "9", *more)
     assert done.exit_code == 2
     assert message in done.output
     assert done.output.count("\n") == 1
@@ -195,11 +201,11 @@ def test_what_is_wrong_with_a_bundle_or_a_folder(mvlm, made, tmp_path):
         ([made.bundle, "--scales", "9", "--model-args", "device=cuda"], "device is for a run, and a bundle is named"),
         ([tmp_path / "absent", "--scales", "9"], "there is no run and no bundle"),
     ):
-        done = mvlm("eval", *arguments, "--tasks", "pope")
+        done = mvlm("benchmark", *arguments, "--tasks", "pope")
         assert done.exit_code == 2
         assert message in done.output
     comma = shutil.copytree(made.run, tmp_path / "a,b")
-    assert "a comma stands in a path" in mvlm("eval", comma, "--scales", "9", "--tasks", "pope").output
+    assert "a comma stands in a path" in mvlm("benchmark", comma, "--scales", "9", "--tasks", "pope").output
 
 
 def test_a_bundle_without_a_router_knows_no_auto(made, monkeypatch):
@@ -212,14 +218,25 @@ def test_a_bundle_without_a_router_knows_no_auto(made, monkeypatch):
 
 def test_without_lmms_eval_the_message_says_how_to_install_it(mvlm, made, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    done = mvlm("eval", made.run, "--scales", "9", "--tasks", "pope")
+    done = mvlm("benchmark", made.run, "--scales", "9", "--tasks", "pope")
     assert done.exit_code == 2
-    assert 'pip install "mvlm[eval]" && pip install --no-deps lmms-eval==0.7.3' in done.output
+    assert 'pip install "mvlm[benchmark]" && pip install --no-deps lmms-eval==0.7.3' in done.output
+
+
+def test_a_filelock_that_lmms_eval_cannot_start_with_is_told_before_a_model_is_loaded(mvlm, made, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "filelock._api" else find(name))
+    monkeypatch.setattr("mvlm_core.evaluation.subject.read_subject", lambda *_: pytest.fail("the model was read"))
+    done = mvlm("benchmark", made.run, "--scales", "9", "--tasks", "pope")
+    assert done.exit_code == 2
+    assert re.fullmatch(
+        r'error: lmms-eval 0\.7\.3 does not start with filelock [\d.]+: pip install "filelock>=3\.16,<4"\n', done.output
+    )
 
 
 def test_an_installation_without_the_entry_point_is_to_be_made_again(mvlm, made, tmp_path, monkeypatch):
     monkeypatch.setattr("mvlm_core.evaluation.lmms_runs.ENTRY_POINTS", "nobody.models")
-    done = mvlm("eval", made.run, "--scales", "9", "--tasks", "pope", "--out", tmp_path / "eval")
+    done = mvlm("benchmark", made.run, "--scales", "9", "--tasks", "pope", "--out", tmp_path / "eval")
     assert done.exit_code == 2
     assert "installed before it had its plug-in for lmms-eval" in done.output
 
