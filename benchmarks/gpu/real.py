@@ -82,11 +82,12 @@ def run(record: Record, told: Told) -> None:
     """Draw, try a few steps, train as many as there is time for, label, pack up."""
     size = _REHEARSED if told.rehearse else Size()
     with tempfile.TemporaryDirectory() as folder:
-        place, clock = Path(folder), Clock()
+        place, rows, clock = Path(folder), told.rows or Path(folder) / "rows", Clock()
         with _timed(record, "drawing"):
-            mvlm.run(["data", "scenes", "--out", f"{place}/rows", *_split_sizes(size)])
-            weights = told.weights or _random_weights(place / "weights", place / "rows", tiny=told.rehearse)
-        overrides = (f"model.text.name={weights}", f"workers={size.workers}", *size.overrides)
+            if not told.rows:
+                mvlm.run(["data", "scenes", "--out", str(rows), *_split_sizes(size)])
+            weights = told.weights or _random_weights(place / "weights", rows, tiny=told.rehearse)
+        overrides = (f"rows={rows}", f"model.text.name={weights}", f"workers={size.workers}", *size.overrides)
         with _timed(record, "trial"):
             learn(place, overrides, (size.trial, size.trial), "trial", clock)
         left = told.seconds - record.elapsed - _END_S - _LABEL_S * (size.val + size.test)
@@ -96,7 +97,7 @@ def run(record: Record, told: Told) -> None:
             trained = learn(place, overrides, steps, "run", Clock())
         record.add(learned=summary(trained / "metrics.jsonl"))
         with _timed(record, "labelling"):
-            labels = sweep(trained, place, told.device)
+            labels = sweep(trained, rows, place / "labels", told.device)
         record.add(ladder=ladder(labels), of_each_task=by_task(labels), answers=samples(labels))
         with tarfile.open(told.out / "real_labels.tar", "w") as tar:
             for file in (*(labels / name for name in _PARTS), trained / "metrics.jsonl", trained / "train.yaml"):
@@ -104,9 +105,9 @@ def run(record: Record, told: Told) -> None:
 
 
 def learn(place: Path, overrides: Sequence[str], steps: Sequence[int], name: str, clock: Clock) -> Path:
-    """Train the recipe over the rows in `place` for some steps of each stage: the run's folder."""
-    told = (f"rows={place / 'rows'}", *(f"stages.{n}.steps={count}" for n, count in enumerate(steps)))
-    config = resolve_config(read_config(_RECIPE, (*overrides, *told)))
+    """Train the recipe for some steps of each stage, into a folder of that name in `place`."""
+    lengths = (f"stages.{n}.steps={count}" for n, count in enumerate(steps))
+    config = resolve_config(read_config(_RECIPE, (*overrides, *lengths)))
     train(config, place / name, resume=False, overwrite=False, progress=clock, say=print)
     return place / name
 
@@ -137,14 +138,12 @@ def _means(values: Sequence[float]) -> list[float]:
     return [float(part.mean()) for part in np.array_split(values, min(_LOSSES, len(values)))]
 
 
-def sweep(run: Path, place: Path, device: str) -> Path:
+def sweep(run: Path, rows: Path, out: Path, device: str) -> Path:
     """Label val and test, many pictures at once: a pass is as short as its launches allow."""
     precision: Precision = "bfloat16" if device == "cuda" else "float32"
-    told = Sweep(
-        run, place / "rows", run_scales(run), ("val", "test"), pictures_per_part=128, device=device, precision=precision
-    )
-    label(told, place / "labels", overwrite=False, progress=lambda done, of: None)
-    return place / "labels"
+    told = Sweep(run, rows, run_scales(run), ("val", "test"), pictures_per_part=128, device=device, precision=precision)
+    label(told, out, overwrite=False, progress=lambda done, of: None)
+    return out
 
 
 def by_task(labels: Path) -> dict[str, dict[int, float]]:

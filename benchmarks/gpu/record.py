@@ -21,13 +21,15 @@ from export.runtime.machine import machine
 class Told:
     """What a stage is told: where, at which size, for how long, and which weights.
 
-    `weights` is the folder of a language model; `seconds` is what the stage may take in all.
+    `seconds` is what the stage may take in all. `weights` is the folder of a language model, `rows` that of drawn
+    pictures; without them weights are random, and pictures are drawn.
     """
 
     out: Path
     rehearse: bool
     seconds: float
     weights: Path | None = None
+    rows: Path | None = None
 
     @property
     def device(self) -> str:

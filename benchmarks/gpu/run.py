@@ -25,27 +25,30 @@ from export.runtime.artefact import write_json
 STAGES = {"right": 150, "fast": 150, "labels": 45, "decode": 75, "real": 420}
 _REHEARSED_S = 120
 _PARTS_FAILED = "parts failed"
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where each stage writes its files.")
 @click.option("--stage", "names", type=click.Choice(list(STAGES)), multiple=True, help="Left out, all of them.")
 @click.option("--seconds", type=click.IntRange(min=5), help="What each stage may take, instead of its own bound.")
-@click.option("--weights", type=click.Path(path_type=Path, exists=True, file_okay=False), help="A language model.")
+@click.option("--weights", type=_FOLDER, help="A language model, for `real` and `decode`; left out, random weights.")
+@click.option("--rows", type=_FOLDER, help="What `real` learns from, as `mvlm data scenes` writes it; left out, drawn.")
 @click.option("--rehearse", is_flag=True, help="At toy size: shows that everything runs, and measures nothing.")
 @click.option("--here", is_flag=True, hidden=True, help="One stage, in this process.")
 def main(
-    out: Path, names: tuple[str, ...], seconds: int | None, weights: Path | None, rehearse: bool, here: bool
-) -> None:
+    out: Path, names: tuple[str, ...], seconds: int | None, weights: Path | None, rows: Path | None,
+    rehearse: bool, here: bool,
+) -> None:  # fmt: skip
     """Run the stages, and end with 1 if one of them failed."""
     out.mkdir(parents=True, exist_ok=True)
     if here:
-        run_here(names[0], Told(out, rehearse, seconds or STAGES[names[0]], weights))
+        run_here(names[0], Told(out, rehearse, seconds or STAGES[names[0]], weights, rows))
         return
     ended = {}
     for name in names or STAGES:
         bound = seconds or (_REHEARSED_S if rehearse else STAGES[name])
-        told = Told(out, rehearse, bound, weights)
+        told = Told(out, rehearse, bound, weights, rows)
         ended[name] = run_apart(name, told, command_of(name, told))
         click.echo(f"{name}: {ended[name]}")
     if any(end != "whole" for end in ended.values()):
@@ -69,6 +72,7 @@ def command_of(name: str, told: Told) -> list[str]:
         sys.executable, "-m", "benchmarks.gpu", "--here", "--stage", name, "--out", str(told.out),
         "--seconds", str(int(told.seconds)), *(["--rehearse"] if told.rehearse else []),
         *(["--weights", str(told.weights)] if told.weights else []),
+        *(["--rows", str(told.rows)] if told.rows else []),
     ]  # fmt: skip
 
 

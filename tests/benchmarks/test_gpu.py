@@ -57,6 +57,16 @@ def test_a_stage_that_ends_badly_leaves_what_it_had(program, seconds, end, tmp_p
     assert (tmp_path / "gpu_labels.log").exists() == (end != "whole")
 
 
+def test_a_stage_is_told_what_its_command_line_says(tmp_path, monkeypatch):
+    (tmp_path / "w").mkdir()
+    seen: list[Told] = []
+    monkeypatch.setattr(labels, "run", lambda record, told: seen.append(told))
+    told = Told(tmp_path, True, 9, tmp_path / "w", tmp_path)
+    done = CliRunner().invoke(run.main, run.command_of("labels", told)[3:])
+    assert done.exit_code == 0, done.output
+    assert seen == [told]
+
+
 def test_the_others_run_when_one_stage_fails(tmp_path, monkeypatch):
     ends = {"right": "failed (1): why", "fast": "whole"}
     monkeypatch.setattr(run, "run_apart", lambda name, told, command: ends.pop(name))
