@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_utils import PILImageResampling
 
-from export.runtime.errors import MvlmError
+from export.runtime.errors import MvlmError, listed
 from export.runtime.views import ViewSpec
 from mvlm_core.backbones.processor_files import read_tokenizer
-from mvlm_core.backbones.tensor_files import faults_of_loading, listed, read_json, read_tensors
+from mvlm_core.backbones.tensor_files import faults_of_loading, read_json, read_tensors
 from mvlm_core.modeling.model import MvlmConfig, MvlmForConditionalGeneration
 from mvlm_core.modeling.processing import MvlmImageProcessor, MvlmProcessor
 from mvlm_core.modeling.vision_towers import leading_tokens, require_tower, tower_grid_side, tower_size_px

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from export.runtime.data_url import is_data_url, read_data_url
 from export.runtime.errors import MvlmError
 
 from .pictures import PictureBytes, PictureFile, PictureSource
@@ -18,7 +17,7 @@ from .values import shown, text_of
 
 # LLaVA's own mark of a picture. It is one in LLaVA's `conversations`; in every other format it is text.
 LLAVA_MARK = "<image>"
-_DATA_URL, _FETCHED = "data:", ("http:", "https:", "ftp:", "s3:")
+_FETCHED = ("http:", "https:", "ftp:", "s3:")
 
 
 @dataclass(frozen=True)
@@ -290,15 +289,11 @@ def _source(held: Any, number: int, origin: Origin) -> PictureSource:
     held = _without_struct(held)
     if isinstance(held, str) and held[:6].lower().startswith(_FETCHED):
         raise MvlmError(f"nothing is fetched, and {held[:80]} is not here: put the file beside the data and name it")
-    if isinstance(held, str) and not _is_data_url(held):
+    if isinstance(held, str) and not is_data_url(held):
         return PictureFile(origin.base / text_of(held, "the name of a picture"))
     data = _bytes(held)
     key = hashlib.sha256(data).hexdigest()
     return PictureBytes(key, data) if origin.again is None else PictureInRow(key, origin.again, number)
-
-
-def _is_data_url(held: str) -> bool:
-    return held[: len(_DATA_URL)].lower() == _DATA_URL
 
 
 def _without_struct(held: Any) -> Any:
@@ -314,10 +309,10 @@ def _bytes(held: Any) -> bytes:
         return held
     if not isinstance(held, str):
         raise MvlmError(f"a picture is given as {type(held).__name__}: give a path, a data: URL or bytes")
-    head, _, body = held.partition(",")
-    if not head.endswith(";base64"):
-        raise MvlmError(f"the picture {held[:40]} is not data:...;base64,...")
     try:
-        return base64.b64decode(body, validate=True)
-    except binascii.Error as error:
-        raise MvlmError(f"the base64 of the picture {head} is broken ({error})") from None
+        return read_data_url(held)
+    except MvlmError:
+        head = held.partition(",")[0][:60]
+        if "base64" not in head.lower():
+            raise MvlmError(f"the picture {held[:40]} is not data:...;base64,...") from None
+        raise MvlmError(f"the base64 of the picture {head} is broken: encode it again") from None

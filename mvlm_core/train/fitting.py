@@ -56,9 +56,8 @@ class Fitting:
         texts = row.texts()
         contents = tuple(tuple(isinstance(part, str) for part in turn.content) for turn in row.turns)
         frame = self._frame((contents, row.system is not None))
-        longest = (
-            frame + sum(len(self._normalised(text).encode()) + 1 for text in texts) + len(row.pictures) * (finest - 1)
-        )
+        places = sum(not is_text for content in contents for is_text in content)
+        longest = frame + sum(len(self._normalised(text).encode()) + 1 for text in texts) + places * (finest - 1)
         return longest <= most
 
     def _frame_of(self, shape: _Shape) -> int:

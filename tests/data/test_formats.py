@@ -113,6 +113,12 @@ def test_pictures_inside_a_row_are_read_again_when_they_are_needed():
     assert b"one" not in vars(row.pictures[0]).values()
 
 
+def test_base64_however_it_is_written():
+    body = base64.b64encode(PIXELS).decode().rstrip("=")
+    for url in (f"DATA:image/PNG;charset=utf-8;base64,{body[:9]}\n{body[9:]}", f"data:;base64,{body}"):
+        assert read(image=url, question="?", answers="!").image.read() == PIXELS
+
+
 def test_texts_of_the_cauldron():
     texts = [{"user": "same <image>?", "assistant": "no", "source": "x"}, {"user": "why?", "assistant": "so"}]
     row = read(texts=texts, images=["a.png", "b.png"])
