@@ -16,17 +16,19 @@ from export.graphs.targets import Plan
 from export.graphs.vision import connector_models, vision_model, vision_outputs
 from export.graphs.weights import WeightFile
 from export.runtime.artefact import describe, read_artefact, sha256_file, write_json
+from export.runtime.chat_template import ChatTemplate
 from export.runtime.errors import MvlmError
 from export.runtime.features import FEATURE_VERSION
-from export.runtime.manifest import SEAL, DecoderGraph, Embedding, Graph, RouterFacts, seal
+from export.runtime.manifest import SEAL, ChatFacts, DecoderGraph, Embedding, Graph, RouterFacts, seal
 from export.runtime.routing.router_folder import ROUTER_FILE, RouterSource
-from mvlm_core.modeling.processing import prompt_of
+from mvlm_core.modeling.processing import MvlmProcessor, prompt_of
 
 from .source import Source
 
 NAME = "bundle"
 _WEIGHTS = "weights.bin"
 _TOKENIZER = "tokenizer.json"
+_CHAT_TEMPLATE = "chat_template.jinja"
 # Scales of blocks count in; a little more for graphs, tokenizer and what is written before it is renamed.
 _BYTES_A_WEIGHT = {"float32": 4.0, "float16": 2.0, "int8": 1.2, "int4": 0.65, "int4-128": 0.55}
 _MARGIN = 1.1
@@ -58,6 +60,7 @@ def write_bundle(source: Source, plan: Plan, folder: Path, progress: Callable[[i
         table = model.get_input_embeddings().weight.detach().float().cpu().numpy().astype(plan.floats)  # (V, D)
         place = weights.place(table)
     shutil.copyfile(source.tokenizer_file, folder / _TOKENIZER)
+    chat = _write_chat(processor, folder)
     router = None if source.router is None else asdict(_copy_router(source.router, folder))
     manifest = describe(
         NAME,
@@ -72,6 +75,7 @@ def write_bundle(source: Source, plan: Plan, folder: Path, progress: Callable[[i
         stop_ids=stop_ids(model),
         max_length=plan.positions,
         tokenizer=_TOKENIZER,
+        chat=asdict(chat),
         embedding=asdict(Embedding(_WEIGHTS, place.offset, tuple(table.shape), table.dtype.name)),
         graphs={"vision": asdict(vision), "connectors": connectors, "decoder": asdict(decoder)},
         router=router,
@@ -156,6 +160,15 @@ def _write_decoder(
 
     decoder = write("decode", "decoder.onnx")
     return replace(decoder, prefill=write("prefill", "prefill.onnx").graph) if plan.apart else decoder
+
+
+def _write_chat(processor: MvlmProcessor, folder: Path) -> ChatFacts:
+    """The chat template as the processor renders it. Raises `MvlmError` for one that the runtime would not take."""
+    text = str(processor.chat_template)
+    tokens = {name: token for name, token in processor.tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    ChatTemplate(text, tokens)
+    (folder / _CHAT_TEMPLATE).write_text(text, encoding="utf-8", newline="")
+    return ChatFacts(_CHAT_TEMPLATE, tokens)
 
 
 def _copy_router(router: RouterSource, folder: Path) -> RouterFacts:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -32,6 +33,9 @@ class Answer:
         choices: with `choices`, the share of each.
         token_ids: the answer's ids, without the stop id.
         timings: milliseconds of each stage; those of looking at the picture are the same in every answer about it.
+        scales: in a conversation, that of each picture; `num_visual_tokens` is their sum.
+        prompt_tokens: in a conversation, all that stands before the answer; of these `new_tokens` had to be read.
+        dropped_turns: in a conversation, the messages that were left out because they did not fit.
     """
 
     text: str
@@ -46,6 +50,10 @@ class Answer:
     choices: dict[str, float] = field(default_factory=dict)
     token_ids: tuple[int, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
+    scales: tuple[int, ...] = ()
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    dropped_turns: int = 0
 
 
 class Stream:
@@ -112,6 +120,24 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+async def read_in_thread(stream: Stream) -> Answer:
+    """`Stream.read` in a thread. Cancelled, it stops within a token."""
+    try:
+        return await asyncio.to_thread(stream.read)
+    finally:
+        stream.stop()
+
+
+async def pieces_in_thread(stream: Stream) -> AsyncIterator[str]:
+    """The pieces of a stream, its steps in a thread. Left early, it stops within a token."""
+    try:
+        while (piece := await asyncio.to_thread(next, stream, None)) is not None:
+            yield piece
+    finally:
+        stream.stop()
+        await asyncio.shield(asyncio.to_thread(stream.close))
 
 
 @dataclass

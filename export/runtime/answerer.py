@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from export.runtime.backends.onnx import Device, run_session
 from export.runtime.backends.select import open_files
-from export.runtime.decode.conversation import Conversation, Reader
+from export.runtime.decode.conversation import Conversation, Reader, Reads
 from export.runtime.decode.multiple_choice import score_choices
 from export.runtime.decode.sampling import EmbeddingTable, first_margin, log_softmax
 from export.runtime.decode.writing import Task, Written, write
@@ -106,6 +106,17 @@ class Answerer:
 
     def require_answerable(self, request: Request) -> None:
         """Raise `MvlmError` for a request that this bundle cannot meet, before any work is done on it."""
+        self.require_offered(request)
+        needed = self.positions(request)
+        if needed > self.manifest.max_length:
+            raise MvlmError(
+                f"the question with {self._largest(request)} visual tokens and an answer of {self.room(request)}"
+                f" tokens needs {needed} positions, and the decoder has {self.manifest.max_length}: ask in fewer words",
+                code="too-long",
+            )
+
+    def require_offered(self, request: Request) -> None:
+        """Raise `MvlmError` for a scale or terms that this bundle does not have."""
         offered = self.manifest.scales
         if request.scale == "auto" and self.router is None:
             raise MvlmError(f"this bundle holds no router: name a scale, one of {_listed(offered)}", code="no-router")
@@ -121,17 +132,10 @@ class Answerer:
                     " scale",
                     code="no-costs",
                 )
-        needed = self.positions(request)
-        if needed > self.manifest.max_length:
-            raise MvlmError(
-                f"the question with {self._largest(request)} visual tokens and an answer of {self._room(request)}"
-                f" tokens needs {needed} positions, and the decoder has {self.manifest.max_length}: ask in fewer words",
-                code="too-long",
-            )
 
     def positions(self, request: Request) -> int:
         """How many positions a question and its answer need at most."""
-        return self.reader.positions(request.question, self._largest(request), self._room(request))
+        return self.reader.positions(request.question, self._largest(request), self.room(request))
 
     def _largest(self, request: Request) -> int:
         return max(self.manifest.scales) if request.scale == "auto" else request.scale
@@ -178,7 +182,7 @@ class Answerer:
         cap = self.costs.costs[max(in_time)]
         return replace(request.terms, cap=cap if request.cap is None else min(cap, request.cap))
 
-    def _escalate(self, choice: Choice, logits: Array) -> Choice | None:
+    def escalate(self, choice: Choice, logits: Array) -> Choice | None:
         """The finer scale that is worth an escalation after the first token's logits (V,), or None."""
         if self.router is None or not self.router.looks_again:
             return None
@@ -195,8 +199,8 @@ class Answerer:
         escalated = None
         while not stop.now:
             with looked.shelf.borrow(m) as conversation:
-                logits = conversation.ask(request.question, m, self._room(request), clock)  # (V,)
-                closer = self._escalate(choice, logits) if choice and escalated is None else None
+                logits = conversation.ask(request.question, m, self.room(request), clock)  # (V,)
+                closer = self.escalate(choice, logits) if choice and escalated is None else None
                 if closer is None:
                     yield Begun(m, choice, escalated, (conversation, logits))
                     return
@@ -208,19 +212,20 @@ class Answerer:
         with self.begin(looked, request, clock, stop) as begun:
             written = Written(finish="stopped")
             if begun.read:
-                written = yield from self._write(*begun.read, request, clock, stop)
+                written = yield from self.write(*begun.read, request, clock, stop)
         return begun.answer(written, clock.since(looked.timings))
 
-    def _write(
-        self, conversation: Conversation, logits: Array, request: Request, clock: Clock, stop: Stop
+    def write(
+        self, conversation: Reads, logits: Array, request: Request, clock: Clock, stop: Stop
     ) -> Generator[str, None, Written]:
+        """An answer behind what was read, from its first token's logits (V,): its pieces, and the whole."""
         if request.choices:
             return (yield from self._pick(conversation, logits, request, clock))
         task = Task(request, self.prompt.text, self.manifest.stop_ids)
         return (yield from write(conversation, logits, task, clock, stop))
 
     def _pick(
-        self, conversation: Conversation, logits: Array, request: Request, clock: Clock
+        self, conversation: Reads, logits: Array, request: Request, clock: Clock
     ) -> Generator[str, None, Written]:
         """The likeliest of the given answers."""
         with clock.stage("decode"):
@@ -240,7 +245,7 @@ class Answerer:
         """The ids of an answer that reads so: templates differ in whether a space stands before it."""
         return [tuple(self.prompt.text_ids(text)) for text in (f" {choice.strip()}", choice.strip())]
 
-    def _room(self, request: Request) -> int:
+    def room(self, request: Request) -> int:
         """How many tokens of an answer may have to stand in the cache."""
         if request.choices:
             return max(len(ids) for choice in request.choices for ids in self._spellings(choice))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +15,22 @@ from export.runtime.backends.onnx import Device
 from export.runtime.decode.batch import answer_many
 from export.runtime.routing.costs import read_costs
 
-from .answer import Answer, Clock
+from .answer import Answer, Clock, Stream, pieces_in_thread, read_in_thread
 from .answerer import Answerer
+from .chat import Chats, Conversed, Truncate
 from .errors import MvlmError
 from .image import Order, Picture
 from .machine import device_name
 from .manifest import read_manifest, read_verification, require_provider
+from .messages import Turn, read_turns
 from .request import Options, Scale, request_of
 from .view import View, look
 
 Array = NDArray[np.float32]
-# Connectors beyond these are opened when they are first asked for: a `query` bundle may hold hundreds of scales.
-_OPEN_FROM_THE_START = 8
+
+
+Messages = Sequence[Mapping[str, Any]]
+NO_WORDS = "?"  # a turn of pictures alone: no router is asked about it
 
 
 class Runtime(Answerer):
@@ -78,3 +84,49 @@ class Runtime(Answerer):
         self.require_answerable(request)
         views = (picture if isinstance(picture, View) else self.look(picture) for picture in pictures)
         return answer_many(self, views, [request] * len(pictures))
+
+    # Conversations
+
+    def chat(
+        self, messages: Messages, scale: Scale = "auto", *, truncate: Truncate = None, **options: Unpack[Options]
+    ) -> Answer:
+        """The answer to the last of some messages: `{"role": "system" | "user" | "assistant", "content": …}`.
+
+        Content is a text, or a list of `{"type": "text", "text": …}` and `{"type": "image", "image": …}`: pictures
+        as `look` takes them, or views. What an earlier call has read of the same conversation is not read again. What
+        does not fit is refused, or, with `truncate="oldest"`, answered without the oldest turns.
+        """
+        return self.stream_chat(messages, scale, truncate=truncate, **options).read()
+
+    def stream_chat(
+        self, messages: Messages, scale: Scale = "auto", *, truncate: Truncate = None, **options: Unpack[Options]
+    ) -> Stream:
+        """`chat` in pieces; what cannot be answered is refused here, before the language model reads anything."""
+        clock = Clock(deadline_ms=options.get("deadline_ms"))
+        turns = read_turns(messages)
+        request = request_of(turns[-1].text.strip() or NO_WORDS, scale, options)
+        return self.chats.stream([self._conversed(turn) for turn in turns], request, clock, truncate)
+
+    async def achat(
+        self, messages: Messages, scale: Scale = "auto", *, truncate: Truncate = None, **options: Unpack[Options]
+    ) -> Answer:
+        """`chat` in a thread. Cancelled, it stops within a token."""
+        ready = asyncio.to_thread(self.stream_chat, messages, scale, truncate=truncate, **options)
+        return await read_in_thread(await ready)
+
+    async def astream_chat(
+        self, messages: Messages, scale: Scale = "auto", *, truncate: Truncate = None, **options: Unpack[Options]
+    ) -> AsyncIterator[str]:
+        """`stream_chat`, its steps in a thread. Left early, it stops within a token."""
+        stream = await asyncio.to_thread(self.stream_chat, messages, scale, truncate=truncate, **options)
+        async for piece in pieces_in_thread(stream):
+            yield piece
+
+    @cached_property
+    def chats(self) -> Chats:
+        """The conversations of this bundle. Raises `MvlmError` for a bundle without a chat template."""
+        return Chats(self)
+
+    def _conversed(self, turn: Turn) -> Conversed:
+        pictures = (picture if isinstance(picture, View) else self.look(picture) for picture in turn.pictures)
+        return Conversed(turn, tuple(pictures))

@@ -74,6 +74,14 @@ class RouterFacts:
 
 
 @dataclass(frozen=True)
+class ChatFacts:
+    """The model's chat template, and the special tokens that it may name, as `bos_token`."""
+
+    template: str
+    special_tokens: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A bundle, checked: every file is there and unchanged, and every name below stands for one of them."""
 
@@ -96,6 +104,7 @@ class Manifest:
     router: RouterFacts | None
     model_sha256: str
     sha256: str  # of bundle.json, which answers for every other file
+    chat: ChatFacts | None = None  # None in a bundle of before, which takes one question about one picture
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -174,6 +183,7 @@ def _check_names(manifest: Manifest, files: dict[str, tuple[str, int]]) -> None:
     graphs += [manifest.decoder.prefill] if manifest.decoder.prefill else []
     used = {manifest.tokenizer, manifest.embedding.file, *(graph.file for graph in graphs)}
     used |= {manifest.router.file} if manifest.router else set()
+    used |= {manifest.chat.template} if manifest.chat else set()
     unknown = sorted(used - set(files))
     if unknown:
         raise MvlmError(f"{manifest.folder / 'bundle.json'} gives no hash for {', '.join(unknown)}: export again")
@@ -222,7 +232,13 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
         router=None if router is None else _router(router),
         model_sha256=str(value["model_sha256"]),
         sha256=str(value[SEAL]),
+        chat=_chat(value["chat"]) if value.get("chat") else None,
     )  # fmt: skip
+
+
+def _chat(value: dict[str, Any]) -> ChatFacts:
+    tokens = {str(name): str(token) for name, token in value["special_tokens"].items()}
+    return ChatFacts(str(value["template"]), tokens)
 
 
 def _graph(value: dict[str, Any]) -> Graph:

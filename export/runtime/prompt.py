@@ -65,6 +65,7 @@ class Prompt:
         self.parts = tuple(parts)
         self._question = next(part for part in parts if isinstance(part, QuestionText))
         self._place = kinds.index(ImagePlace)
+        self.tokenizer = tokenizer
         self._tokenizer = reader_of_pieces(tokenizer)
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Unpack
@@ -15,7 +14,7 @@ from export.runtime.decode.batch import answer_many
 from export.runtime.decode.conversation import Shelf
 from export.runtime.routing.router import Choice
 
-from .answer import Answer, Clock, Stream
+from .answer import Answer, Clock, Stream, pieces_in_thread, read_in_thread
 from .answerer import Answerer
 from .features import image_features
 from .image import Order, Picture, preprocess
@@ -70,21 +69,12 @@ class View(Looked):
 
     async def aask(self, question: str, scale: Scale = "auto", **options: Unpack[Options]) -> Answer:
         """`ask` in a thread. Cancelled, it stops within a token."""
-        stream = self.stream(question, scale, **options)
-        try:
-            return await asyncio.to_thread(stream.read)
-        finally:
-            stream.stop()
+        return await read_in_thread(self.stream(question, scale, **options))
 
     async def astream(self, question: str, scale: Scale = "auto", **options: Unpack[Options]) -> AsyncIterator[str]:
         """`stream`, its steps in a thread. Left early, it stops within a token."""
-        stream = self.stream(question, scale, **options)
-        try:
-            while (piece := await asyncio.to_thread(next, stream, None)) is not None:
-                yield piece
-        finally:
-            stream.stop()
-            await asyncio.shield(asyncio.to_thread(stream.close))
+        async for piece in pieces_in_thread(self.stream(question, scale, **options)):
+            yield piece
 
 
 def look(runtime: Answerer, picture: Picture, order: Order) -> View:

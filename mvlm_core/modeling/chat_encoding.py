@@ -2,7 +2,7 @@
 
 A chat template writes its special tokens into the same string as the words of the person. So that `<image>` in a
 question is not taken for a picture, `spell` marks special tokens in the person's texts before the template sees them,
-and `encode_text` reads the marked ones as text: as `export.runtime.prompt` does on the device.
+and `encode_text` reads the marked ones as text: as `export.runtime.chat_text` does on the device.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from export.runtime.chat_text import MARK, marked, special_pattern, stretches
+from export.runtime.chat_text import spell as spell_special
 from export.runtime.errors import MvlmError
 from export.runtime.prompt import reader_of_pieces
-
-# A noncharacter, which no text that is exchanged may hold; one that does comes back as it was all the same.
-_MARK = "\ufdd0"
 
 
 @dataclass(frozen=True)
@@ -70,15 +69,7 @@ def require_positions(length: int, positions: int | None, scale: int) -> None:
 
 def spell(value: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
     """Chat messages, or a text, with the special tokens in their texts marked as text."""
-    if isinstance(value, str):
-        return _special(tokenizer).sub(
-            lambda found: found[0][0] + _MARK + found[0][1:], value.replace(_MARK, _MARK * 2)
-        )
-    if isinstance(value, list | tuple):
-        return [spell(part, tokenizer) for part in value]
-    if isinstance(value, dict):
-        return {key: spell(held, tokenizer) if key in ("content", "text") else held for key, held in value.items()}
-    return value
+    return spell_special(value, _special(tokenizer))
 
 
 def encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[tuple[int, int]]]:
@@ -87,11 +78,11 @@ def encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int
     Raises `MvlmError` for a marked text when the tokenizer's pieces depend on what stands before them, since the text
     between special tokens cannot be encoded by itself then.
     """
-    if _MARK not in text:
+    if MARK not in text:
         return _encode(text, tokenizer)
-    plain = text.replace(_MARK, " ")
+    plain = text.replace(MARK, " ")
     if _between_special(plain, tokenizer)[0] != _encode(plain, tokenizer)[0]:
-        spelled = ", ".join(token for token in _special_tokens(tokenizer) if _marked(token) in text)
+        spelled = ", ".join(token for token in _special_tokens(tokenizer) if marked(token) in text)
         raise MvlmError(
             f"this tokenizer cannot keep {spelled} as text, since its pieces depend on what stands before them: take"
             " it out of the text"
@@ -115,23 +106,18 @@ def _between_special(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[lis
     ids: list[int] = []
     offsets: list[tuple[int, int]] = []
     place = 0
-    for piece in filter(None, re.split(f"({_special(tokenizer).pattern})", text)):
-        # Of two marks the second stays, and one alone goes: `kept` says where in the text the rest stands.
-        kept = [found.end() - 1 for found in re.finditer(f"{_MARK}{_MARK}|[^{_MARK}]", piece)]
-        words = "".join(piece[i] for i in kept)
-        is_special = _special(tokenizer).fullmatch(piece) is not None
+    for words, bounds, is_special in stretches(text, _special(tokenizer)):
         if is_special or place == 0:
             found, at = _encode(words, tokenizer, as_text=not is_special)
         else:
             read = _reader(tokenizer, len(tokenizer)).encode(words, add_special_tokens=False)
             found, at = read.ids, read.offsets
         ids += found
-        bounds = [*kept, len(piece)]  # a token need not have a character of its own
-        offsets += [
+        offsets += [  # a token need not have a character of its own
             (place + bounds[start], place + (bounds[end - 1] + 1 if end > start else bounds[start]))
             for start, end in at
         ]
-        place += len(piece)
+        place += bounds[-1]
     return ids, offsets
 
 
@@ -149,18 +135,9 @@ def _reader(tokenizer: PreTrainedTokenizerBase, tokens: int) -> Tokenizer:
     return reader_of_pieces(backend.backend_tokenizer)
 
 
-def _marked(token: str) -> str:
-    return token[0] + _MARK + token[1:]
-
-
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     return tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
 
 
 def _special(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    return _pattern(_special_tokens(tokenizer))
-
-
-@lru_cache
-def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+    return special_pattern(_special_tokens(tokenizer))

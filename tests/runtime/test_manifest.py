@@ -15,8 +15,8 @@ from tests.support.bundles import pool_bundle
 from tests.support.tiny import SCALES
 
 EVERY_FILE = [
-    "bundle.json", *(f"connector_{m}.onnx" for m in SCALES), "decoder.onnx", "router.onnx", "tokenizer.json",
-    "vision.onnx", "weights.bin",
+    "bundle.json", "chat_template.jinja", *(f"connector_{m}.onnx" for m in SCALES), "decoder.onnx", "router.onnx",
+    "tokenizer.json", "vision.onnx", "weights.bin",
 ]  # fmt: skip
 
 

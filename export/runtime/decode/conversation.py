@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,17 @@ class Reader:
     def positions(self, question: str, num_visual_tokens: int, max_new_tokens: int) -> int:
         """How many positions a question and its answer need."""
         return len(self.prompt.before(question)) + num_visual_tokens + len(self.prompt.after(question)) + max_new_tokens
+
+
+class Reads(Protocol):
+    """What an answer is written behind: it reads on token by token, and can be taken back."""
+
+    @property
+    def used(self) -> int: ...
+
+    def follow(self, token: int) -> Array: ...
+
+    def rewind(self, used: int) -> None: ...
 
 
 class Conversation:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .conversation import Conversation
+from .conversation import Reads
 from .sampling import log_softmax
 
 Array = NDArray[np.float32]
@@ -22,7 +22,7 @@ Branches = dict[int, list[tuple[int, tuple[int, ...]]]]
 
 
 def score_choices(
-    conversation: Conversation, logits: Array, spellings: Sequence[Sequence[tuple[int, ...]]], stop_ids: frozenset[int]
+    conversation: Reads, logits: Array, spellings: Sequence[Sequence[tuple[int, ...]]], stop_ids: frozenset[int]
 ) -> Array:
     """The log-probability of each choice, given by the ids of all its spellings, after a prompt's logits (V,)."""
     flat = [(number, ids) for number, ways in enumerate(spellings) for ids in dict.fromkeys(ways)]
@@ -36,7 +36,7 @@ def score_choices(
 
 
 def _walk(
-    conversation: Conversation, scores: Array, rest: Sequence[tuple[int, tuple[int, ...]]], so_far: float,
+    conversation: Reads, scores: Array, rest: Sequence[tuple[int, tuple[int, ...]]], so_far: float,
     stop_ids: Sequence[int], add: Callable[[int, float], None],
 ) -> None:  # fmt: skip
     """Score what is left of each choice after a node whose next token has the log-probabilities `scores` (V,)."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from export.runtime.answer import Clock, Finish, Stop
 from export.runtime.request import Request
 
-from .conversation import Conversation
+from .conversation import Reads
 from .sampling import Sampler
 from .text import GrowingText
 
@@ -94,9 +94,7 @@ class Writing:
         return "deadline" if self._clock.left_ms < self._step_ms else None
 
 
-def write(
-    conversation: Conversation, logits: Array, task: Task, clock: Clock, stop: Stop
-) -> Generator[str, None, Written]:
+def write(conversation: Reads, logits: Array, task: Task, clock: Clock, stop: Stop) -> Generator[str, None, Written]:
     """Decode from the prompt's logits (V,), yield the pieces of the text, and return the whole."""
     writing = Writing(task, clock, stop)
     while True:

@@ -1,0 +1,274 @@
+"""Conversations: any number of turns and pictures, rendered by the model's own chat template, read where they are new.
+
+Each picture is shown at the scale that the question of its own turn needs; a later question about it may raise that.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.runtime.decode.transcript import Memory, Reading, Shown, Transcript, Words
+from export.runtime.decode.writing import Written
+from export.runtime.routing.router import Choice, named_reason
+
+from .answer import Answer, Clock, Stop, Stream
+from .answerer import Answerer
+from .chat_template import ChatTemplate
+from .chat_text import ChatText, cut_at, spell
+from .errors import MvlmError
+from .looked import Looked
+from .messages import Turn
+from .request import Request
+
+Array = NDArray[np.float32]
+Truncate = Literal["oldest"] | None
+_MEMORY_BYTES = 512 * 2**20
+_CHOICES_KEPT = 1024
+
+
+@dataclass(frozen=True)
+class Conversed:
+    """One turn, and its pictures as they were looked at."""
+
+    turn: Turn
+    looked: tuple[Looked, ...]
+
+
+@dataclass(frozen=True)
+class Picked:
+    """At which scale a picture is shown, and why; `choice` is None where the scale was named."""
+
+    looked: Looked
+    scale: int
+    choice: Choice | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be read, and how long the answer may be."""
+
+    turns: tuple[Conversed, ...]
+    picked: tuple[Picked, ...]
+    transcript: Transcript
+    request: Request
+    dropped: int
+
+
+class Chats:
+    """The conversations of one bundle. Safe to use from several threads."""
+
+    def __init__(self, answerer: Answerer, memory_bytes: int = _MEMORY_BYTES) -> None:
+        """`memory_bytes` bounds what is kept of what was read. Raises `MvlmError` for a bundle without a template."""
+        manifest = self._manifest = answerer.manifest
+        if manifest.chat is None:
+            raise MvlmError(
+                f"{manifest.folder} holds no chat template: export again, or ask one question about one picture",
+                code="no-template",
+            )
+        text = manifest.path(manifest.chat.template).read_text(encoding="utf-8")
+        self._template = ChatTemplate(text, manifest.chat.special_tokens)
+        self._text = ChatText(answerer.prompt.tokenizer)
+        self._answerer = answerer
+        self.memory = Memory(answerer.decoder, memory_bytes)
+        self._choices: OrderedDict[tuple[object, ...], Choice] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def stream(
+        self,
+        turns: Sequence[Conversed],
+        request: Request,
+        clock: Clock,
+        truncate: Truncate = None,
+        *,
+        fit: bool = False,
+    ) -> Stream:
+        """The answer to the last turn, in pieces; what cannot be answered is refused here, before anything is read.
+
+        `request.question` is not looked at. With `fit` a longest answer that finds no room becomes one that does.
+        """
+        if truncate not in (None, "oldest"):
+            raise MvlmError(f"truncate is {truncate!r}: name oldest, or leave it out", code="bad-option")
+        plan = self._plan(tuple(turns), request, clock, truncate, fit)
+        return Stream(lambda stop: self._answering(plan, clock, stop))
+
+    def ids(self, turns: Sequence[Turn]) -> list[int]:
+        """The ids of a conversation, ready for an answer, with one placeholder for each picture."""
+        messages = [spell(turn.to_template(), self._text.special) for turn in turns]
+        return self._text.ids(self._template.render(messages))
+
+    # At which scales
+
+    def _picked(self, turns: Sequence[Conversed], request: Request, clock: Clock) -> tuple[Picked, ...]:
+        """The scale of each picture, in their order."""
+        picked: list[Picked] = []
+        for at, turn in enumerate(turns):
+            for looked in turn.looked:
+                if request.scale == "auto":
+                    picked.append(self._chosen(looked, list(_questions_about(turns, at)), request, clock))
+                else:
+                    picked.append(Picked(looked, request.scale, None))
+        return tuple(picked)
+
+    def _chosen(self, looked: Looked, questions: Sequence[str], request: Request, clock: Clock) -> Picked:
+        """The finest of the choices for the questions about a picture: what was shown once is not shown in less."""
+        choices = [self._choice(looked, question, request, clock) for question in questions]
+        if not choices:  # nobody asked anything in words
+            return Picked(looked, max(self._manifest.scales), None)
+        finest = max(choices, key=lambda choice: choice.scale)
+        return Picked(looked, finest.scale, finest)
+
+    def _choice(self, looked: Looked, question: str, request: Request, clock: Clock) -> Choice:
+        asked = replace(request, question=question)
+        if request.deadline_ms is not None:
+            return self._answerer.choose(looked, asked, clock)
+        key = (looked.key, question, request.terms)
+        with self._lock:
+            known = self._choices.pop(key, None)
+        choice = known or self._answerer.choose(looked, asked, clock)
+        with self._lock:
+            self._choices[key] = choice
+            while len(self._choices) > _CHOICES_KEPT:
+                self._choices.popitem(last=False)
+        return choice
+
+    # What is read
+
+    def _plan(
+        self, turns: tuple[Conversed, ...], request: Request, clock: Clock, truncate: Truncate, fit: bool
+    ) -> Plan:
+        if any(turn.looked for turn in turns):
+            self._answerer.require_offered(request)
+        picked, dropped = self._picked(turns, request, clock), 0
+        while True:
+            transcript = self._transcript(turns, picked)
+            left = self._manifest.max_length - len(transcript)
+            room = self._answerer.room(request)
+            if fit and not request.choices and 0 < left < room:
+                request = replace(request, max_new_tokens=left)
+            elif left < room:
+                shorter = _without_oldest(turns) if truncate else None
+                if shorter is None:
+                    raise self._too_long(len(transcript), room, picked)
+                dropped += len(turns) - len(shorter)
+                picked = picked[len(picked) - sum(len(turn.looked) for turn in shorter) :]
+                turns = shorter
+                continue
+            return Plan(turns, picked, transcript, request, dropped)
+
+    def _too_long(self, length: int, room: int, picked: Sequence[Picked]) -> MvlmError:
+        shown = sum(picture.scale for picture in picked)
+        return MvlmError(
+            f"the conversation has {length} tokens, {shown} of them pictures, and with an answer of {room} it does not"
+            f" fit the decoder's {self._manifest.max_length} positions: leave out earlier turns, or pictures, or name a"
+            " coarser scale",
+            code="too-long",
+        )
+
+    def _transcript(self, turns: Sequence[Conversed], picked: Sequence[Picked]) -> Transcript:
+        ids = self.ids([turn.turn for turn in turns])
+        words = cut_at(ids, self._manifest.image_token_id)
+        if len(words) != len(picked) + 1:
+            raise MvlmError(
+                f"the chat template shows {len(words) - 1} of {len(picked)} pictures: pictures stand where it does not"
+                " look for them",
+                code="bad-messages",
+            )
+        parts: list[Words | Shown] = [Words(tuple(words[0]))]
+        for picture, behind in zip(picked, words[1:], strict=True):
+            parts += [self._shown(picture), Words(tuple(behind))]
+        return Transcript(tuple(part for part in parts if len(part)))
+
+    def _shown(self, picture: Picked) -> Shown:
+        """A picture's tokens. Where coarse ones begin the fine ones, they go by one name at every scale."""
+        key = (picture.looked.key,) if self._manifest.nested else (picture.looked.key, picture.scale)
+        values = picture.looked.values
+        return Shown(key, picture.scale, lambda m: self._answerer.visual_tokens(values, m)[0])
+
+    # The answer
+
+    def _answering(self, plan: Plan, clock: Clock, stop: Stop) -> Generator[str, None, Answer]:
+        answerer, escalated, new, written = self._answerer, None, 0, Written(finish="stopped")
+        while not stop.now:
+            keys = plan.transcript.identities()
+            with self.memory.borrow(keys, len(keys) + answerer.room(plan.request)) as held:
+                reading = Reading(answerer.decoder, answerer.table.rows, held)
+                logits = reading.read(plan.transcript, clock)
+                new += reading.new
+                closer = self._closer(plan, logits) if escalated is None else None
+                if closer is None:
+                    written = yield from answerer.write(reading, logits, plan.request, clock, stop)
+                    break
+            escalated, plan = plan.picked[-1].scale, closer
+        return self._answer(plan, written, clock, escalated, new)
+
+    def _closer(self, plan: Plan, logits: Array) -> Plan | None:
+        """The same with the last picture shown at a finer scale, where its first token was not sure enough."""
+        last = plan.picked[-1] if plan.turns[-1].looked else None
+        if last is None or last.choice is None:
+            return None
+        closer = self._answerer.escalate(last.choice, logits)
+        if closer is None:
+            return None
+        picked = (*plan.picked[:-1], Picked(last.looked, closer.scale, closer))
+        transcript = self._transcript(plan.turns, picked)
+        if len(transcript) + self._answerer.room(plan.request) > self._manifest.max_length:
+            return None
+        return replace(plan, picked=picked, transcript=transcript)
+
+    def _answer(self, plan: Plan, written: Written, clock: Clock, escalated: int | None, new: int) -> Answer:
+        last = plan.picked[-1] if plan.picked else None
+        choice = last.choice if last else None
+        timings: dict[str, float] = {}
+        for turn in plan.turns[-1:]:
+            for looked in turn.looked:
+                timings = _added(timings, looked.timings)
+        return Answer(
+            text=written.text,
+            num_visual_tokens=sum(picture.scale for picture in plan.picked),
+            reason="no picture is shown" if last is None else choice.reason if choice else named_reason(last.scale),
+            probability=choice.probabilities[choice.scale] if choice else None,
+            probabilities=choice.probabilities if choice else {},
+            confidence=written.confidence,
+            out_of_distribution=choice.out_of_distribution if choice else False,
+            escalated=escalated,
+            finish=written.finish,
+            choices=written.choices,
+            token_ids=tuple(written.token_ids),
+            timings=clock.since(timings),
+            scales=tuple(picture.scale for picture in plan.picked),
+            prompt_tokens=len(plan.transcript),
+            new_tokens=new,
+            dropped_turns=plan.dropped,
+        )
+
+
+def _questions_about(turns: Sequence[Conversed], at: int) -> Iterator[str]:
+    """What users say from a turn's pictures on, until others are shown."""
+    for number, turn in enumerate(turns[at:]):
+        if number and turn.looked:
+            return
+        if turn.turn.role == "user" and turn.turn.text.strip():
+            yield turn.turn.text
+
+
+def _without_oldest(turns: tuple[Conversed, ...]) -> tuple[Conversed, ...] | None:
+    """A conversation without its oldest question and what was answered; None where only the last one is left."""
+    first = next(at for at, turn in enumerate(turns) if turn.turn.role != "system")
+    following = next((at for at in range(first + 1, len(turns)) if turns[at].turn.role == "user"), None)
+    if following is None:
+        return None
+    kept = [turn for turn in turns[first:following] if turn.turn.role == "system"]
+    return (*turns[:first], *kept, *turns[following:])
+
+
+def _added(some: dict[str, float], more: dict[str, float]) -> dict[str, float]:
+    return {
+        stage: some.get(stage, 0.0) + more.get(stage, 0.0) for stage in [*some, *(s for s in more if s not in some)]
+    }

@@ -1,0 +1,186 @@
+"""What the language model is to read, position by position, and what it has read before: nothing is read twice.
+
+A position's keys and values depend on nothing behind it. So whatever two transcripts begin with alike holds for both:
+the ids of a system text, the turns so far, a picture at its scale. Where the connector is prefix-nested, a token of a
+picture is the same at every scale that has it, and a finer scale goes on where the coarser one ended.
+
+Letters: S positions, D width, V vocabulary, m visual tokens.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.runtime.answer import Clock
+
+Array = NDArray[np.float32]
+_ROUND_UP = 64  # positions
+_WORTH_COPYING = 16  # positions: fewer are read again as quickly
+
+
+@dataclass(frozen=True)
+class Words:
+    """A run of ids."""
+
+    ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def identities(self) -> Sequence[Hashable]:
+        return self.ids
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture at a scale. `key` names what its tokens are computed from; `tokens` computes them, (m, D)."""
+
+    key: Hashable
+    num_visual_tokens: int
+    tokens: Callable[[int], Array]
+
+    def __len__(self) -> int:
+        return self.num_visual_tokens
+
+    def identities(self) -> Sequence[Hashable]:
+        return [(self.key, place) for place in range(self.num_visual_tokens)]
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """Words and pictures in their order."""
+
+    parts: tuple[Words | Shown, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def identities(self) -> list[Hashable]:
+        """One for each position; two transcripts with the same first keys read the same there."""
+        return [key for part in self.parts for key in part.identities()]
+
+    def embeddings(self, rows: Callable[[Sequence[int]], Array], since: int) -> Array:
+        """What stands behind the first `since` positions: (S - since, D). Pictures before are not computed."""
+        pieces, place = [], 0
+        for part in self.parts:
+            skipped = max(0, since - place)
+            if skipped < len(part):
+                found = rows(part.ids) if isinstance(part, Words) else part.tokens(part.num_visual_tokens)
+                pieces.append(found[skipped:])
+            place += len(part)
+        return np.concatenate(pieces)
+
+
+@dataclass
+class Held:
+    """A cache, and the key of each of its positions."""
+
+    cache: Any
+    keys: list[Hashable]
+
+    def common(self, keys: Sequence[Hashable]) -> int:
+        """How many first positions are the same."""
+        most = min(len(self.keys), len(keys))
+        return next((place for place in range(most) if self.keys[place] != keys[place]), most)
+
+
+class Reading:
+    """One transcript in a cache, and the answer that is written behind it."""
+
+    def __init__(self, decoder: Any, rows: Callable[[Sequence[int]], Array], held: Held) -> None:
+        self._decoder, self._rows, self.held = decoder, rows, held
+        self.new = 0  # positions that the last transcript had to be read for
+
+    def read(self, transcript: Transcript, clock: Clock) -> Array:
+        """Read what is new: logits (V,) behind it. The rest of what was held is forgotten."""
+        keys = transcript.identities()
+        kept = min(self.held.common(keys), len(keys) - 1)  # the last position is read again, for its logits
+        self.held.cache.rewind(kept)
+        self.held.keys[kept:] = []
+        with clock.stage("connector"):
+            new = transcript.embeddings(self._rows, kept)  # (S - kept, D)
+        with clock.stage("prefill"):
+            logits = self._decoder.step(new, self.held.cache)
+        self.held.keys[kept:] = keys[kept:]
+        self.new = len(new)
+        return logits
+
+    def follow(self, token: int) -> Array:
+        """Read one more token: logits (V,) of the next."""
+        logits = self._decoder.step(self._rows([token]), self.held.cache)
+        self.held.keys.append(token)
+        return logits
+
+    @property
+    def cache(self) -> Any:
+        return self.held.cache
+
+    @property
+    def used(self) -> int:
+        return int(self.held.cache.used)
+
+    def rewind(self, used: int) -> None:
+        """Forget what was read after the first `used` positions."""
+        self.held.cache.rewind(used)
+        self.held.keys[used:] = []
+
+
+class Memory:
+    """What was read lately, within a bound of bytes: the caches of conversations, least recently used first out."""
+
+    def __init__(self, decoder: Any, most_bytes: int) -> None:
+        facts = decoder.facts
+        one = np.dtype(facts.cache_dtype).itemsize
+        self.bytes_a_position = len(facts.past) * facts.kv_heads * facts.head_dim * one
+        self._decoder, self._most = decoder, most_bytes
+        self._held: OrderedDict[int, Held] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def borrow(self, keys: Sequence[Hashable], positions: int) -> Iterator[Held]:
+        """A cache for `positions` that nobody else uses, with as much of `keys` read as is held. It is kept after."""
+        held = self._take(keys, positions)
+        try:
+            yield held
+        finally:
+            self._keep(held)
+
+    @property
+    def held_bytes(self) -> int:
+        with self._lock:
+            return self._bytes()
+
+    def _take(self, keys: Sequence[Hashable], positions: int) -> Held:
+        with self._lock:
+            best = max(self._held.values(), key=lambda held: held.common(keys), default=None)
+            common = best.common(keys) if best else 0
+            # What another conversation still needs is copied; what this one goes on from is taken.
+            goes_on = best is not None and common >= len(best.keys) - 1
+            if best is not None and goes_on:
+                del self._held[id(best)]
+                if best.cache.positions >= positions:
+                    return best
+            fresh = Held(self._decoder.cache(-(-positions // _ROUND_UP) * _ROUND_UP), [])
+            if best is not None and (goes_on or common >= _WORTH_COPYING):
+                fresh.cache.copy(best.cache, common)
+                fresh.keys = list(best.keys[:common])
+            return fresh
+
+    def _keep(self, held: Held) -> None:
+        if held.cache.used != len(held.keys):  # it was left in the middle of a step
+            return
+        with self._lock:
+            self._held[id(held)] = held
+            while self._held and self._bytes() > self._most:
+                self._held.popitem(last=False)
+
+    def _bytes(self) -> int:
+        return sum(len(held.keys) for held in self._held.values()) * self.bytes_a_position
