@@ -14,6 +14,8 @@ from export.runtime.artefact import describe, refuse_if_filled, write_json
 from export.runtime.errors import MvlmError
 from export.runtime.families import Family
 
+from .demo_time import Clock, slowness, spoken
+
 _PARTS = ("rows", "train.yaml", "run", "labels", "router", "report", "bundle")
 _REHEARSAL_PICTURES = ("--train", "120", "--val", "60", "--test", "60")
 _REHEARSAL_STEPS = ("stages.0.steps=6", "stages.1.steps=6")
@@ -29,12 +31,16 @@ class Demo:
     seed: int
     rehearse: bool
     seconds: dict[str, float] = field(default_factory=dict)
+    clock: Clock | None = None  # a rehearsal has none
 
     def run(self, *, overwrite: bool) -> None:
         """Run every verb into `out` and end with what a person wants to see. Raises `MvlmError` if `out` is filled."""
         self._say_what_is_there(overwrite)
         rows, run, labels, router, report, bundle = (self._path(name) for name in _PARTS if name != "train.yaml")
         again = ("--overwrite",) if overwrite else ()
+        if not self.rehearse:
+            self.clock = Clock(slowness(), taken=self.seconds)
+            click.echo(f"This takes {spoken(self.clock.left())} on this machine.")
         self._verb(
             "data", "scenes", "--out", rows, "--family", self.family, "--seed", str(self.seed),
             *(_REHEARSAL_PICTURES if self.rehearse else ()), *again,
@@ -59,6 +65,9 @@ class Demo:
     def _verb(self, *arguments: str) -> None:
         from mvlm_core.cli import main
 
+        if self.clock:
+            stage = f"stage {len(self.seconds) + 1} of {len(self.clock.measured)}"
+            click.echo(f"\n{stage}, {spoken(self.clock.left())} left", nl=False)
         click.secho(f"\n$ mvlm {shlex.join(arguments)}", bold=True)
         start = time.perf_counter()
         main.run(list(arguments))

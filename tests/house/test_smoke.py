@@ -118,8 +118,10 @@ def test_the_runtime_reads_what_opencv_writes(made, tmp_path):
         film.write(np.full((32, 32, 3), brightness, np.uint8))
     film.release()
     runtime = Runtime.load(made.folder / "bundle", threads=1)
-    with LatestFrame(str(tmp_path / "film.avi")) as camera:
-        assert runtime.ask(camera.next(), made.question, scale=1, max_new_tokens=1).num_visual_tokens == 1
+    with LatestFrame(str(tmp_path / "film.avi"), oldest_ms=1e6) as camera:
+        frame = camera.next()
+    asked = runtime.look(frame.picture, frame.order).ask(made.question, scale=1, max_new_tokens=1)
+    assert asked.num_visual_tokens == 1
 
 
 def test_lmms_eval_scores_a_bundle(made, tmp_path):

@@ -1,0 +1,67 @@
+"""What `make demo` says of how long it takes."""
+
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from mvlm_core.commands.demo import Demo
+from mvlm_core.commands.demo_time import MEASURED, Clock, slowness, spoken
+
+WHOLE = sum(MEASURED.values())
+
+
+def test_the_first_guess_is_the_measured_time_on_this_machine():
+    assert Clock(1.0).left() == pytest.approx(WHOLE)
+    assert Clock(3.0).left() == pytest.approx(3 * WHOLE)
+
+
+def test_what_its_verbs_took_sets_it_right():
+    """Guessed at the measured pace, and twice as slow in truth: the rest is guessed longer with every verb."""
+    taken: dict[str, float] = {}
+    clock, verbs = Clock(1.0, taken=taken), list(MEASURED)
+    of_truth = []
+    for verb in verbs[:-1]:
+        taken[verb] = 2 * MEASURED[verb]
+        of_truth.append(clock.left() / (2 * sum(MEASURED[v] for v in verbs if v not in taken)))
+    assert of_truth == sorted(of_truth)
+    assert 0.5 < of_truth[0] < of_truth[-1] < 1
+    taken[verbs[-1]] = 1.0
+    assert clock.left() == 0
+
+
+def test_a_machine_that_draws_slower_is_slower(monkeypatch):
+    ticks = iter(range(10**6))
+    monkeypatch.setattr("mvlm_core.commands.demo_time.time.perf_counter", lambda: next(ticks) * 0.01)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    two_cores = slowness()
+    assert two_cores == pytest.approx(0.01 / (MEASURED["data"] * 2 / 17800))
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    assert slowness() == pytest.approx(2 * two_cores)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(5, "less than a minute"), (70, "about a minute"), (458, "about 8 minutes")]
+)
+def test_as_a_person_says_it(seconds, words):
+    assert spoken(seconds) == words
+
+
+def test_it_is_said_at_the_start_and_at_each_stage(tmp_path, monkeypatch):
+    """The verbs do nothing here."""
+    import click
+
+    monkeypatch.setattr("mvlm_core.cli.main.run", lambda arguments: None)
+    monkeypatch.setattr(Demo, "_example", lambda self, rows: ("picture.png", "what is it?", "red"))
+    monkeypatch.setattr(Demo, "_say_where_everything_lies", lambda self: None)
+    monkeypatch.setattr("mvlm_core.commands.demo.slowness", lambda: 1.0)
+
+    @click.command()
+    def demo():
+        (tmp_path / "demo").mkdir()
+        Demo(tmp_path / "demo", "pool", 0, rehearse=False).run(overwrite=False)
+
+    told = CliRunner().invoke(demo, [], catch_exceptions=False).output
+    assert told.startswith(f"This takes {spoken(WHOLE)} on this machine.\n")
+    stages = re.findall(r"^stage (\d) of (\d), (?:about|less than) .* left\n\$ mvlm ([a-z-]+)", told, re.MULTILINE)
+    assert stages == [(str(n), str(len(MEASURED)), verb) for n, verb in enumerate(MEASURED, 1)]
