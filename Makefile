@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 DONE   := $(VENV)/.installed
 LOCK   := requirements/lock.txt requirements/torch.txt
 
-.PHONY: demo test lint lock release clean
+.PHONY: demo test lint docs lock release clean
 
 demo: $(DONE)
 	$(BIN)/mvlm demo --out demo
@@ -17,6 +17,10 @@ lint: $(DONE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation as a site, in site/; a link that leads nowhere fails it.
+docs: $(DONE)
+	$(BIN)/mkdocs build --quiet
 
 # The newest versions within the bounds of pyproject.toml, and what is different with them. Test them before you commit.
 lock: $(DONE)
@@ -37,4 +41,4 @@ $(DONE): pyproject.toml $(LOCK)
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo dist
+	rm -rf $(VENV) demo dist site

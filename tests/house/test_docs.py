@@ -42,6 +42,6 @@ def test_every_page_is_on_the_map():
 
 
 def test_the_site_takes_the_plots_from_where_they_lie():
-    pytest.importorskip("mkdocs", reason="mkdocs comes with the extra `docs`")
+    pytest.importorskip("mkdocs", reason="mkdocs comes with the extra `dev`")
     hook = runpy.run_path(str(ROOT / "docs" / "site.py"))["on_page_markdown"]
     assert hook("![a](../benchmarks/results/a.png)", None, None, None) == "![a](results/a.png)"
