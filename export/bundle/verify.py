@@ -30,7 +30,7 @@ from export.runtime.routing.router import Router
 from mvlm_core.data.row import Row, questions_of
 from mvlm_core.modeling.kv_cache import cache_argument, cache_of
 from mvlm_core.modeling.processing import prompt_of
-from mvlm_core.scoring import score
+from mvlm_core.scoring.of_rows import metrics_of, score_row
 
 from .files import stop_ids
 from .reference import rounded_model, table_faults, weight_faults
@@ -122,7 +122,7 @@ def verify_bundle(source: Source, folder: Path, rows: Sequence[Row], progress: C
     if manifest.model_sha256 != source.model_sha256:
         raise MvlmError(f"{folder} was made from another run: name the one it was exported from with --run")
     try:
-        check = _Check(source, manifest)
+        check = _Check(source, manifest, rows)
         with _threads_that_pay(source.model):
             for row in rows:
                 values = check.look(row)
@@ -143,8 +143,9 @@ def verify_bundle(source: Source, folder: Path, rows: Sequence[Row], progress: C
 class _Check:
     """One model and one bundle, side by side."""
 
-    def __init__(self, source: Source, manifest: Manifest) -> None:
+    def __init__(self, source: Source, manifest: Manifest, rows: Sequence[Row]) -> None:
         self.model, self.processor, self.manifest = source.model, source.processor, manifest
+        self.metrics = metrics_of(rows)
         self.plan = plan_of(manifest)
         # Torch and the sessions take turns; threads of one that wait for work would hold up the other. Files for
         # other engines run here too: their operators are ONNX's own.
@@ -206,8 +207,8 @@ class _Check:
         wanted = self.prompt.answer(own[:ends])
         report.tokens += ends
         report.groups.append(row.group)
-        report.torch_scores.append(score(wanted, row.answers))
-        report.file_scores.append(score(answer.text, row.answers))
+        for told, scores in ((wanted, report.torch_scores), (answer.text, report.file_scores)):
+            scores.append(score_row(row, self.metrics.of[row.id], told, finest=wanted))
         if list(answer.token_ids) != own[:ends]:
             report.other_answers.append(f"row {row.id}: {answer.text!r}, torch {wanted!r}")
 
@@ -283,6 +284,7 @@ class _Check:
             "precision": precision,
             "tolerance": {name: asdict(TOLERANCES[name]) for name in sorted(set(precision.values()))},
             "rows": row_ids,
+            **self.metrics.facts(),
             "traced": "vision tower and connectors, at a batch of two; the decoder was written, no length of it traced",
             "vision": vars(self.vision),
             "router": {"asked": len(self.choices), "same": sum(a == b for a, b in self.choices)},

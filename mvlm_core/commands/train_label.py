@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
 _FLAT_LADDER = 0.05
+_NOTHING_RIGHT = 0.02
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 
@@ -202,20 +203,37 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path), default="run")
-@rows_option()
+@click.option(
+    "--rows", type=click.Path(path_type=Path), help="Rows folder or data file; left out, what the run was trained from."
+)
 @click.option("--scales", default=None, help="As in 1,4,9,36,144; left out, those of the run's train.yaml.")
 @click.option("--splits", default="val,test", show_default=True, help="What the model was not trained on.")
+@click.option("--training-rows", is_flag=True, help="Label rows that the run was trained on all the same.")
 @click.option(
     "--samples", type=click.IntRange(min=1), default=1, show_default=True,
     help="Runs beyond the first draw their answers: they tell what a row needs from luck.",
 )  # fmt: skip
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="[TASK=]METRIC",
+    help="What scores rows that name no metric, as exact, vqa, choice or agreement (docs/scores.md); repeatable.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Tokens of an answer at most; left out, half as many again as the longest right one.",
+)
 @click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @out_option("labels")
 @OVERWRITE
 def label(
-    run: Path, rows: Path, scales: str | None, splits: str, samples: int, device: str,
-    precision: Literal["float32", "bfloat16"], out: Path, overwrite: bool,
+    run: Path, rows: Path | None, scales: str | None, splits: str, training_rows: bool, samples: int,
+    metrics: tuple[str, ...], max_new_tokens: int | None, device: str, precision: Literal["float32", "bfloat16"],
+    out: Path, overwrite: bool,
 ) -> None:  # fmt: skip
     """Answer every row at every scale and store what was right. Stopped and started again, it goes on.
 
@@ -227,21 +245,37 @@ def label(
     from mvlm_core.label.sweep import Sweep, ladder
     from mvlm_core.label.sweep import label as sweep_rows
     from mvlm_core.modeling.scales import parse_scales
-    from mvlm_core.train.config import run_scales
+    from mvlm_core.scoring.of_rows import scored_by
+    from mvlm_core.train.config import run_rows, run_scales
 
     wanted = tuple(splits.split(","))
     unknown = [split for split in wanted if split not in SPLITS]
     if unknown:
         raise MvlmError(f"no split is called {', '.join(unknown)}: choose among {', '.join(SPLITS)}")
     refuse_if_filled(out, overwrite=overwrite)
+    learned = run_rows(run)
+    rows = rows or learned or Path("rows")
+    if "train" in wanted and not training_rows and learned is not None and rows.resolve() == learned.resolve():
+        raise MvlmError(
+            f"{run} was trained on the rows of the split train: it knows their answers, so labels of them would say"
+            " that few tokens are enough. Label val and test (`mvlm data split` makes them), or say --training-rows"
+        )
     asked = parse_scales(scales) if scales else run_scales(run)
-    sweep = Sweep(run, rows, asked, wanted, samples, device=device, precision=precision)
+    sweep = Sweep(
+        run, rows, asked, wanted, samples, max_new_tokens, metrics=metrics, device=device, precision=precision
+    )
     with Bars() as bars:
         facts = sweep_rows(sweep, out, overwrite=overwrite, progress=bars.reach("labelling"))
     steps = ladder(out)
-    click.echo(f"{facts['counts']['rows']} rows at {len(steps)} scales in {out}; right answers at each:")
+    click.echo(f"{facts['counts']['rows']} rows at {len(steps)} scales in {out}; mean score at each:")
     click.echo("  " + "   ".join(f"{scale}: {right:.3f}" for scale, right in steps.items()))
-    if max(steps.values()) - min(steps.values()) < _FLAT_LADDER:
+    click.echo(scored_by(facts))
+    if max(steps.values()) < _NOTHING_RIGHT:
+        click.echo(
+            "HARDLY AN ANSWER IS RIGHT at any scale. Look at `prediction` and `answer` in labels.parquet: is it the"
+            " model, or the metric? Longer answers want f1 or contains (docs/scores.md)."
+        )
+    elif max(steps.values()) - min(steps.values()) < _FLAT_LADDER:
         click.echo(
             "THE LADDER IS FLAT: more visual tokens hardly help this model on these rows. A router is pointless here."
         )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from export.runtime.data_url import is_data_url, read_data_url
 from export.runtime.errors import MvlmError
+from mvlm_core.scoring import chosen_option, read_metric
 
 from .pictures import PictureBytes, PictureFile, PictureSource
 from .row import SPLITS, PicturePlace, Row, Turn
@@ -89,13 +91,42 @@ def read_row(value: Any, origin: Origin) -> Row:
 
 def _row(name: str, value: dict[str, Any], origin: Origin) -> Row:
     system, turns = _turns(told := said(value))
+    turns = _marked_turns(value, turns)
     held = [picture.held for picture in _pictures(told)]
     pictures = tuple(_source(picture, number, origin) for number, picture in enumerate(held))
     split = _told(value, "split") or origin.split
     if split not in SPLITS:
         raise MvlmError(f"split {shown(split)} is none of {', '.join(SPLITS)}")
     group = _told(value, "group") or _alike(held, pictures, name)
-    return Row(name, pictures, turns, _told(value, "task"), group, split, system)
+    named = _told(value, "metric")
+    metric = str(read_metric(named)) if named else None
+    return Row(name, pictures, turns, _told(value, "task"), group, split, system, metric)
+
+
+def _marked_turns(value: dict[str, Any], turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """The turns with what the row says beside them: what people voted, and the options. Votes alone are answers too."""
+    votes, options = (_texts(value, key) for key in ("votes", "options"))
+    if not votes and not options:
+        return turns
+    if len(turns) > 1:
+        raise MvlmError("votes and options belong to one question, and the row has several")
+    answers = turns[0].answers or tuple(vote for vote, _ in Counter(votes).most_common(1))
+    marked = replace(turns[0], answers=answers, votes=votes, options=options)
+    if options and answers and all(chosen_option(answer, options) is None for answer in answers):
+        raise MvlmError(f"none of the options {', '.join(map(repr, options))} is the answer {answers[0]!r}")
+    return (marked,)
+
+
+def _texts(value: dict[str, Any], key: str) -> tuple[str, ...]:
+    held = value.get(key)
+    if held is None:
+        return ()
+    if not isinstance(held, list | tuple) or not held:
+        raise MvlmError(f"{key} is no list of texts")
+    texts = tuple(text_of(text, f"one of the {key}") for text in held)
+    if not all(text.strip() for text in texts):
+        raise MvlmError(f"one of the {key} is empty")
+    return texts
 
 
 def _told(value: dict[str, Any], key: str) -> str | None:
@@ -127,11 +158,11 @@ def _of_question(value: dict[str, Any]) -> Said:
         raise MvlmError("the question is empty")
     if answers is None and value.get("answer") is not None:
         raise MvlmError('no answers: "answer" is not read, give what is right as "answers"')
-    found = [] if answers is None else answers if isinstance(answers, list | tuple) else [answers]
-    return [
-        ("user", [*map(Shown, _column(value)), question]),
-        ("assistant", [text_of(answer, "an answer") for answer in found]),
-    ]
+    asked: Said = [("user", [*map(Shown, _column(value)), question])]
+    if answers is None:
+        return asked
+    found = answers if isinstance(answers, list | tuple) else [answers]
+    return [*asked, ("assistant", [text_of(answer, "an answer") for answer in found])]
 
 
 def _of_conversations(value: dict[str, Any]) -> Said:
@@ -258,6 +289,10 @@ def _turns(told: Said) -> tuple[str | None, tuple[Turn, ...]]:
         if len(system) == 0 or any(isinstance(part, Shown) for part in told[0][1]):
             raise MvlmError("the system text is empty, or holds a picture")
         told = told[1:]
+    if [role for role, _ in told] == ["user"]:  # a question that is only asked
+        told = [*told, ("assistant", [])]
+    elif told and not all(content for role, content in told if role == "assistant"):
+        raise MvlmError("no answers")
     if not told or [role for role, _ in told] != ["user", "assistant"] * (len(told) // 2):
         raise MvlmError("its turns must be questions and answers, one after the other, after at most one system text")
     turns, count = [], 0
@@ -278,8 +313,6 @@ def _turns(told: Said) -> tuple[str | None, tuple[Turn, ...]]:
 def _answers(answers: Sequence[Any]) -> tuple[str, ...]:
     if any(isinstance(answer, Shown) for answer in answers):
         raise MvlmError("a picture stands in an answer: a picture stands in a question")
-    if not answers:
-        raise MvlmError("no answers")
     if not all(answer.strip() for answer in answers):
         raise MvlmError("no answers: one of them is empty")
     return tuple(answers)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from export.runtime.errors import MvlmError
+from mvlm_core.scoring import Reference
 
 from .pictures import PictureSource
 
@@ -22,10 +23,16 @@ class PicturePlace:
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, with its pictures in place, and the answers that are right. The first is the one to learn."""
+    """A question, with its pictures in place, and the answers that are right. The first is the one to learn.
+
+    `answers` are synonyms, `votes` what several people answered, `options` those of multiple choice. A question that
+    is only asked has none of them.
+    """
 
     content: tuple[str | PicturePlace, ...]
     answers: tuple[str, ...]
+    votes: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class Row:
     group: str
     split: str
     system: str | None = None
+    metric: str | None = None
 
     @property
     def image(self) -> PictureSource:
@@ -59,6 +67,12 @@ class Row:
         """What answers the question of a row that asks one about one picture. Raises `MvlmError` for any other row."""
         self._single()
         return self.turns[0].answers
+
+    @property
+    def reference(self) -> Reference:
+        """What an answer to the question of a row that asks one about one picture is held against."""
+        self._single()
+        return Reference(self.turns[0].answers, self.turns[0].votes, self.turns[0].options)
 
     def _single(self) -> str:
         if len(self.turns) == 1 and self.system is None:
@@ -113,6 +127,17 @@ def questions_of(row: Row) -> list[Row]:
         return []
     name = "{id}" if len(asked) == 1 else "{id}#{number}"
     return [
-        replace(row, id=name.format(id=row.id, number=number), turns=(Turn((place, *words), turn.answers),))
+        replace(row, id=name.format(id=row.id, number=number), turns=(replace(turn, content=(place, *words)),))
         for number, (words, turn) in enumerate(zip(asked, row.turns, strict=True))
     ]
+
+
+def require_answers(rows: Sequence[Row]) -> None:
+    """Raise `MvlmError` naming the rows with a question that nothing answers: they can be asked, but not learned."""
+    bare = [row.id for row in rows if not all(turn.answers for turn in row.turns)]
+    if bare:
+        named = ", ".join(bare[:8]) + (f" and {len(bare) - 8} more" if len(bare) > 8 else "")
+        raise MvlmError(
+            f"{len(bare)} rows to train on have no answers (id {named}): give them answers, or another split, where"
+            " they can be labelled by agreement"
+        )

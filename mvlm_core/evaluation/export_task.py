@@ -15,6 +15,7 @@ from export.runtime.errors import MvlmError
 from mvlm_core.data.pictures import PictureFile, PictureSource
 from mvlm_core.data.reading import read_rows
 from mvlm_core.data.row import Row, single_questions
+from mvlm_core.scoring.of_rows import metrics_of
 
 GENERATE, CHOOSE = "rows", "rows_choice"
 _CHOICES = 4
@@ -31,7 +32,8 @@ def pictures(doc):
 
 
 def score_answer(doc, results):
-    return {"score": score(results[0], doc["answers"])}
+    told = {name: doc[name] for name in ("metric", "votes", "options")}
+    return {"score": score(results[0], doc["answers"], **told)}
 '''
 
 
@@ -62,11 +64,12 @@ def write_tasks(rows: Path, out: Path, split: str, lies_at: Path) -> Mapping[str
 
     Raises `MvlmError` when no row is of the split. Rows that are no single question about one picture are refused.
     """
-    asked = single_questions([row for row in read_rows(rows) if row.split == split])
+    asked = [row for row in single_questions([r for r in read_rows(rows) if r.split == split]) if row.answers]
     if not asked:
         raise MvlmError(f"{rows} has no rows of the split {split}: name another with --split")
     choices = _choices(asked)
-    docs = [_doc(row, choices.get(row.id, []), out, lies_at) for row in asked]
+    metrics = metrics_of(asked).of
+    docs = [_doc(row, choices.get(row.id, []), str(metrics[row.id]), out, lies_at) for row in asked]
     _write_docs(out / _DOCS, docs)
     _write_docs(out / f"choice_{_DOCS}", [doc for doc in docs if doc["choices"]])
     (out / "utils.py").write_text(_UTILS, encoding="utf-8")
@@ -88,10 +91,11 @@ def _write_docs(file: Path, docs: Sequence[Mapping[str, Any]]) -> None:
     file.write_text("".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs), encoding="utf-8")
 
 
-def _doc(row: Row, choices: Sequence[str], out: Path, lies_at: Path) -> dict[str, Any]:
+def _doc(row: Row, choices: Sequence[str], metric: str, out: Path, lies_at: Path) -> dict[str, Any]:
     return {
         "id": row.id, "picture": str(_picture_file(row.image, out, lies_at)), "question": row.question,
         "answer": row.answers[0], "answers": list(row.answers), "choices": list(choices), "task": row.task or "",
+        "metric": metric, "votes": list(row.reference.votes), "options": list(row.reference.options),
     }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +39,20 @@ from mvlm_core.checkpoints.run_folder import Precision, load_run, model_sha256
 from mvlm_core.data.reading import read_rows, rows_sha256
 from mvlm_core.data.row import Row, single_questions
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
-from mvlm_core.modeling.processing import MvlmProcessor, prompt_of, turn
+from mvlm_core.modeling.processing import MvlmProcessor, prompt_of
 from mvlm_core.modeling.scales import require_scales
-from mvlm_core.scoring import score
+from mvlm_core.scoring.of_rows import RowMetrics, metrics_of
 from mvlm_core.train.plan import Group, group_rows
 
-from .packed_generation import Answered, answer_together, stop_ids
+from .lines import LabelLines
+from .packed_generation import answer_together, stop_ids
 from .resumable import parts_folder
 
 _LABELS = pa.schema(
     [
         ("id", pa.string()), ("group", pa.string()), ("task", pa.string()), ("split", pa.string()),
-        ("num_visual_tokens", pa.int32()), ("sample", pa.int32()), ("score", pa.float32()), ("loss", pa.float32()),
-        ("probability", pa.float32()), ("confidence", pa.float32()), ("margin", pa.float32()),
+        ("num_visual_tokens", pa.int32()), ("sample", pa.int32()), ("metric", pa.string()), ("score", pa.float32()),
+        ("loss", pa.float32()), ("probability", pa.float32()), ("confidence", pa.float32()), ("margin", pa.float32()),
         ("prediction", pa.string()), ("answer", pa.string()),
     ]
 )  # fmt: skip
@@ -60,13 +61,17 @@ _STRANGE = pa.schema([("kind", pa.string()), ("image", pa.list_(pa.float32())), 
 _FILES = ("labels.parquet", "features.parquet", "ood_probes.parquet")
 # Of so many pictures other kinds are made.
 _OOD_PROBES = 64
+# How long an answer may be at least, at most, and where no row says how long a right one is.
+_FEWEST_NEW_TOKENS, _MOST_NEW_TOKENS, _UNKNOWN_NEW_TOKENS = 16, 256, 64
 
 
 @dataclass(frozen=True)
 class Sweep:
     """What is labelled: the rows of some splits, at some scales, by one model.
 
-    The first of `samples` answers greedily, as a device does; further ones are drawn at temperature 1.
+    The first of `samples` answers greedily, as a device does; further ones are drawn at temperature 1. `metrics` are
+    those of rows that name none, see `metrics_of`. Without `max_new_tokens` answers may be as long as the longest that
+    a row is to be answered by, and half as long again.
     """
 
     run: Path
@@ -74,7 +79,8 @@ class Sweep:
     scales: tuple[int, ...]
     splits: tuple[str, ...]
     samples: int = 1
-    max_new_tokens: int = 16
+    max_new_tokens: int | None = None
+    metrics: tuple[str, ...] = ()
     pictures_per_part: int = 32
     device: str = "cpu"
     precision: Precision = "float32"
@@ -85,8 +91,8 @@ class Sweep:
             "model_sha256": model_sha256(self.run), "rows_sha256": rows_sha256(self.rows),
             "scales": list(self.scales), "splits": list(self.splits), "samples": self.samples,
             "feature_version": FEATURE_VERSION,
-            "max_new_tokens": self.max_new_tokens, "pictures_per_part": self.pictures_per_part,
-            "precision": self.precision,
+            "max_new_tokens": self.max_new_tokens, "metrics": list(self.metrics),
+            "pictures_per_part": self.pictures_per_part, "precision": self.precision,
         }  # fmt: skip
 
 
@@ -103,22 +109,32 @@ def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, 
     rows = [row for row in read_rows(sweep.rows) if row.split in sweep.splits]
     if not rows:
         raise MvlmError(f"{sweep.rows} has no rows of the splits {', '.join(sweep.splits)}: name others with --splits")
-    questions = single_questions(rows)
-    _require_positions(questions, prompt_of(processor), model, sweep)
-    pictures = group_rows(questions)
+    asked = single_questions(rows)
+    metrics, pictures = metrics_of(asked, sweep.metrics), group_rows(asked)
+    most = sweep.max_new_tokens or new_tokens(processor, asked)
+    sweep = replace(sweep, max_new_tokens=most)
+    _require_positions(asked, prompt_of(processor), model, sweep, most)
 
     folder = parts_folder(out, sweep.key())
     starts = range(0, len(pictures), sweep.pictures_per_part)
     for start in starts:
         chunk = pictures[start : start + sweep.pictures_per_part]
         if not _part(folder, "features", start).is_file():
-            labels, features = sweep_pictures(model, processor, chunk, sweep)
+            labels, features = sweep_pictures(model, processor, chunk, sweep, metrics)
             _write(_part(folder, "labels", start), labels, _LABELS)
             _write(_part(folder, "features", start), features, _FEATURES)
         progress(start + len(chunk), len(pictures))
 
     _write(folder / "ood_probes.parquet", _ood_probes(model, processor, pictures[:_OOD_PROBES]), _STRANGE)
-    return _assemble(folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures))
+    return _assemble(folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures), metrics)
+
+
+def new_tokens(processor: MvlmProcessor, rows: Sequence[Row]) -> int:
+    """How many tokens an answer may take: half as many again as the longest reference of the rows."""
+    prompt = prompt_of(processor)
+    longest = max((1 + len(prompt.text_ids(row.answers[0])) for row in rows if row.answers), default=0)
+    fewest = _FEWEST_NEW_TOKENS if longest else _UNKNOWN_NEW_TOKENS
+    return min(max(fewest, longest + longest // 2), _MOST_NEW_TOKENS)
 
 
 def _require_picture_first(prompt: Prompt) -> None:
@@ -131,23 +147,31 @@ def _require_picture_first(prompt: Prompt) -> None:
         )
 
 
-def _require_positions(rows: Sequence[Row], prompt: Prompt, model: MvlmForConditionalGeneration, sweep: Sweep) -> None:
+def _require_positions(
+    rows: Sequence[Row], prompt: Prompt, model: MvlmForConditionalGeneration, sweep: Sweep, most: int
+) -> None:
     """Raise `MvlmError` naming every row that is longer than the model was made for, its answer among it."""
     positions, finest = model.config.text_config.max_position_embeddings, max(sweep.scales)
-    around = finest - 1 + sweep.max_new_tokens
+    around = finest - 1 + most
     needed = {row.id: len(prompt.ids(row.question, 1, model.config.image_token_id)) + around for row in rows}
     if faults := [f"id {name}: {count} tokens" for name, count in needed.items() if count > positions]:
         raise MvlmError(
-            f"{sweep.rows}: {len(faults)} rows at scale {finest}, with an answer of {sweep.max_new_tokens}, are more"
+            f"{sweep.rows}: {len(faults)} rows at scale {finest}, with an answer of {most}, are more"
             f" than the {positions} positions of the language model: leave them or that scale out"
             f"{listed(faults, most=1000)}"
         )
 
 
 def sweep_pictures(
-    model: MvlmForConditionalGeneration, processor: MvlmProcessor, pictures: Sequence[Group], sweep: Sweep
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The lines of labels.parquet and of features.parquet for some pictures, each encoded once."""
+    model: MvlmForConditionalGeneration, processor: MvlmProcessor, pictures: Sequence[Group], sweep: Sweep,
+    metrics: RowMetrics | None = None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
+    """The lines of labels.parquet and of features.parquet for some pictures, each encoded once.
+
+    `metrics` are those of all rows of the sweep; left out, they are chosen by these pictures alone.
+    """
+    metrics = metrics or metrics_of([row for picture in pictures for row in picture.rows], sweep.metrics)
+    most = sweep.max_new_tokens or _FEWEST_NEW_TOKENS
     prompt, image_id = prompt_of(processor), processor.image_token_id
     whole = [[prompt.ids(row.question, 1, image_id) for row in picture.rows] for picture in pictures]
     cut = whole[0][0].index(image_id)
@@ -165,42 +189,20 @@ def sweep_pictures(
         for row in picture.rows
     ]
 
-    labels: dict[str, list[dict[str, Any]]] = {row.id: [] for picture in pictures for row in picture.rows}
-    stops = stop_ids(model)
-    references = [[_reference(processor, prompt, row, stops) for row in picture.rows] for picture in pictures]
-    for scale in sweep.scales:
+    maker = LabelLines(processor, prompt, stop_ids(model), metrics.of)
+    lines: dict[str, dict[int, list[dict[str, Any]]]] = {row.id: {} for picture in pictures for row in picture.rows}
+    for scale in sorted(sweep.scales, reverse=True):
+        references = [[maker.reference(row) for row in picture.rows] for picture in pictures]
         with torch.inference_mode():
             visual = model.connector.tokens(values, scale)  # (B, m, D)
         for sample in range(sweep.samples):
             by = _draws(pictures[0].rows[0].id, scale, sample) if sample else None
-            answers = answer_together(
-                model, ids_before, visual, ids_after, sweep.max_new_tokens, by, None if sample else references
-            )
+            read = None if sample else references
+            answers = answer_together(model, ids_before, visual, ids_after, most, by, read)
             for picture, answered in zip(pictures, answers, strict=True):
                 for row, answer in zip(picture.rows, answered, strict=True):
-                    labels[row.id].append(_label(row, scale, sample, answer, prompt))
-    return [line for lines in labels.values() for line in lines], features
-
-
-def _reference(processor: MvlmProcessor, prompt: Prompt, row: Row, stops: Sequence[int]) -> list[int]:
-    """The first answer as the model was taught it, with its end token; empty for a row without answers."""
-    if not row.answers:
-        return []
-    asked = prompt.ids(row.question, 1, processor.image_token_id)
-    whole = processor.encode(turn(row.question, row.answers[0])).ids
-    told = whole[len(asked) :] if whole[: len(asked)] == asked else prompt.text_ids(row.answers[0])
-    ends = next((n for n, token in enumerate(told) if token in stops), len(told))
-    return [*told[:ends], *(told[ends : ends + 1] or stops[:1])]
-
-
-def _label(row: Row, scale: int, sample: int, answer: Answered, prompt: Prompt) -> dict[str, Any]:
-    prediction, read = prompt.answer(answer.token_ids), answer.reference
-    return {
-        "id": row.id, "group": row.group, "task": row.task, "split": row.split, "num_visual_tokens": scale,
-        "sample": sample, "score": score(prediction, row.answers), "loss": read.mean_nats if read else None,
-        "probability": read.probability if read else None, "confidence": answer.confidence, "margin": answer.margin,
-        "prediction": prediction, "answer": row.answers[0],
-    }  # fmt: skip
+                    lines[row.id].setdefault(scale, []).append(maker.line(row, scale, sample, answer))
+    return [line for of_row in lines.values() for scale in sweep.scales for line in of_row[scale]], features
 
 
 def _draws(first_id: str, scale: int, sample: int) -> torch.Generator:
@@ -255,7 +257,13 @@ def _write(file: Path, lines: list[dict[str, Any]], schema: pa.Schema) -> None:
 
 
 def _assemble(
-    folder: Path, out: Path, sweep: Sweep, starts: Sequence[int], splits: Counter[str], groups: int
+    folder: Path,
+    out: Path,
+    sweep: Sweep,
+    starts: Sequence[int],
+    splits: Counter[str],
+    groups: int,
+    metrics: RowMetrics,
 ) -> dict[str, Any]:
     whole = folder / "whole"
     shutil.rmtree(whole, ignore_errors=True)
@@ -278,6 +286,8 @@ def _assemble(
         feature_version=FEATURE_VERSION,
         feature_names={"image": image_feature_names(), "question": question_feature_names()},
         samples=sweep.samples,
+        **metrics.facts(),
+        max_new_tokens=sweep.max_new_tokens,
         counts={"rows": sum(splits.values()), "groups": groups, "splits": dict(splits)},
         tasks=known.get("tasks", {}),
         key_sha256=sha256_json(key),

@@ -17,7 +17,7 @@ from export.runtime.errors import MvlmError, listed
 from mvlm_core.checkpoints.remote_code import carry_code
 from mvlm_core.checkpoints.run_folder import INDEX, WEIGHTS, read_run_facts, write_run_facts
 from mvlm_core.data.reading import read_rows, rows_sha256, stream_rows
-from mvlm_core.data.row import Row
+from mvlm_core.data.row import Row, require_answers
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
 from mvlm_core.modeling.processing import MvlmProcessor
 from mvlm_core.scenes.patch_tags import PatchTags
@@ -89,7 +89,7 @@ class Data:
 
     def plan(self, config: TrainConfig, stage: StageConfig, *, seed: int) -> Plan | Stream:
         if config.stream:
-            return Stream(lambda: _of_split(stream_rows(self.rows), "train"), config.scales, stage, seed=seed)
+            return Stream(lambda: _to_learn(stream_rows(self.rows)), config.scales, stage, seed=seed)
         return Plan(self.groups, config.scales, stage, seed=seed)
 
     def evaluations(self, config: TrainConfig, stage: StageConfig) -> dict[str, Plan] | None:
@@ -112,11 +112,19 @@ def read_data(config: TrainConfig) -> Data:
     train_rows = list(_of_split(rows, "train"))
     if not config.stream and not train_rows:
         raise MvlmError(f"{config.rows} has no rows of the split train")
-    return Data(train_rows, group_rows(train_rows), group_rows(_of_split(rows, "val")), config.rows)
+    require_answers(train_rows)
+    answered = [row for row in _of_split(rows, "val") if all(turn.answers for turn in row.turns)]
+    return Data(train_rows, group_rows(train_rows), group_rows(answered), config.rows)
 
 
 def _of_split(rows: Iterator[Row] | Sequence[Row], split: str) -> Iterator[Row]:
     return (row for row in rows if row.split == split)
+
+
+def _to_learn(rows: Iterator[Row]) -> Iterator[Row]:
+    for row in _of_split(rows, "train"):
+        require_answers([row])
+        yield row
 
 
 def check_start(out: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:

@@ -269,7 +269,7 @@ def test_a_tensor_and_a_node_that_do_not_belong_are_named(tmp_path):
 
 def test_answers_that_lose_accuracy(made, monkeypatch):
     """Only what the interval is sure of counts against a bundle."""
-    monkeypatch.setattr(verification, "score", lambda text, answers: next(scores))
+    monkeypatch.setattr(verification, "score_row", lambda *_, finest: next(scores))
     scores = iter([1.0, 0.0] * 3)
     with pytest.raises(CheckFailed, match=r"scale 4, 100\.0 points of accuracy are lost \(interval 100\.0 to 100\.0\)"):
         verify(made, scales=(4,), rows=3)

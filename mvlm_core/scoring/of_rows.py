@@ -1,0 +1,86 @@
+"""Which metric scores each row: the row's own, else the one that a verb was given, else one guessed for its task."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from export.runtime.errors import MvlmError
+
+from .metrics import Metric, Reference, fault, guess, read_metric, score_with
+
+if TYPE_CHECKING:
+    from mvlm_core.data.row import Row
+
+_NAMED = 8
+
+
+@dataclass(frozen=True)
+class RowMetrics:
+    """The metric of each row by its id, and the tasks whose metric was guessed."""
+
+    of: Mapping[str, Metric]
+    guessed: Mapping[str, Metric]
+
+    def counts(self) -> dict[str, int]:
+        """How many rows each metric scores, the commonest first."""
+        return dict(Counter(map(str, self.of.values())).most_common())
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """What an artefact says of it: rows by metric, and the tasks whose metric was guessed."""
+        return {"metrics": self.counts(), "metrics_guessed": {task: str(m) for task, m in self.guessed.items()}}
+
+
+def scored_by(facts: Mapping[str, Any]) -> str:
+    """The metrics of an artefact for people: what scored how many rows, and what of it was guessed."""
+    counted = ", ".join(f"{name} ({count:,} rows)" for name, count in facts["metrics"].items())
+    tasks = ", ".join(f"{name} for {task}" if task else name for task, name in facts["metrics_guessed"].items())
+    return f"scored by {counted}" + (f"; guessed: {tasks} (say it with --metric, or in the rows)" if tasks else "")
+
+
+def metrics_of(rows: Sequence[Row], said: Sequence[str] = ()) -> RowMetrics:
+    """The metric of each row. `said` holds `METRIC` for all rows that name none, or `TASK=METRIC` for those of a task.
+
+    Raises `MvlmError` for a metric that there is not, a task that no row has, and rows that their metric cannot score.
+    """
+    by_task = dict(_read(text) for text in said)
+    strange = sorted(task for task in by_task if task and task not in {row.task for row in rows})
+    if strange:
+        raise MvlmError(f"--metric names {', '.join(strange)}, and no row is of that task")
+    silent: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.metric is None and not {row.task or "", ""} & by_task.keys():
+            silent[row.task or ""].append(row)
+    guessed = {task: guess([row.reference for row in members]) for task, members in silent.items()}
+    of = {row.id: _metric(row, by_task, guessed) for row in rows}
+    faults = [f"id {row.id}: {why}" for row in rows if (why := fault(of[row.id], row.reference))]
+    if faults:
+        more = f"\n  and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+        raise MvlmError(
+            f"{len(faults)} rows cannot be scored as asked; mend them, or name another metric with --metric:\n"
+            + "\n".join(f"  {line}" for line in faults[:_NAMED]) + more
+        )  # fmt: skip
+    return RowMetrics(of, guessed)
+
+
+def _read(text: str) -> tuple[str, Metric]:
+    task, divided, name = text.rpartition("=")
+    return (task if divided else ""), read_metric(name)
+
+
+def _metric(row: Row, by_task: Mapping[str, Metric], guessed: Mapping[str, Metric]) -> Metric:
+    if row.metric is not None:
+        return read_metric(row.metric)
+    task = row.task or ""
+    told = by_task.get(task) or by_task.get("") or guessed[task]
+    return told if row.reference.answers or told.name == "agreement" or not guessed.get(task) else Metric("agreement")
+
+
+def score_row(row: Row, metric: Metric, prediction: str, *, finest: str) -> float:
+    """The score of an answer to a row; where the metric is agreement, `finest` is what it is to agree with."""
+    reference = row.reference
+    if metric.name == "agreement":
+        reference = Reference((finest,), options=reference.options)
+    return score_with(metric, prediction, reference)
