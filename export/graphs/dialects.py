@@ -80,6 +80,7 @@ class FusedDialect:
         return normed, total
 
     def silu(self, writer: Writer, x: str) -> str:
+        # x * sigmoid(alpha * x) is SiLU at alpha 1, and onnxruntime runs it as one kernel.
         return writer.node("QuickGelu", [x], domain="com.microsoft", attributes={"alpha": 1.0})
 
     def attention(self, writer: Writer, qkv: Sequence[str], layer: int, geometry: Geometry, *, rotate: bool) -> str:

@@ -236,7 +236,7 @@ def _pyramid_points(side: int, count: int) -> tuple[Tensor, Tensor]:
     """Centres (count, 2) in 0..1 and tiers (count,): each finer grid adds its cells farthest from those taken."""
     points, tiers = torch.tensor([[0.5, 0.5]]), [1]
     for tier in [*(s for s in pool_scales(side) if 1 < s < count), count]:
-        cells = int(tier**0.5 + 0.999)
+        cells = math.isqrt(tier - 1) + 1
         centres = (torch.arange(cells, dtype=torch.float32) + 0.5) / cells
         candidates = torch.stack(torch.meshgrid(centres, centres, indexing="ij"), dim=-1).reshape(-1, 2)
         while len(points) < min(tier, count):

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from export.runtime.errors import MvlmError
 from export.runtime.families import Family
 from mvlm_core.modeling.scales import require_scales
+from mvlm_core.train.strict import Strict
 
 from . import scale_sampling as policies
 from .model_config import ModelConfig
@@ -21,11 +22,7 @@ from .scale_sampling import possible_scales
 from .stages import StageConfig
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class AttentionConfig(_Strict):
+class AttentionConfig(Strict):
     """Which of transformers' attention functions each part runs on, by its name there.
 
     The language model reads packed rows, whose mask `sdpa` holds whole and `flex_attention` (CUDA) skips by blocks.
@@ -36,7 +33,7 @@ class AttentionConfig(_Strict):
     text: Literal["sdpa", "eager", "flex_attention"] = "sdpa"
 
 
-class TrainConfig(_Strict):
+class TrainConfig(Strict):
     """A whole run: data, model, scales, stages. `rows` is relative to the file that says it.
 
     Attributes:

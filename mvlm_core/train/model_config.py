@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from export.runtime.families import POOLED, Family, current_name
 from mvlm_core.modeling.chat_templates import TEMPLATES
 from mvlm_core.modeling.scales import family_scales
+from mvlm_core.train.strict import Strict
 
 # What a part that is loaded may say besides; everything else is the part's own.
 _NAMED_KEYS = {"name", "revision"}
@@ -23,11 +24,7 @@ _WORDS = {*_NAMED_KEYS, "model_type"}
 Spread = Annotated[float, Field(gt=0)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ImageConfig(_Strict):
+class ImageConfig(Strict):
     """How a picture becomes the tower's input; see `export.runtime.image.ImageSpec`.
 
     What is None comes from the preprocessor_config.json of a tower that is loaded, and else from the tower's
@@ -41,7 +38,7 @@ class ImageConfig(_Strict):
     resample: Literal["bicubic", "bilinear"] | None = None
 
 
-class ModelConfig(_Strict):
+class ModelConfig(Strict):
     """The model to build, or to start from.
 
     Attributes:

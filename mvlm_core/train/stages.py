@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from mvlm_core.train.strict import Strict
 
 from .scale_sampling import Shown
 
@@ -12,11 +14,7 @@ Part = Literal["vision_tower", "connector", "language_model"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LoraConfig(_Strict):
+class LoraConfig(Strict):
     """Low-rank adapters on the language model's linear layers (through peft); the connector learns in full beside them.
 
     Attributes:
@@ -30,7 +28,7 @@ class LoraConfig(_Strict):
     four_bit: bool = False
 
 
-class LearningRates(_Strict):
+class LearningRates(Strict):
     """A rate for each part, where it is not the stage's `lr`; 0 keeps a part as it is but lets gradients pass."""
 
     vision_tower: float | None = Field(default=None, ge=0)
@@ -38,7 +36,7 @@ class LearningRates(_Strict):
     language_model: float | None = Field(default=None, ge=0)
 
 
-class StageConfig(_Strict):
+class StageConfig(Strict):
     """One stage of the recipe: a loss, how long, what it shows, and how the weights move.
 
     Attributes:

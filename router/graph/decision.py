@@ -102,7 +102,7 @@ def _decision(graph: GraphWriter) -> None:
     graph.add("Where", ["good", "utility", never], "good_utility")
     graph.add("Where", ["allowed", "probability", never], "allowed_probability")
     graph.add("ReduceMax", ["good_utility"], "best_utility", axes=[1], keepdims=1)  # (n, 1)
-    graph.add("GreaterOrEqual", ["best_utility", graph.constant("half_never", np.float32(-1e29))], "some_good")
+    graph.add("GreaterOrEqual", ["best_utility", graph.constant("tenth_of_never", np.float32(-1e29))], "some_good")
     graph.add("Where", ["some_good", "good_utility", "allowed_probability"], "merit")
     graph.add("Where", ["allowed", "num_visual_tokens", never], "fineness")  # (k,)
     graph.add("Unsqueeze", ["p_value", "last_axis"], "p_value_column")  # (n, 1)
