@@ -102,8 +102,11 @@ def _image(stated: ImageConfig, found: dict[str, Any], made_for: int | None) -> 
 
 
 def build_processor(config: TrainConfig, rows: Sequence[Row]) -> MvlmProcessor:
-    """The pictures' settings, and the tokenizer: the language model's own, or one trained on the words of the rows."""
-    model = resolve_model(config.model)
+    """The pictures' settings, and the tokenizer: the language model's own, or one trained on the words of the rows.
+
+    `config` is one that `resolve_config` has filled in.
+    """
+    model = config.model
     images = MvlmImageProcessor(**model.image.model_dump())
     told = model.text or {}
     if model.start:
@@ -119,8 +122,8 @@ def build_processor(config: TrainConfig, rows: Sequence[Row]) -> MvlmProcessor:
 
 
 def build_model(config: TrainConfig, processor: MvlmProcessor) -> MvlmForConditionalGeneration:
-    """The model, float32. What starts from nothing is the same for the same seed."""
-    model_config = resolve_model(config.model)
+    """The model of a configuration that was resolved, float32. What starts from nothing is the same for a seed."""
+    model_config = config.model
     torch.manual_seed(config.seed)
     model = (
         _from_start(model_config, model_config.start) if model_config.start else _from_parts(model_config, processor)
@@ -135,7 +138,7 @@ def build_model(config: TrainConfig, processor: MvlmProcessor) -> MvlmForConditi
 
 def weights_from(config: TrainConfig) -> list[str]:
     """Where the weights of each part come from, in words for a person: nothing is initialised in silence."""
-    model, fresh = resolve_model(config.model), f"from nothing, seed {config.seed}"
+    model, fresh = config.model, f"from nothing, seed {config.seed}"
     if model.start:
         begin = run_config(model.start)
         connector = f"from {model.start}"

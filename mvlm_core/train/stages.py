@@ -74,7 +74,7 @@ class StageConfig(Strict):
     accumulate: int = Field(1, gt=0)
     questions: int | None = Field(None, gt=0)
     show: tuple[Shown, ...] | None = Field(None, min_length=1)
-    task_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    task_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     running_share: float = Field(0.0, ge=0, le=1)
     max_tokens: int | None = Field(None, gt=0)
     frozen: tuple[Part, ...] = ()
@@ -88,7 +88,7 @@ class StageConfig(Strict):
     warmup: float = Field(20, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     patch_loss_weight: float = Field(0.0, ge=0)
-    tag_weights: dict[str, float] = {}
+    tag_weights: dict[str, float] = Field(default_factory=dict)
     activation_checkpointing: bool = False
     save_every: int | None = Field(None, gt=0)
     evaluate_every: int | None = Field(None, gt=0)

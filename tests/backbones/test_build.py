@@ -49,6 +49,7 @@ def parts(hub: Path, tower: str, language: str) -> dict:
 
 
 def build(config, rows=()) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:
+    config = resolve_config(config)
     processor = build_processor(config, rows)
     return build_model(config, processor).eval(), processor
 
@@ -129,7 +130,7 @@ def generates(model, processor) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_language_model_speaks_in_its_own_template(hub, language):
-    processor = build_processor(told(**parts(hub, "clip", language)), ())
+    processor = build_processor(resolve_config(told(**parts(hub, "clip", language))), ())
     encoded = processor.encode(turn(QUESTIONS[0], "red"))
     learned = [i for i, is_answer in zip(encoded.ids, encoded.supervised, strict=True) if is_answer]
     assert processor.tokenizer.decode(learned).strip() == f"red{processor.tokenizer.eos_token}"
@@ -307,7 +308,7 @@ def test_pictures_and_words_of_a_run_but_for_what_is_stated(tmp_path):
 
 
 def test_a_template_that_the_rows_tokenizer_cannot_write(hub):
-    config = told({"name": str(hub / "clip")}, FROM_NOTHING, chat_template="chatml")
+    config = resolve_config(told({"name": str(hub / "clip")}, FROM_NOTHING, chat_template="chatml"))
     with pytest.raises(MvlmError, match=r"chatml writes <\|im_end\|>, <\|im_start\|>, which the tokenizer of the rows"):
         build_processor(config, rows())
 

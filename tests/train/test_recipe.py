@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from mvlm_core.train import recipe
-from mvlm_core.train.build import build_model, build_processor
+from mvlm_core.train.build import build_model, build_processor, resolve_config
 from mvlm_core.train.config import read_config
 from mvlm_core.train.optim import MuonWithAdamW, build_optimizer
 from mvlm_core.train.stages import LearningRates, StageConfig
@@ -265,7 +265,7 @@ def test_rows_without_a_train_split_or_tags(scenes, tmp_path, mvlm):
 
 def test_frozen_parts_stay_as_they_are(scenes, tmp_path, mvlm):
     stages = ("stages.0.frozen=[language_model]", "stages.1.frozen=[vision_tower]", "stages.1.steps=2")
-    config = read_config(scenes.parent / "train.yaml", (*SMALL, *stages))
+    config = resolve_config(read_config(scenes.parent / "train.yaml", (*SMALL, *stages)))
     result = mvlm("train", scenes.parent / "train.yaml", *SMALL, *stages, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     between = load_file(tmp_path / "run" / "checkpoints" / "0-patches" / "checkpoint-4" / "model.safetensors")
