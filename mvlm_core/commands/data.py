@@ -8,12 +8,59 @@ from pathlib import Path
 import click
 
 from export.runtime.artefact import output_folder, refuse_if_filled
+from export.runtime.errors import MvlmError
 from mvlm_core.progress import Bars
 
 from .benchmark import INCLUDE
 from .train_label import OVERWRITE, data, out_option, rows_option, say_next
 
 __all__ = ["data"]
+
+
+@data.command()
+@click.argument("rows", type=click.Path(path_type=Path), default="rows")
+@click.option("--val", default="10%", show_default=True, help="Share of the pictures that the router is fitted on.")
+@click.option("--test", default="10%", show_default=True, help="Share of the pictures that the report is made of.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace splits that are there, in the rows or beside them.")
+def split(rows: Path, val: str, test: str, seed: int, overwrite: bool) -> None:
+    """Split rows by picture, every task alike, and say it in a file beside them. The rows stay as they are.
+
+    \b
+    Example:
+      mvlm data split my.json --val 10% --test 10%
+    """
+    from mvlm_core.data.files import data_sha256
+    from mvlm_core.data.reading import SPLITS, read_rows
+    from mvlm_core.data.splits import split_rows, splits_file, write_splits
+
+    shares = {name: _share(name, told) for name, told in (("val", val), ("test", test))}
+    if sum(shares.values()) >= 1:
+        raise MvlmError(f"--val {val} and --test {test} leave nothing to train on")
+    if splits_file(rows).exists() and not overwrite:
+        raise MvlmError(f"{splits_file(rows)} is there already: leave it, or replace it with --overwrite")
+    read = read_rows(rows, said_beside=False)
+    if len(said := {row.split for row in read}) > 1 and not overwrite:
+        raise MvlmError(
+            f"the rows say their splits themselves ({', '.join(sorted(said))}): --overwrite goes above them"
+        )
+    splits = split_rows(read, shares["val"], shares["test"], seed)
+    file = write_splits(rows, data_sha256(rows), read, splits)
+    for name in SPLITS:
+        of_split = [row for row in read if splits[row.id] == name]
+        click.echo(f"  {name}: {len(of_split):,} rows about {len({row.group for row in of_split}):,} pictures")
+    click.echo(f"said in {file}, which is read with {rows}")
+    say_next(shlex.join(["mvlm", "data", "check", str(rows)]))
+
+
+def _share(name: str, told: str) -> float:
+    try:
+        share = float(told.removesuffix("%")) / (100 if told.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 1:
+        raise MvlmError(f"--{name} {told} is no share of the pictures: 10% and 0.1 are")
+    return share
 
 
 @data.command("to-lmms-eval")

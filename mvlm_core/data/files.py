@@ -18,6 +18,7 @@ from export.runtime.errors import MvlmError
 
 from .formats import Origin
 from .row import SPLITS
+from .splits import SPLITS_FILE, read_splits, splits_file
 from .values import read_json, require_whole
 
 ROWS_FILE = "rows.jsonl"
@@ -54,7 +55,7 @@ def data_files(path: Path) -> DataFiles:
     if os.path.isfile(path / ROWS_FILE):
         return DataFiles(path, _LINES, {SPLITS[0]: [path / ROWS_FILE]})
     files = sorted(file for file in path.rglob("*") if file.suffix in (_LINES, _TABLE, _TAR) and file.is_file())
-    files = files or sorted(path.glob(f"*{_LIST}"))
+    files = files or sorted(file for file in path.glob(f"*{_LIST}") if not file.name.endswith(SPLITS_FILE))
     kinds = sorted({file.suffix for file in files})
     if not kinds:
         raise MvlmError(f"there are no rows at {path}: name a data file or folder, or draw one with `mvlm data scenes`")
@@ -76,6 +77,18 @@ def _split_of(file: Path) -> str:
 
 
 def rows_sha256(path: Path) -> str:
+    """The hash of a data set: of its files, and of the splits said beside them."""
+    beside = splits_file(path)
+    data = data_sha256(path)
+    return sha256_json([data, sha256_file(beside)]) if beside.is_file() else data
+
+
+def splits_beside(path: Path) -> dict[str, str]:
+    """The split of each row that is said beside a data set, by its id; empty where nothing is said."""
+    return read_splits(path, data_sha256(path)) if splits_file(path).is_file() else {}
+
+
+def data_sha256(path: Path) -> str:
     """The hash of a data set's files: of one, its own."""
     files = data_files(path)
     hashes = {file.relative_to(files.base).as_posix(): sha256_file(file) for _, file in files.each()}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from export.runtime.errors import MvlmError, listed
 
-from .files import ROWS_FILE, DataFiles, data_files, rows_sha256, values
+from .files import ROWS_FILE, DataFiles, data_files, rows_sha256, splits_beside, values
 from .formats import Origin, read_row
 from .pictures import PictureFile
 from .row import SPLITS, PicturePlace, Row, Turn, single_questions
@@ -22,18 +22,20 @@ __all__ = [
 ]  # fmt: skip
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, *, said_beside: bool = True) -> list[Row]:
     """Read a data file or a folder of them: JSON lines, a JSON list, parquet or WebDataset tars (docs/data.md).
 
+    Splits that `mvlm data split` said beside the data come before those in it; without `said_beside` they do not.
     Pictures stay where they are. Raises `MvlmError` that names every faulty row.
     """
     files = data_files(path)
     faults: list[str] = []
     rows: list[Row] = []
     seen: Counter[str] = Counter()
+    beside = splits_beside(path) if said_beside else {}
     for value, origin in values(files, faults, streaming=False):
         try:
-            rows.append(_read(value, origin, seen))
+            rows.append(_read(value, origin, seen, beside))
         except MvlmError as error:
             faults.append(str(error))
     faults += faults_between(rows)
@@ -52,21 +54,22 @@ def stream_rows(path: Path) -> Iterator[Row]:
     files: DataFiles = data_files(path)
     faults: list[str] = []
     seen: Counter[str] = Counter()
+    beside = splits_beside(path)
     for value, origin in values(files, faults, streaming=True):
         if faults:
             break
-        yield _read(value, origin, seen)
+        yield _read(value, origin, seen, beside)
     if faults:
         raise MvlmError(f"{path}: {faults[0]}")
 
 
-def _read(value: Any, origin: Origin, seen: Counter[str]) -> Row:
+def _read(value: Any, origin: Origin, seen: Counter[str], beside: Mapping[str, str]) -> Row:
     """Read a row. LLaVA's ids are those of pictures, so the second row of an id gets `~2` behind it, and so on."""
     row = read_row(value, origin)
-    if value.get("conversations") is None:
-        return row
-    seen[row.id] += 1
-    return row if seen[row.id] == 1 else replace(row, id=f"{row.id}~{seen[row.id]}")
+    if value.get("conversations") is not None:
+        seen[row.id] += 1
+        row = row if seen[row.id] == 1 else replace(row, id=f"{row.id}~{seen[row.id]}")
+    return replace(row, split=beside[row.id]) if row.id in beside else row
 
 
 def faults_between(rows: list[Row]) -> list[str]:
