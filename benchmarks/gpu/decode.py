@@ -26,7 +26,7 @@ TINY = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num
          "num_key_value_heads": 1, "vocab_size": 512}  # fmt: skip
 _TEXT_TOKENS = 20
 _VISUAL_TOKENS = (36, 144, 576)
-_ROOM = 1024
+_ROOM = 1536  # the longest prompt twice: what is captured was read once before
 
 
 Forward = Callable[[Tensor, Tensor], Tensor]

@@ -34,9 +34,9 @@ from mvlm_core.train.recipe import train
 _RECIPE = Path(__file__).with_suffix(".yaml")
 # Which part of the training time the first stage gets; it is also a bound, as each patch is soon told.
 _PATCHES_SHARE = 0.2
-# What labelling and packing up may take, for each labelled picture and besides.
-_LABEL_S, _END_S = 0.05, 30
-_SAMPLES, _LOSSES = 24, 20
+# What labelling may take for each picture, what reading the rows and starting takes, and packing up at the end.
+_LABEL_S, _START_S, _END_S = 0.05, 25, 15
+_SAMPLES, _LOSSES, _FEW = 24, 20, 32
 _SPEEDS = ("pictures_per_s", "tokens_per_s", "seconds")
 _PARTS = ("labels.parquet", "features.parquet", "labels.json")
 
@@ -45,9 +45,9 @@ _PARTS = ("labels.parquet", "features.parquet", "labels.json")
 class Size:
     """Pictures of each split, steps of a trial, and how the recipe is cut down for a rehearsal."""
 
-    train: int = 20_000
-    val: int = 1_000
-    test: int = 1_000
+    train: int = 8_000
+    val: int = 700
+    test: int = 700
     trial: int = 16
     workers: int = 6
     overrides: tuple[str, ...] = ()
@@ -85,16 +85,18 @@ def run(record: Record, told: Told) -> None:
         place, rows, clock = Path(folder), told.rows or Path(folder) / "rows", Clock()
         with _timed(record, "drawing"):
             if not told.rows:
-                mvlm.run(["data", "scenes", "--out", str(rows), *_split_sizes(size)])
+                draw(rows, size.train, size.val, size.test)
             weights = told.weights or _random_weights(place / "weights", rows, tiny=told.rehearse)
-        overrides = (f"rows={rows}", f"model.text.name={weights}", f"workers={size.workers}", *size.overrides)
-        with _timed(record, "trial"):
-            learn(place, overrides, (size.trial, size.trial), "trial", clock)
-        left = told.seconds - record.elapsed - _END_S - _LABEL_S * (size.val + size.test)
+        overrides = (f"model.text.name={weights}", f"workers={size.workers}", *size.overrides)
+        with _timed(record, "trial"):  # on few pictures, which are read at once
+            draw(place / "few" / "rows", _FEW, 1, 1)
+            few = (f"rows={place / 'few' / 'rows'}", *overrides)
+            learn(place, few, (size.trial, size.trial), "trial", clock)
+        left = told.seconds - record.elapsed - _START_S - _END_S - _LABEL_S * (size.val + size.test)
         steps = steps_for(0 if told.rehearse else left, clock.seconds(), least=size.trial)
         record.add(weights="given" if told.weights else "random", step_seconds=clock.seconds(), steps=steps)
         with _timed(record, "training"):
-            trained = learn(place, overrides, steps, "run", Clock())
+            trained = learn(place, (f"rows={rows}", *overrides), steps, "run", Clock())
         record.add(learned=summary(trained / "metrics.jsonl"))
         with _timed(record, "labelling"):
             labels = sweep(trained, rows, place / "labels", told.device)
@@ -141,7 +143,7 @@ def _means(values: Sequence[float]) -> list[float]:
 def sweep(run: Path, rows: Path, out: Path, device: str) -> Path:
     """Label val and test, many pictures at once: a pass is as short as its launches allow."""
     precision: Precision = "bfloat16" if device == "cuda" else "float32"
-    told = Sweep(run, rows, run_scales(run), ("val", "test"), pictures_per_part=128, device=device, precision=precision)
+    told = Sweep(run, rows, run_scales(run), ("val", "test"), pictures_per_part=350, device=device, precision=precision)
     label(told, out, overwrite=False, progress=lambda done, of: None)
     return out
 
@@ -165,8 +167,8 @@ def samples(labels: Path) -> list[dict[str, Any]]:
     return list(found.values())[:: max(1, len(found) // _SAMPLES)][:_SAMPLES]
 
 
-def _split_sizes(size: Size) -> list[str]:
-    return ["--train", str(size.train), "--val", str(size.val), "--test", str(size.test)]
+def draw(rows: Path, train: int, val: int, test: int) -> None:
+    mvlm.run(["data", "scenes", "--out", str(rows), "--train", str(train), "--val", str(val), "--test", str(test)])
 
 
 def _random_weights(folder: Path, rows: Path, *, tiny: bool) -> Path:
