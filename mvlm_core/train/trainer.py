@@ -51,12 +51,18 @@ class StageTrainer(Trainer):
         self.whole = model
         inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self.inner: MvlmForConditionalGeneration = inner
-        optimizer = build_optimizer(model, stage, self.inner.get_input_embeddings())
-        super().__init__(model=model, train_dataset=plan, optimizers=(optimizer, None), **options)
+        super().__init__(model=model, train_dataset=plan, **options)
         self.remove_callback(PrinterCallback)  # metrics.jsonl and the bar say it
         self.guard = StopWhenNotFinite()
         self.add_callback(self.guard)
         self.add_callback(WholeCheckpoints())
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """That of the stage, when the Trainer wants it: one that was handed over is refused where FSDP shards."""
+        if self.optimizer is None:
+            embeddings = self.inner.get_input_embeddings()
+            self.optimizer = build_optimizer(self.whole if model is None else model, self.stage, embeddings)
+        return self.optimizer
 
     def run(self, checkpoint: Path | None) -> None:
         """Train, from a checkpoint on where there is one.

@@ -5,10 +5,12 @@ import importlib.util
 import pytest
 import torch
 from accelerate import PartialState
+from transformers import Trainer
 
 from export.runtime.errors import MvlmError
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
 from mvlm_core.train.config import scenes_config
+from mvlm_core.train.optim import MuonWithAdamW
 from mvlm_core.train.trainer import process_state, training_arguments
 from tests.support.tiny import SMALL_MODEL
 
@@ -72,3 +74,19 @@ def test_sharded_training_is_for_one_stage(scenes, tmp_path, mvlm, monkeypatch):
     assert result.exit_code == 2
     assert "run each as a configuration of its own" in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_the_optimizer_is_made_when_the_trainer_wants_it(scenes, tmp_path, mvlm, monkeypatch):
+    """The Trainer refuses one that is handed over where FSDP shards."""
+    begin, made = Trainer.__init__, []
+
+    def watched(self, *arguments, **options):
+        assert "optimizers" not in options
+        begin(self, *arguments, **options)
+        assert self.optimizer is None
+        made.append(self)
+
+    monkeypatch.setattr(Trainer, "__init__", watched)
+    short = (*SMALL_MODEL, "stages.0.steps=1", "stages.1.steps=1")
+    assert mvlm("train", scenes.parent / "train.yaml", *short, "--out", tmp_path / "run").exit_code == 0
+    assert [type(one.optimizer.optimizer) for one in made] == [MuonWithAdamW] * 2
