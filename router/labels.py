@@ -30,6 +30,8 @@ _NAMED = 8
 # Names of today, and those of labels that an earlier version wrote.
 OOD_PROBES, _FORMER_OOD_PROBES = "ood_probes.parquet", "strangers.parquet"
 _FORMER_SAMPLE = "run"
+# Under these an answer is right or wrong, so that the probability of the reference answer says how often it is right.
+_RIGHT_OR_WRONG = frozenset({"exact", "choice", "yes_no", "number"})
 _FILES = ("labels.parquet", "features.parquet")
 _FACTS = ("scales", "cost", "cost_unit", "model_sha256", "feature_version", "feature_names", "files")
 
@@ -44,6 +46,7 @@ class Table:
     `margins` (n, K) is by how much the first token of each answer led, NaN where that was not kept. `ood_probes`
     are features of pictures of other kinds, noise say, by kind. `target` is what a
     score of 1 means: `score`, that the answer was right; `agreement`, that it was that of the finest scale.
+    `probability` (n, K) is P(right), the model's own of the reference answer; None where labels hold none of some row.
     """
 
     ids: NDArray[np.str_]
@@ -61,6 +64,12 @@ class Table:
     facts: dict[str, Any]
     target: str = "score"
     ood_probes: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
+    probability: Floats | None = None
+
+    @property
+    def targets(self) -> Floats:
+        """What estimators are fitted on, (n, K): P(right), which tells more than one answer, or else the scores."""
+        return self.scores if self.probability is None else self.probability
 
     @cached_property
     def scores(self) -> Floats:
@@ -92,6 +101,7 @@ class Table:
         return Table(
             **{name: getattr(self, name)[rows] for name in names},
             scales=self.scales, cost=self.cost, facts=self.facts, target=self.target, ood_probes=self.ood_probes,
+            probability=None if self.probability is None else self.probability[rows],
         )  # fmt: skip
 
     @property
@@ -194,7 +204,27 @@ def _assemble(
         ids, columns["group"].astype(str), columns["task"].astype(str), columns["split"].astype(str),
         samples, matrices[0], matrices[1], margins[:, 0], predictions[:, 0], columns["answer"],
         scales, np.asarray(facts["cost"], np.float64), facts, target,
+        probability=_told(labels, row_of, sample_of, scale_of, shape) if target == "score" else None,
     ), faults  # fmt: skip
+
+
+def _metrics(labels: pa.Table) -> set[str]:
+    """The metrics that rows were scored by; labels of before were scored by one."""
+    if "metric" not in labels.column_names:
+        return set()
+    return set(pc.unique(labels["metric"].drop_null()).to_pylist())
+
+
+def _told(
+    labels: pa.Table, row_of: Ints, sample_of: Ints, scale_of: Ints, shape: tuple[int, int, int]
+) -> Floats | None:
+    """P(right) (n, K) of the greedy sample, or None unless it is there for every row and scale."""
+    if "probability" not in labels.column_names or not _RIGHT_OR_WRONG.issuperset(_metrics(labels)):
+        return None
+    told = np.full(shape, np.nan, np.float32)
+    told[row_of, sample_of, scale_of] = labels["probability"].fill_null(np.nan).to_numpy()
+    first = told[:, 0]
+    return first if np.isfinite(first).all() else None
 
 
 def _samples(labels: pa.Table) -> Ints:
@@ -248,6 +278,10 @@ def _faults(table: Table) -> list[str]:
     faults = []
     missing = np.isnan(table.samples).all()
     bad = ~((table.samples >= 0) & (table.samples <= 1)).all(axis=(1, 2))
+    if table.probability is not None:
+        wrong = ~((table.probability >= 0) & (table.probability <= 1)).all(axis=1)
+        if wrong.any():
+            faults.append(f"probabilities outside 0 to 1: {_some(table.ids[wrong].tolist())}")
     if missing:
         faults.append("no scores at all: agreement with the finest scale can stand for them, with --target agreement")
     elif bad.any():

@@ -1,4 +1,4 @@
-"""From probabilities to a choice: price and budget. Score and decision are two things; this is the decision.
+"""What a policy brings: outcomes, operating points, and budgets met exactly. The decision itself is the runtime's.
 
 Letters: n rows, K scales.
 """
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from export.runtime.routing.policy import Decided, Policy, Seen
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
@@ -50,26 +52,48 @@ class Point:
     score: float
 
 
-def price_table(probability: Floats, scores: Floats, cost: Floats) -> list[Point]:
+def plain(probability: Floats, cost: Floats) -> tuple[Policy, Seen]:
+    """Choosing by utility alone: nothing is out of distribution, and there is one look. (n, K), (K,)."""
+    return Policy(np.asarray(cost), float(np.max(cost))), Seen(probability, np.zeros(len(probability), bool))
+
+
+def outcome_of(decided: Decided, scores: Floats) -> Outcome:
+    """The outcome of decisions on rows whose scores (n, K) are known."""
+    return Outcome(np.take_along_axis(scores, decided.last[:, None], axis=1)[:, 0], decided.cost)
+
+
+def operating_points(policy: Policy, seen: Seen, scores: Floats, prices: Floats = _PRICES) -> list[Point]:
     """Every distinct operating point over a grid of prices, from the cheapest price up."""
     points: list[Point] = []
-    for price in _PRICES:
-        mean_cost, score = follow(choose(probability, cost, float(price)), scores, cost).mean
+    for price in prices:
+        mean_cost, score = outcome_of(policy.decide(seen, float(price)), scores).mean
         if not points or mean_cost != points[-1].mean_cost:
             points.append(Point(float(price), mean_cost, score))
     return points
 
 
+def price_table(probability: Floats, scores: Floats, cost: Floats) -> list[Point]:
+    """The operating points of choosing by utility alone: (n, K), (n, K), (K,)."""
+    return operating_points(*plain(probability, cost), scores)
+
+
 def price_for_budget(probability: Floats, cost: Floats, budget: float) -> float:
     """The smallest price whose mean cost is within the budget (mean cost falls as the price grows)."""
-    low, high = 0.0, 1e3
-    if np.asarray(cost)[choose(probability, cost, low)].mean() <= budget:
-        return low
-    for _ in range(60):
-        middle = (low + high) / 2
-        within = np.asarray(cost)[choose(probability, cost, middle)].mean() <= budget
-        low, high = (low, middle) if within else (middle, high)
-    return high
+    policy, seen = plain(probability, cost)
+    return policy.price_for(seen, budget)
+
+
+def exactly(policy: Policy, seen: Seen, scores: Floats, budget: float) -> Outcome:
+    """What a policy does at exactly a mean cost, by mixing the two prices beside it; read off its own decisions alone.
+
+    A row's score and cost are those expected of the mix. A policy that spends less than the budget at price 0 spends
+    that.
+    """
+    over, under = (outcome_of(policy.decide(seen, price), scores) for price in policy.prices_beside(seen, budget))
+    gap = over.cost.mean() - under.cost.mean()
+    share = 0.0 if gap <= 0 else float(np.clip((budget - under.cost.mean()) / gap, 0, 1))
+    mixed = ((1 - share) * a + share * b for a, b in ((under.score, over.score), (under.cost, over.cost)))
+    return Outcome(*mixed)
 
 
 def best_mix(cost: Floats, score: Floats, budget: Floats | float) -> Floats:

@@ -31,23 +31,41 @@ class ScaleEstimator(ClassifierMixin, BaseEstimator):
 
 
 class PlattScaling(BaseEstimator):
-    """Probability = sigmoid(slope * margin + intercept), fitted on out-of-fold margins (Platt 1999)."""
+    """Probability = sigmoid(slope * margin + intercept), fitted on out-of-fold margins (Platt 1999).
+
+    Fitted state: `slope_`, `intercept_`, one for all scales or, where that was asked for, one for each, (K,).
+    """
+
+    slope_: float | list[float]
+    intercept_: float | list[float]
+
+    def __init__(self, per_scale: bool = False) -> None:
+        self.per_scale = per_scale
 
     def fit(self, margins: Floats, y: Floats) -> PlattScaling:
-        from scipy.optimize import minimize
-
-        m, t = margins.reshape(-1), y.reshape(-1)
-
-        def objective(ab: Floats) -> tuple[float, Floats]:
-            z = ab[0] * m + ab[1]
-            error = sigmoid(z) - t
-            return float((np.logaddexp(0, z) - t * z).mean()), np.array([(error * m).mean(), error.mean()])
-
-        self.slope_, self.intercept_ = minimize(objective, np.array([1.0, 0.0]), jac=True, method="BFGS").x.tolist()
+        """Margins and scores (n, K)."""
+        if self.per_scale:
+            told = [_platt(margins[:, k], y[:, k]) for k in range(margins.shape[1])]
+            self.slope_, self.intercept_ = (list(column) for column in zip(*told, strict=True))
+        else:
+            self.slope_, self.intercept_ = _platt(margins.reshape(-1), y.reshape(-1))
         return self
 
     def probability(self, margins: Floats) -> Floats:
-        return sigmoid(self.slope_ * margins + self.intercept_)
+        return sigmoid(np.asarray(self.slope_) * margins + np.asarray(self.intercept_))
+
+
+def _platt(m: Floats, t: Floats) -> list[float]:
+    """Slope and intercept: (n,), (n,)."""
+    from scipy.optimize import minimize
+
+    def objective(ab: Floats) -> tuple[float, Floats]:
+        z = ab[0] * m + ab[1]
+        error = sigmoid(z) - t
+        return float((np.logaddexp(0, z) - t * z).mean()), np.array([(error * m).mean(), error.mean()])
+
+    found: list[float] = minimize(objective, np.array([1.0, 0.0]), jac=True, method="BFGS").x.tolist()
+    return found
 
 
 def sigmoid(x: Floats) -> Floats:

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
 
-from export.runtime.routing.router import escalation_features, escalations
+from export.runtime.routing.policy import Policy, Seen, escalation_features
 from router.metrics import Interval, Resamples, interval
-from router.policy import Floats, Outcome, choose, follow, price_for_budget
+from router.policy import Floats, Outcome, choose, follow, outcome_of, price_for_budget
 
 Rule = dict[str, list[float]]
 _FOLDS = 2
@@ -71,13 +71,9 @@ def fit_rule(probability: Floats, margin: Floats, scores: Floats) -> Rule:
 
 def look_twice(rule: Rule, probability: Floats, margin: Floats, scores: Floats, cost: Floats, price: float) -> Outcome:
     """Route at a price, and look again where the rule says so; both looks are paid in full."""
-    first = choose(probability, cost, price)
-    rows = np.arange(len(first))
-    relative = np.asarray(cost) / np.max(cost)
-    second = escalations(rule, margin[rows, first], probability, first, relative, price)
-    again = second >= 0
-    last = np.where(again, second, first)
-    return Outcome(scores[rows, last], np.asarray(cost)[first] + np.where(again, np.asarray(cost)[last], 0))
+    policy = Policy(np.asarray(cost), float(np.max(cost)), rule)
+    seen = Seen(probability, np.zeros(len(probability), bool), margin)
+    return outcome_of(policy.decide(seen, price), scores)
 
 
 def _looked(

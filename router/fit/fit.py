@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.model_selection import GroupKFold
 
+from export.runtime.routing.policy import Policy, Seen, is_strange
 from router.estimators.averages import Constant
 from router.estimators.base import PlattScaling, ScaleEstimator
 from router.estimators.candidates import Blend, OnBasis, candidates
 from router.estimators.novelty import Familiarity
 from router.labels import Table
 from router.metrics import Interval, Resamples, gain_samples, interval, regrets
-from router.policy import Point, choose, follow, price_for_budget, price_table
+from router.policy import Point, choose, follow, operating_points, price_for_budget
 
 from .escalation import Escalation, fit_escalation
 from .risk_bound import RiskBound, Wanted, risk_bound, set_apart
@@ -55,7 +56,8 @@ class Fitted:
     """A router ready to be written: fitted on all fit rows, calibrated on out-of-fold margins.
 
     `out_of_fold` (n, K) are the probabilities of the rows that the prices were read from, each by a fit that did not
-    see the row. The rows `apart` (n,) are those that a risk bound was tested on, and nothing was fitted on.
+    see the row. The rows `apart` (n,) are those that a risk bound was tested on, and nothing was fitted on. `strange`
+    (n,) are out of distribution to a fit that did not see them, and `policy` is what ships: prices are read by both.
     """
 
     name: str
@@ -73,6 +75,8 @@ class Fitted:
     risk_bounds: list[RiskBound]
     escalation: Escalation | None
     apart: NDArray[np.bool_]
+    strange: NDArray[np.bool_]
+    policy: Policy
 
     @property
     def constant(self) -> bool:
@@ -94,7 +98,8 @@ def fit_table(
     x, y = features(part), part.scores
     judged = _judge_all(candidates(table.scales, seed), x, part, progress)
     chosen = _simplest_that_keeps_up(judged)
-    calibration = PlattScaling().fit(chosen.margins, y)
+    # P(right) is not how often the greedy answer is right, and differs from it at each scale.
+    calibration = PlattScaling(per_scale=part.probability is not None).fit(chosen.margins, y)
     gain = _gain_out_of_fold(calibration.probability(chosen.margins), part)
     estimator, name = chosen.estimator, chosen.name
     if gain.low <= 0 or isinstance(estimator, Constant):
@@ -103,19 +108,23 @@ def fit_table(
         why = f"no candidate beats mixing fixed scales ({gain.points()} points out of fold): the router is constant"
     else:
         why = f"{name}: {gain.points()} points over mixing fixed scales, out of fold and averaged over budgets"
-    estimator = clone(estimator).fit(x, y, part.tasks)
+    estimator = clone(estimator).fit(x, y if name == "constant" else part.targets, part.tasks)
     progress(1)
     p_value = Familiarity(part.image.shape[1]).fit(x, part.groups)
     probability = np.empty(table.scores.shape)
     probability[~apart] = calibration.probability(chosen.margins if name != "constant" else estimator.margins(x))
     if apart.any():
         probability[apart] = calibration.probability(estimator.margins(features(table.take(apart))))
-    prices = price_table(probability, table.scores, table.cost)
-    risk_bounds = _risk_bounds(probability[apart], p_value, table.take(apart), wanted, least_p_value)
+    strange = np.empty(len(table), bool)
+    strange[~apart] = is_strange(p_value.out_of_fold_, least_p_value)
+    strange[apart] = is_strange(p_value.p_value(features(table.take(apart))), least_p_value)
+    escalation = _escalation(name, probability, table, wanted)
+    policy = Policy(table.cost, float(table.cost.max()), escalation.rule if escalation and escalation.pays else None)
+    prices = operating_points(policy, Seen(probability, strange, table.margins), table.scores)
+    risk_bounds = _risk_bounds(probability[apart], strange[apart], table.take(apart), wanted)
     return Fitted(
         name, estimator, seed, calibration, p_value, least_p_value, judged, probability, prices,
-        _default_price(prices, table.scores, risk_bounds), gain, why, risk_bounds,
-        _escalation(name, probability, table, wanted), apart,
+        _default_price(prices, table.scores, risk_bounds), gain, why, risk_bounds, escalation, apart, strange, policy,
     )  # fmt: skip
 
 
@@ -127,12 +136,11 @@ def _escalation(name: str, probability: Floats, table: Table, wanted: Wanted | N
 
 
 def _risk_bounds(
-    probability: Floats, p_value: Familiarity, apart: Table, wanted: Wanted | None, least_p_value: float
+    probability: Floats, strange: NDArray[np.bool_], apart: Table, wanted: Wanted | None
 ) -> list[RiskBound]:
     """Each loss that was asked for, of all rows and, where wanted, of each task."""
     if wanted is None:
         return []
-    strange = p_value.p_value(features(apart)) < least_p_value
     found = []
     for within in wanted.within:
         tasks = [None, *np.unique(apart.tasks).tolist()] if wanted.by_task else [None]
@@ -192,14 +200,15 @@ def out_of_fold(estimator: ScaleEstimator, x: Floats, table: Table, folds: int =
     """Margins (n, K) of each row from a fit that saw no row of its group."""
     margins = np.zeros(table.scores.shape)
     for seen, held_out in GroupKFold(folds).split(x, groups=table.groups):
-        fitted = clone(estimator).fit(x[seen], table.scores[seen], table.tasks[seen])
+        fitted = clone(estimator).fit(x[seen], table.targets[seen], table.tasks[seen])
         margins[held_out] = fitted.margins(x[held_out])
     return margins
 
 
 def judge(name: str, estimator: ScaleEstimator, margins: Floats, table: Table) -> Candidate:
     """Regret and log loss of out-of-fold margins (n, K), by group."""
-    probability = PlattScaling().fit(margins, table.scores).probability(margins)
+    calibration = PlattScaling(per_scale=table.probability is not None).fit(margins, table.scores)
+    probability = calibration.probability(margins)
     lost = [regrets(choose(probability, table.cost, p), table.scores, table.cost, p) for p in _REGRET_PRICES]
     clipped = probability.clip(1e-7, 1 - 1e-7)
     nats = -(table.scores * np.log(clipped) + (1 - table.scores) * np.log(1 - clipped)).mean(axis=1)  # (n,)

@@ -42,7 +42,7 @@ class Wanted:
             if not 0 < within < 1:
                 raise MvlmError(f"--within {within:g} is no loss: give one above 0 and below 100 %, as 1%")
         if not 0.5 <= self.confidence < 1:
-            raise MvlmError(f"--confidence {self.confidence:g} risk bounds nothing: give one from 50 % to below 100 %")
+            raise MvlmError(f"--confidence {self.confidence:g} bounds nothing: give one from 50 % to below 100 %")
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,20 @@ from numpy.typing import NDArray
 
 from export.runtime.artefact import describe, sha256_file, write_json
 from export.runtime.errors import CheckFailed
+from export.runtime.routing.policy import Seen
 from router.graph.decision import router_graph
 from router.labels import Table
+from router.policy import operating_points
 
 from .fit import DEFAULT_LOSS, Fitted, Floats, features
 from .risk_bound import RiskBound
 
 PARITY = 1e-5
 OUT_OF_FOLD = "out_of_fold.parquet"
-_VALIDATION_ROWS = 400
+# Of so many rows the probabilities travel, for costs and scales that are replaced on the device.
+_VALIDATION_ROWS = 2000
+# A budget is met to about the step between two prices.
+_PRICES = np.concatenate([[0.0], np.geomspace(1e-4, 20, 1600)])
 _ROWS_AT_ONCE = 1000
 
 
@@ -42,7 +47,8 @@ def write_router(folder: Path, fitted: Fitted, table: Table, labels_sha256: str)
         raise CheckFailed(f"router.onnx and the fitted estimator differ by {difference:.2g}, and {PARITY:g} is allowed")
     kept = folder / OUT_OF_FOLD
     probability = pa.FixedSizeListArray.from_arrays(fitted.out_of_fold.reshape(-1), len(table.scales))
-    pq.write_table(pa.table({"id": table.ids.tolist(), "probability": probability}), kept)
+    columns = {"id": table.ids.tolist(), "probability": probability, "out_of_distribution": fitted.strange}
+    pq.write_table(pa.table(columns), kept)
     facts = describe(
         "router",
         **_what_was_fitted(fitted, table),
@@ -62,18 +68,23 @@ def write_router(folder: Path, fitted: Fitted, table: Table, labels_sha256: str)
 
 def _known_to_the_runtime(fitted: Fitted, table: Table) -> dict[str, Any]:
     """What stands inside router.onnx for the runtime, beside the graph."""
-    # Some rows are enough to turn a budget into a price, also where costs or scales are replaced.
-    second = fitted.escalation if fitted.escalation and fitted.escalation.pays else None
+    # A budget at the costs of the fit is priced by every row; where costs or scales are replaced, some rows must do.
+    seen = Seen(fitted.out_of_fold, fitted.strange, table.margins)
+    priced = operating_points(fitted.policy, seen, table.scores, _PRICES)
+    second = fitted.policy.rule
     some = np.linspace(0, len(table) - 1, min(len(table), _VALIDATION_ROWS)).astype(int)
     return {
         "scales": list(table.scales),
         "least_p_value": fitted.least_p_value,
+        "default_loss": fitted.risk_bounds[0].within if fitted.risk_bounds else DEFAULT_LOSS,
+        "priced": [[float(f"{point.price:.6g}"), round(point.mean_cost, 4)] for point in priced],
         "validation": fitted.out_of_fold[some].round(4).tolist(),
+        "validation_strange": np.flatnonzero(fitted.strange[some]).tolist(),
         "risk_bounds": [
             {"within": within, "price": min(p.price or 0.0 for p in fitted.risk_bounds if p.within == within)}
             for within in kept_losses(fitted.risk_bounds)
         ],
-        "escalation": second.rule if second else None,
+        "escalation": second,
         "validation_margin": table.margins[some].round(3).tolist() if second else None,
     }
 
@@ -95,6 +106,7 @@ def _what_was_fitted(fitted: Fitted, table: Table) -> dict[str, Any]:
         "constant": fitted.constant,
         "calibration": {"slope": fitted.calibration.slope_, "intercept": fitted.calibration.intercept_},
         "default_price": fitted.default_price,
+        "price_unit": f"probability of a right answer for {table.cost.max():g} {table.facts['cost_unit']}",
         "default_price_rule": (
             "that of the first risk bound, or 0 where it could not be given"
             if fitted.risk_bounds

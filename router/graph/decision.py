@@ -39,8 +39,10 @@ def router_graph(
     graph = GraphWriter(len(scales))
     graph.add("Concat", ["image", "question"], "features", axis=1)  # (n, d)
     margins_name = margins(graph, estimator, "features")
-    graph.add("Mul", [margins_name, graph.constant("slope", np.float32(calibration.slope_))], "scaled")
-    graph.add("Add", ["scaled", graph.constant("intercept", np.float32(calibration.intercept_))], "calibrated")
+    graph.add("Mul", [margins_name, graph.constant("slope", np.asarray(calibration.slope_, np.float32))], "scaled")
+    graph.add(
+        "Add", ["scaled", graph.constant("intercept", np.asarray(calibration.intercept_, np.float32))], "calibrated"
+    )
     _any_scale(graph, scales)
     _p_value(graph, p_value)
     _decision(graph)

@@ -42,12 +42,10 @@ def baselines(
     # The match is computed from the picture as well: a question alone has its length and its bag of words.
     words = np.array([not name.startswith("match") for name in fit.facts["feature_names"]["question"]])
     seen_fit, seen_test = (replace(t, question=np.zeros_like(t.question)) for t in (fit, test))
-    # Labels of other rows: whatever this gains is a leak.
-    order = np.random.default_rng(0).permutation(len(fit))
     refits: dict[str, tuple[ScaleEstimator, Table, Table]] = {
         "question only": (estimator, _blind(fit, words), _blind(test, words)),
         "image only": (estimator, seen_fit, seen_test),
-        "shuffled labels": (estimator, replace(fit, samples=fit.samples[order]), test),
+        "shuffled labels": (estimator, _shuffled(fit), test),
         "nearest neighbours": (OnBasis(Neighbours()), fit, test),
     }
     with ThreadPoolExecutor(workers()) as pool:
@@ -62,9 +60,16 @@ COUNT = 5
 def _refitted(name: str, estimator: ScaleEstimator, fit: Table, test: Table) -> Baseline:
     x = features(fit)
     margins = out_of_fold(estimator, x, fit, folds=2)
-    calibration = PlattScaling().fit(margins, fit.scores)
-    whole = clone(estimator).fit(x, fit.scores, fit.tasks)
+    calibration = PlattScaling(per_scale=fit.probability is not None).fit(margins, fit.scores)
+    whole = clone(estimator).fit(x, fit.targets, fit.tasks)
     return Baseline(name, calibration.probability(margins), calibration.probability(whole.margins(features(test))))
+
+
+def _shuffled(table: Table) -> Table:
+    """Labels of other rows: whatever this gains is a leak."""
+    order = np.random.default_rng(0).permutation(len(table))
+    probability = None if table.probability is None else table.probability[order]
+    return replace(table, samples=table.samples[order], probability=probability)
 
 
 def _blind(table: Table, words: NDArray[np.bool_]) -> Table:

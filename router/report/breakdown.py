@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from export.runtime.routing.policy import Policy, Seen
 from router.labels import Table
 from router.metrics import Interval, Resamples, interval
-from router.policy import Floats, Ints, best_mix, choose, follow, price_table
+from router.policy import Floats, Outcome, best_mix, follow, outcome_of, price_table
 
 _FEWEST_ROWS = 30
 
@@ -32,8 +32,8 @@ class Part:
     difference: Interval
 
 
-def breakdown(choices: Ints, test: Table) -> list[Part]:
-    """The rows of each task and of each kind of answer, those of few rows left out."""
+def breakdown(outcome: Outcome, test: Table) -> list[Part]:
+    """What came of the rows of each task and of each kind of answer, those of few rows left out."""
     kinds = {"task": test.tasks, "answer": np.array([answer_kind(str(answer)) for answer in test.answers])}
     parts = []
     for kind, names in kinds.items():
@@ -41,10 +41,10 @@ def breakdown(choices: Ints, test: Table) -> list[Part]:
             rows = names == name
             if rows.sum() >= _FEWEST_ROWS and name:
                 some = test.take(rows)
-                outcome = follow(choices[rows], some.scores, some.cost)
-                lost = Resamples(some.groups).mean(outcome.score - some.scores[:, -1])
+                part = Outcome(outcome.score[rows], outcome.cost[rows])
+                lost = Resamples(some.groups).mean(part.score - some.scores[:, -1])
                 finest = float(some.scores[:, -1].mean())
-                parts.append(Part(kind, str(name), int(rows.sum()), *outcome.mean, finest, interval(lost)))
+                parts.append(Part(kind, str(name), int(rows.sum()), *part.mean, finest, interval(lost)))
     return parts
 
 
@@ -73,10 +73,9 @@ class BoundKept:
     mean_cost: float | None
 
 
-def bounds_kept(
-    risk_bounds: list[dict[str, Any]], probability: Floats, strange: NDArray[np.bool_], test: Table
-) -> list[BoundKept]:
-    """Each risk bound beside what came of it: probabilities (n, K) of the test rows; which are out of distribution."""
+def bounds_kept(risk_bounds: list[dict[str, Any]], seen: Seen, test: Table) -> list[BoundKept]:
+    """Each risk bound beside what came of it, by what is decided by on the test rows. It is a bound of one look."""
+    policy = Policy(test.cost, float(test.cost.max()))
     found = []
     for said in risk_bounds:
         rows = np.ones(len(test), bool) if said["task"] is None else test.tasks == said["task"]
@@ -84,8 +83,7 @@ def bounds_kept(
             found.append(BoundKept(said["words"], said["within"], None, None))
             continue
         some = test.take(rows)
-        choice = choose(probability[rows], some.cost, said["price"])
-        outcome = follow(np.where(strange[rows], len(some.cost) - 1, choice), some.scores, some.cost)
+        outcome = outcome_of(policy.decide(seen.take(rows), said["price"]), some.scores)
         loss = interval(Resamples(some.groups).mean(some.scores[:, -1] - outcome.score))
         found.append(BoundKept(said["words"], said["within"], loss, float(outcome.cost.mean())))
     return found

@@ -16,22 +16,15 @@ from numpy.typing import NDArray
 
 from export.runtime.artefact import read_artefact, sha256_file
 from export.runtime.errors import MvlmError
+from export.runtime.routing.policy import Policy, Seen, is_strange
 from router.estimators.base import ScaleEstimator
 from router.estimators.candidates import candidates
 from router.fit.write import OUT_OF_FOLD, ask_graph
 from router.labels import Table, require_facts
-from router.metrics import (
-    Interval,
-    Reliability,
-    Resamples,
-    gain_samples,
-    interval,
-    ladder,
-    reliability,
-)
-from router.policy import Outcome, choose, follow, price_for_budget, price_table
+from router.metrics import Interval, Reliability, Resamples, interval, ladder, reliability
+from router.policy import follow, operating_points, outcome_of
 
-from .baselines import COUNT, Baseline, CascadePoint, baselines, cascade
+from .baselines import COUNT, CascadePoint, baselines, cascade
 from .breakdown import (
     BoundKept,
     Oracle,
@@ -42,13 +35,14 @@ from .breakdown import (
     share_of,
     without_luck,
 )
+from .budgets import LOOKUP, Contender, Standing, ceiling, compare, samples
 
 Floats = NDArray[np.floating]
 ROUTER = "router"
+ESCALATING = "router, escalating"
 _BUDGETS = (4, 9, 18, 36, 60)
 HALF_A_POINT = 0.005
 _SURELY = 2.0
-_AT_ANY_PRICE = 1e6
 # A ladder lower than this, from the coarsest scale to the finest, gives a router nothing to choose.
 FLAT = 0.05
 # A kind counts as learned when its finest scale is right this often, or surely better than its commonest answer.
@@ -58,26 +52,6 @@ _FACTS = (
     "scales", "cost_unit", "estimator", "seed", "constant", "default_price", "feature_version", "model_sha256", "files",
     "risk_bounds", "least_p_value",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class AtBudget:
-    """One policy at one stated budget: what it spends and scores on the test rows, and its gain over the hull."""
-
-    budget: float
-    mean_cost: float
-    score: float
-    gain: Interval
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A router or a baseline at every budget, its gain averaged over them, and its curve (mean cost, score)."""
-
-    name: str
-    at: list[AtBudget]
-    mean_gain: Interval
-    curve: list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -91,7 +65,8 @@ class Evaluation:
     groups: int
     ladder: dict[str, list[float]]
     steepness: Interval
-    policies: list[Policy]
+    policies: list[Standing]
+    ceiling: list[tuple[float, Interval]]
     oracle: Oracle
     cross_sample_oracle: Oracle | None
     measures: str
@@ -120,7 +95,7 @@ class Evaluation:
     def flat(self) -> bool:
         return self.steepness.value < FLAT or not self.steepness.excludes_zero
 
-    def policy(self, name: str) -> Policy:
+    def policy(self, name: str) -> Standing:
         return next(policy for policy in self.policies if policy.name == name)
 
     def to_json(self) -> dict[str, Any]:
@@ -139,6 +114,7 @@ class Evaluation:
             "risk_bounds": [asdict(kept) for kept in self.risk_bounds],
             "steepness": asdict(self.steepness),
             "policies": [asdict(policy) for policy in self.policies],
+            "ceiling": [{"budget": budget, **asdict(ahead)} for budget, ahead in self.ceiling],
             "picture_gain": [{"budget": budget, **asdict(gain)} for budget, gain in self.picture_gain],
             "picture_mean": asdict(self.picture_mean) if self.picture_mean else None,
             "reliability": {scale: asdict(r) for scale, r in self.reliability.items()},
@@ -158,13 +134,15 @@ def read_router(folder: Path, table: Table, labels: Path) -> dict[str, Any]:
     return facts
 
 
-def read_out_of_fold(folder: Path, table: Table) -> Floats:
-    """Probabilities of the fit rows by fits that did not see them, (n, K), from which prices for budgets are read.
+def read_out_of_fold(folder: Path, table: Table) -> Seen:
+    """What fits that did not see them said of the fit rows, in the order of the table; prices for budgets are read
+    from that.
 
     Raises `MvlmError` when the router was fitted on any other rows: a test row among them would be judged too well.
     """
     kept = pq.read_table(folder / OUT_OF_FOLD)
-    ids, wanted = np.array(kept["id"].to_pylist(), str), table.fit_rows.ids
+    fit = table.fit_rows
+    ids, wanted = np.array(kept["id"].to_pylist(), str), fit.ids
     if len(ids) != len(wanted) or set(ids.tolist()) != set(wanted.tolist()):
         raise MvlmError(
             f"{folder} was fitted on {len(ids)} rows, and they are not the {len(wanted)} rows outside the test split of"
@@ -173,50 +151,55 @@ def read_out_of_fold(folder: Path, table: Table) -> Floats:
     probability = kept["probability"].combine_chunks().flatten().to_numpy().reshape(len(ids), -1)  # (n, K)
     order = np.empty(len(ids), np.int64)
     order[np.argsort(wanted)] = np.argsort(ids)
-    return probability[order]
+    if "out_of_distribution" in kept.column_names:
+        strange = np.array(kept["out_of_distribution"].to_pylist(), bool)
+    else:  # routers of before kept none, and counted none
+        strange = np.zeros(len(ids), bool)
+    return Seen(probability[order], strange[order], fit.margins)
 
 
 def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callable[[int], None]) -> Evaluation:
     """Judge the shipped router.onnx on the test rows; `progress` is told of `STEPS` steps."""
     fit, test = table.fit_rows, table.test_rows
-    resamples = Resamples(test.groups)
-    shipped, choices, p_value = ask_graph(folder / "router.onnx", test, facts["default_price"])
-    strange = p_value < facts["least_p_value"]
-    choices = np.where(strange, len(test.scales) - 1, choices)  # as the runtime does
-    router = Baseline(ROUTER, read_out_of_fold(folder, table), shipped)
+    routers = _routers(folder, facts, table)
+    router = routers[0]
     progress(1)
-    contenders = [router, *baselines(_estimator(facts, table), fit, test, progress)]
+    others = [
+        Contender.plain(b.name, b.fit, b.test, table.cost)
+        for b in baselines(_estimator(facts, table), fit, test, progress)
+    ]
     budgets = [float(b) for b in _BUDGETS if table.cost[0] < b < table.cost[-1]] or [
         float(np.sqrt(table.cost[0] * table.cost[-1]))
     ]
-    policies = [_policy(contender, fit, test, budgets, resamples) for contender in contenders]
+    policies = compare([*routers, *others], test, budgets)
     progress(1)
+    lookup = next(contender for contender in others if contender.name == LOOKUP)
     not_learned, picture_tasks = _picture_tasks(test)
-    by_name = {contender.name: contender for contender in contenders}
-    gains, mean = _picture_gain(router, by_name["question only"], fit, test, picture_tasks, budgets)
-    steps = resamples.mean(test.scores)  # (1 + R, K)
+    blind = next(contender for contender in others if contender.name == "question only")
+    gains, mean = _picture_gain(router, blind, fit, test, picture_tasks, budgets)
+    steps = Resamples(test.groups).mean(test.scores)  # (1 + R, K)
     best, cross_sample = oracle_of(test.scores, test.scores, test.cost), without_luck(test)
+    decided = router.policy.decide(router.test, facts["default_price"])
+    outcome, choices = outcome_of(decided, test.scores), decided.last
     mixed = np.random.default_rng(0).permutation(choices)
-    spent, score = follow(choices, test.scores, test.cost).mean
-    *_, p_value_fit = ask_graph(folder / "router.onnx", fit, facts["default_price"])
-    strange_fit = p_value_fit < facts["least_p_value"]
-    parts, half = breakdown(choices, test), _half(router, strange_fit, strange, fit, test)
+    (spent, score), said = outcome.mean, router.test.probability
+    parts, half = breakdown(outcome, test), _half(router, fit, test)
     progress(1)
     return Evaluation(
         scales=test.scales, cost=test.cost.tolist(), cost_unit=facts["cost_unit"], rows=len(test),
         groups=len(np.unique(test.groups)), ladder=ladder(test.scores, test.tasks),
-        steepness=interval(steps[:, -1] - steps[:, 0]), policies=policies,
+        steepness=interval(steps[:, -1] - steps[:, 0]), policies=policies, ceiling=ceiling(lookup, test, budgets),
         oracle=best, cross_sample_oracle=cross_sample, measures=table.measures,
         share=share_of(cross_sample or best, spent, score, test.scores.mean(axis=0), test.cost),
-        random_mix=follow(mixed, test.scores, test.cost).mean, parts=parts, strange=float(strange.mean()),
-        risk_bounds=bounds_kept(facts["risk_bounds"], shipped, strange, test), rows_labelled=len(fit),
+        random_mix=follow(mixed, test.scores, test.cost).mean, parts=parts, strange=float(router.test.strange.mean()),
+        risk_bounds=bounds_kept(facts["risk_bounds"], router.test, test), rows_labelled=len(fit),
         half_cost=half[0], half=half[1], out_of_distribution=_ood_probes(folder, facts, table),
         cascade=cascade(fit, test, budgets),
         not_learned=not_learned,
         picture_tasks=picture_tasks, picture_gain=gains, picture_mean=mean, default_price=facts["default_price"],
-        default=follow(choices, test.scores, test.cost).mean, chosen=_shares(choices, test),
-        reliability={str(m): reliability(shipped[:, k], test.scores[:, k]) for k, m in enumerate(test.scales)},
-        choices=choices, probability=shipped,
+        default=outcome.mean, chosen=_shares(choices, test),
+        reliability={str(m): reliability(said[:, k], test.scores[:, k]) for k, m in enumerate(test.scales)},
+        choices=choices, probability=said,
     )  # fmt: skip
 
 
@@ -229,44 +212,43 @@ def _estimator(facts: dict[str, Any], table: Table) -> ScaleEstimator:
     return list(known.values())[-1] if facts["constant"] else known[facts["estimator"]]
 
 
-def _policy(contender: Baseline, fit: Table, test: Table, budgets: list[float], resamples: Resamples) -> Policy:
-    outcomes = [_at_budget(contender, fit, test, budget) for budget in budgets]
-    gains = [gain_samples(outcome, test.scores, test.cost, resamples) for outcome in outcomes]  # (1 + R,) each
-    at = [
-        AtBudget(budget, *outcome.mean, interval(gain))
-        for budget, outcome, gain in zip(budgets, outcomes, gains, strict=True)
-    ]
-    curve = [(p.mean_cost, p.score) for p in price_table(contender.test, test.scores, test.cost)]
-    return Policy(contender.name, at, interval(np.mean(gains, axis=0)), curve)
+def _routers(folder: Path, facts: dict[str, Any], table: Table) -> list[Contender]:
+    """The router as it ships, and where a rule for an escalation was fitted also without it, or with it if it is off.
+
+    Probabilities and what is out of distribution come from router.onnx itself.
+    """
+    test = table.test_rows
+    probability, _, p_value = ask_graph(folder / "router.onnx", test, facts["default_price"])
+    seen = Seen(probability, is_strange(p_value, facts["least_p_value"]), test.margins)
+    fit = read_out_of_fold(folder, table)
+    escalation = facts.get("escalation")
+    one_look = Policy(table.cost, float(table.cost.max()))
+    if escalation is None:
+        return [Contender(ROUTER, one_look, fit, seen)]
+    escalating = replace(one_look, rule=escalation["rule"])
+    shipped, other, name = (
+        (escalating, one_look, "router, one look") if escalation["on"] else (one_look, escalating, ESCALATING)
+    )
+    return [Contender(ROUTER, shipped, fit, seen), Contender(name, other, fit, seen)]
 
 
-def _at_budget(contender: Baseline, fit: Table, test: Table, budget: float) -> Outcome:
-    price = price_for_budget(contender.fit, fit.cost, budget)
-    return follow(choose(contender.test, test.cost, price), test.scores, test.cost)
-
-
-def _half(
-    router: Baseline, strange_fit: NDArray[np.bool_], strange: NDArray[np.bool_], fit: Table, test: Table
-) -> tuple[float, Interval]:
+def _half(router: Contender, fit: Table, test: Table) -> tuple[float, Interval]:
     """What half a point costs on the test rows: mean cost, and the score minus that of the finest, paired.
 
     The price is read from the fit rows alone, as the default price is: the highest that loses at most half a point
     there. Where that spends more than half of the finest scale's cost, it is one that spends under half, by `_SURELY`
     standard errors of the difference between a mean over the fit's pictures and one over the test's.
     """
-    # What is out of distribution gets the finest scale at every price, and its cost counts.
-    finest = np.eye(len(fit.scales))[-1] * _AT_ANY_PRICE
-    fitted = np.where(strange_fit[:, None], finest, router.fit)
-    half = float(fit.cost[-1]) / 2
-    spent = fit.cost[choose(fitted, fit.cost, price_for_budget(fitted, fit.cost, half))]
+    policy, half = router.policy, float(fit.cost[-1]) / 2
+    spent = policy.decide(router.fit, policy.price_for(router.fit, half)).cost
     names, picture = np.unique(fit.groups, return_inverse=True)
     by_picture = np.bincount(picture, spent) / np.bincount(picture)  # (g,)
     error = by_picture.std() * (1 / len(names) + 1 / len(np.unique(test.groups))) ** 0.5
-    at_half = price_for_budget(fitted, fit.cost, half - _SURELY * error)
+    at_half = policy.price_for(router.fit, half - _SURELY * error)
     least = float(fit.scores[:, -1].mean()) - HALF_A_POINT
-    keeping_up = [point.price for point in price_table(fitted, fit.scores, fit.cost) if point.score >= least]
-    price = max([at_half, *keeping_up])
-    outcome = follow(choose(np.where(strange[:, None], finest, router.test), test.cost, price), test.scores, test.cost)
+    points = operating_points(policy, router.fit, fit.scores)
+    price = max([at_half, *(point.price for point in points if point.score >= least)])
+    outcome = outcome_of(policy.decide(router.test, price), test.scores)
     lost = interval(Resamples(test.groups).mean(outcome.score - test.scores[:, -1]))
     return float(outcome.cost.mean()), lost
 
@@ -277,7 +259,7 @@ def _ood_probes(folder: Path, facts: dict[str, Any], table: Table) -> dict[str, 
     for kind, (image, question) in table.ood_probes.items():
         strange = replace(table, ids=np.arange(len(image)).astype(str), image=image, question=question)
         *_, p_value = ask_graph(folder / "router.onnx", strange, 0.0)
-        found[kind] = float((p_value < facts["least_p_value"]).mean())
+        found[kind] = float(is_strange(p_value, facts["least_p_value"]).mean())
     return found
 
 
@@ -306,24 +288,17 @@ def _picture_tasks(test: Table) -> tuple[list[str], list[str]]:
 
 
 def _picture_gain(
-    router: Baseline, blind: Baseline, fit: Table, test: Table, tasks: list[str], budgets: list[float]
+    router: Contender, blind: Contender, fit: Table, test: Table, tasks: list[str], budgets: list[float]
 ) -> tuple[list[tuple[float, Interval]], Interval | None]:
-    """Where the picture decides: the router over the question alone, each over the hull at its own cost, paired."""
+    """Where the picture decides: the router over the question alone, both at exactly the budget there, paired."""
     if not tasks:
         return [], None
     keep_fit, keep = np.isin(fit.tasks, tasks), np.isin(test.tasks, tasks)
-    some_fit, some = fit.take(keep_fit), test.take(keep)
+    some = test.take(keep)
     resamples = Resamples(some.groups)
-    samples = []
-    for budget in budgets:
-        both = []
-        for contender in (router, blind):
-            part = Baseline(contender.name, contender.fit[keep_fit], contender.test[keep])
-            outcome = _at_budget(part, some_fit, some, budget)
-            both.append(gain_samples(outcome, some.scores, some.cost, resamples))
-        samples.append(both[0] - both[1])
-    gains = [(budget, interval(difference)) for budget, difference in zip(budgets, samples, strict=True)]
-    return gains, interval(np.mean(samples, axis=0))
+    ours, theirs = (samples(one.of(keep_fit, keep), some, budgets, resamples) for one in (router, blind))
+    gains = [(budget, interval(gain)) for budget, gain in zip(budgets, ours - theirs, strict=True)]
+    return gains, interval((ours - theirs).mean(axis=0))
 
 
 def _shares(choices: NDArray[np.int64], test: Table) -> dict[str, list[float]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from router.policy import Floats, best_mix
 
-from .evaluate import ROUTER, Evaluation
+from .evaluate import ESCALATING, ROUTER, Evaluation
 from .summary import tokens
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _ROUTER_COLOUR, _FIXED_COLOUR, _OTHER_COLOUR, _ORACLE_COLOUR = "#c8102e", "#222222", "#8a8f98", "#e0a100"
 _STYLES: dict[str, dict[str, Any]] = {
     ROUTER: {"color": _ROUTER_COLOUR, "lw": 2.4, "zorder": 4},
+    "router, one look": {"color": "#e57373", "lw": 1.4, "ls": "--"},
+    ESCALATING: {"color": "#e57373", "lw": 1.4, "ls": ":"},
     "lookup by task": {"color": "#2b6cb0", "lw": 1.4, "ls": "--"},
     "question only": {"color": "#2f855a", "lw": 1.4, "ls": "-."},
     "image only": {"color": "#b7791f", "lw": 1.4, "ls": ":"},

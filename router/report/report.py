@@ -69,8 +69,6 @@ def write_report(folder: Path, e: Evaluation, table: Table, sources: dict[str, s
         "<ul>" + "".join(f"<li>{html.escape(claim)}</li>" for claim in claims(e)) + "</ul>",
         _figure("accuracy", plots),
         "<h2>At stated budgets</h2>",
-        f"<p>Points above mixing two fixed scales at the same mean {html.escape(e.cost_unit)}, with 95 % intervals"
-        " paired by picture.</p>",
         _budget_table(e),
         "<ul>"
         + "".join(f"<li>{html.escape(line.strip())}</li>" for line in [summary.random_mix(e), *summary.oracles(e)])
@@ -110,10 +108,21 @@ def _figure(name: str, plots: dict[str, Path]) -> str:
 
 
 def _budget_table(e: Evaluation) -> str:
-    head = ["", *(f"{at.budget:g} {e.cost_unit}" for at in e.policies[0].at)]
-    rows = [[policy.name, *(at.gain.points() for at in policy.at)] for policy in e.policies]
-    rows.insert(1, ["router: right, %", *(f"{100 * at.score:.1f}" for at in e.policy(ROUTER).at)])
-    return _html_table(head, rows, marked=ROUTER)
+    """At exactly each budget: points over the lookup and over the hull, right answers, and what asking for it takes."""
+    ours = e.policy(ROUTER).at
+    head = ["", *(f"{at.budget:g} {e.cost_unit}" for at in ours)]
+    right = ["router: right, %", *(f"{100 * at.score:.1f}" for at in ours)]
+    asked = ["router: spent when asked", *(f"{at.asked_cost:.2f}" for at in ours)]
+    ahead = [[policy.name, *(at.ahead.points() for at in policy.at)] for policy in e.policies]
+    if e.ceiling:
+        ahead.append(["knows P(right)", *(points.points() for _, points in e.ceiling)])
+    gains = [[policy.name, *(at.gain.points() for at in policy.at)] for policy in e.policies]
+    unit = html.escape(e.cost_unit)
+    return "".join((
+        f"<p>Every policy at exactly the same mean {unit}: points over a lookup by the kind of question, with 95 %"
+        " intervals paired by picture.</p>", _html_table(head, [*ahead, right, asked], marked=ROUTER),
+        "<p>Points over mixing two fixed scales.</p>", _html_table(head, gains, marked=ROUTER),
+    ))  # fmt: skip
 
 
 def _share(e: Evaluation) -> str:

@@ -134,6 +134,8 @@ def claims(e: Evaluation) -> list[str]:
     if sure and len(sure) < len(router.at):
         lines.append(f"holds: it does so at {', '.join(sure)} {e.cost_unit}")
     lines.append(_held("averaged over the budgets, it lies above them", router.mean_gain))
+    lines.insert(0, _held("at equal cost it beats a lookup by the kind of question, averaged over the budgets",
+                          router.mean_ahead))  # fmt: skip
     lines.append(half(e))
     if e.picture_mean:
         kinds = ", ".join(e.picture_tasks)
@@ -157,16 +159,7 @@ def lines(e: Evaluation) -> list[str]:
     for name, steps in e.ladder.items():
         mark = "   (not learned)" if name in e.not_learned else ""
         out.append(f"  {name:<{wide}}" + "".join(f"{step:8.3f}" for step in steps) + mark)
-    out += [
-        "",
-        f"points above mixing fixed scales at equal mean {e.cost_unit}, with 95 % intervals, for stated budgets",
-    ]
-    out.append("(after @, the mean that was spent: a policy with few steps cannot spend a budget exactly)")
-    budgets = [at.budget for at in e.policies[0].at]
-    out.append(f"  {'':<16}" + "".join(f"{budget:>25g}" for budget in budgets))
-    for policy in e.policies:
-        cells = (f"{at.gain.points()} @{at.mean_cost:.0f}" for at in policy.at)
-        out.append(f"  {policy.name:<16}" + "".join(f"{cell:>25}" for cell in cells))
+    out += ["", *at_budgets(e)]
     out.append(f"  {random_mix(e)}")
     out += [
         f"  cascade on the first token, budget {c.budget:g}: {100 * c.score:.1f} % at {c.mean_cost:.1f} {e.cost_unit}"
@@ -184,6 +177,24 @@ def lines(e: Evaluation) -> list[str]:
     ]
     out += [f"risk bound: {line}" for line in kept(e)]
     return [*out, "", *claims(e)]
+
+
+def at_budgets(e: Evaluation) -> list[str]:
+    """Every policy at exactly the stated budgets: over the lookup by kind first, then over mixing fixed scales."""
+    budgets = [at.budget for at in e.policies[0].at]
+    wide = max(len(policy.name) for policy in e.policies)
+    head = f"  {'':<{wide}}" + "".join(f"{budget:>22g}" for budget in budgets)
+    out = []
+    for what, of in (("the lookup by task", "ahead"), ("mixing two fixed scales", "gain")):
+        out += [f"points above {what} at exactly a mean of so many {e.cost_unit}, with 95 % intervals", head]
+        for policy in e.policies:
+            cells = "".join(f"{getattr(at, of).points():>22}" for at in policy.at)
+            out.append(f"  {policy.name:<{wide}}{cells}")
+    if e.ceiling:
+        cells = "".join(f"{ahead.points():>22}" for _, ahead in e.ceiling)
+        out.insert(2 + len(e.policies), f"  {'knows P(right)':<{wide}}{cells}")
+    spent = ", ".join(f"{at.asked_cost:.2f} for {at.budget:g}" for at in e.policy(ROUTER).at)
+    return [*out, f"  asked of the router, and spent on the test rows: {spent} {e.cost_unit}"]
 
 
 def _held(claim: str, gain: Interval, where: str = "") -> str:

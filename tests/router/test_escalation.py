@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from export.runtime.routing.router import escalation_features, escalations
+from export.runtime.routing.policy import escalation_features, escalations
 from router.fit.escalation import fit_escalation, fit_rule, look_twice
 from router.policy import choose, follow
 

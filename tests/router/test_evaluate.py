@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from export.runtime import MvlmError
@@ -16,10 +17,11 @@ from router.fit.risk_bound import Wanted
 from router.fit.write import OUT_OF_FOLD, ask_graph, write_router
 from router.labels import read_table
 from router.metrics import Resamples, gain_samples, interval
-from router.policy import choose, follow, price_for_budget
+from router.policy import Outcome, choose, follow, price_for_budget
 from router.report import baselines as baselines_module
-from router.report.baselines import COUNT, Baseline, baselines
+from router.report.baselines import COUNT, baselines
 from router.report.breakdown import answer_kind, worst
+from router.report.budgets import Contender
 from router.report.evaluate import STEPS, _estimator, _half, evaluate, read_out_of_fold, read_router
 from router.report.summary import claims, half, lines, verdict, worth_it
 from tests.support.labels_maker import (
@@ -84,7 +86,7 @@ def test_a_question_that_decides_is_beaten(made):
     _, _, e = made("question")
     assert all(at.gain.low > 0 for at in e.policy("router").at)
     assert any(at.gain.low > 0 for at in e.policy("lookup by task").at)
-    assert claims(e)[0].startswith("holds: the router lies above every mix")
+    assert claims(e)[1].startswith("holds: the router lies above every mix")
     # No kind was said to be decided by the picture, so nothing is claimed of it.
     assert e.picture_mean is None
     assert any(claim.startswith("not tested: whether reading the picture helps") for claim in claims(e))
@@ -127,25 +129,55 @@ def test_where_the_picture_only_is_said_to_decide_the_claim_falls(tmp_path):
     assert any(claim.startswith("NOT SHOWN: where the picture decides (easy, fine)") for claim in claims(e))
 
 
-def test_the_mean_gain_is_that_of_the_budgets_and_a_budget_that_is_unsure_is_named(made):
+def slow_mix(probability, strange, test, budget):
+    """Score and cost of each row where two prices beside a budget are mixed, found on a fine grid of prices."""
+    finest, rows = len(test.cost) - 1, np.arange(len(test))
+    found = []
+    for price in np.geomspace(1e-5, 10, 20_000):
+        choice = np.where(strange, finest, choose(probability, test.cost, price))
+        spent = test.cost[choice]
+        found.append((spent.mean(), test.scores[rows, choice], spent))
+        if spent.mean() <= budget:
+            break
+    (over, *dear), (under, *cheap) = found[-2], found[-1]
+    share = (budget - under) / (over - under)
+    return [share * a + (1 - share) * b for a, b in zip(dear, cheap, strict=True)]
+
+
+def test_every_policy_spends_exactly_the_budget_and_is_paired_with_the_lookup(made):
+    """Score, cost, gain and lead once more, step by step, from the shipped file itself."""
     folder, table, e = made("question")
-    ours, test = e.policy("router"), table.test_rows
-    probability, *_ = ask_graph(folder / "router" / "router.onnx", test, 0.0)
-    on_fit, resamples = read_out_of_fold(folder / "router", table), Resamples(test.groups)
-    slow = []
-    for at in ours.at:
-        choice = choose(probability, test.cost, price_for_budget(on_fit, test.cost, at.budget))
-        slow.append(gain_samples(follow(choice, test.scores, test.cost), test.scores, test.cost, resamples))
-    assert ours.mean_gain == interval(np.mean(slow, axis=0))
+    ours, lookup, test = e.policy("router"), e.policy("lookup by task"), table.test_rows
+    least = json.loads((folder / "router" / "router.json").read_text())["least_p_value"]
+    probability, _, p_value = ask_graph(folder / "router" / "router.onnx", test, 0.0)
+    resamples, gains = Resamples(test.groups), []
+    for at, other in zip(ours.at, lookup.at, strict=True):
+        score, cost = slow_mix(probability, p_value < least, test, at.budget)
+        assert cost.mean() == pytest.approx(at.budget, abs=1e-9)
+        assert (at.mean_cost, at.score) == pytest.approx((at.budget, score.mean()), abs=1e-3)
+        gains.append(gain_samples(Outcome(score, cost), test.scores, test.cost, resamples))
+        slow = interval(gains[-1])
+        assert (at.gain.value, at.gain.low, at.gain.high) == pytest.approx((slow.value, slow.low, slow.high), abs=2e-3)
+        assert at.ahead.value == pytest.approx(at.score - other.score, abs=1e-6)
+        assert other.ahead.value == other.ahead.low == 0
+    assert ours.mean_gain.value == pytest.approx(np.mean(gains, axis=0)[0], abs=1e-3)
+    assert ours.mean_ahead.value == pytest.approx(np.mean([at.ahead.value for at in ours.at]), abs=1e-6)
+    for policy in e.policies:
+        assert all(at.mean_cost <= at.budget + 1e-9 for at in policy.at)
+
+
+def test_a_budget_that_is_unsure_is_named(made):
+    _, _, e = made("question")
+    ours = e.policy("router")
     assert not any("it does so at" in claim for claim in claims(e))
     unsure = [replace(ours.at[0], gain=replace(ours.at[0].gain, low=-0.01)), *ours.at[1:]]
     named = claims(replace(e, policies=[replace(ours, at=unsure), *e.policies[1:]]))
-    assert named[0].startswith(
+    assert named[1].startswith(
         "NOT SHOWN: the router lies above every mix of two fixed scales (at the weakest budget, 4"
     )
     others = ", ".join(f"{at.budget:g}" for at in ours.at[1:])
-    assert named[1] == f"holds: it does so at {others} tokens"
-    assert named[2].startswith("holds: averaged over the budgets")
+    assert named[2] == f"holds: it does so at {others} tokens"
+    assert named[3].startswith("holds: averaged over the budgets")
 
 
 def test_noise_is_not_beaten_and_the_verdict_says_so(made):
@@ -153,7 +185,8 @@ def test_noise_is_not_beaten_and_the_verdict_says_so(made):
     assert json.loads((folder / "router" / "router.json").read_text())["constant"]
     assert not any(at.gain.low > 0 for at in e.policy("router").at)
     assert verdict(e) == "The router does not beat mixing two fixed scales at any stated budget: use a fixed scale."
-    assert claims(e)[0].startswith("NOT SHOWN: the router lies above every mix")
+    assert claims(e)[0].startswith("NOT SHOWN: at equal cost it beats a lookup by the kind of question")
+    assert claims(e)[1].startswith("NOT SHOWN: the router lies above every mix")
 
 
 def test_a_flat_ladder_is_said_loudly(made):
@@ -183,20 +216,23 @@ def test_a_kind_that_was_not_learned_is_named_and_left_out(made):
 def test_figures_of_the_shipped_file_itself(made):
     """Score, cost and gain at a budget, once more and step by step."""
     folder, table, e = made("question")
-    test, fit = table.test_rows, table.fit_rows
+    test = table.test_rows
     probability, choices, p_value = ask_graph(folder / "router" / "router.onnx", test, e.default_price)
     least = json.loads((folder / "router" / "router.json").read_text())["least_p_value"]
     choices = np.where(p_value < least, 3, choices)
     np.testing.assert_array_equal(e.choices, choices)
     chosen_score = [test.scores[i, k] for i, k in enumerate(choices)]
     assert e.default == pytest.approx((test.cost[choices].mean(), np.mean(chosen_score)))
-    on_fit, resamples = read_out_of_fold(folder / "router", table), Resamples(test.groups)
+    on_fit = read_out_of_fold(folder / "router", table)
+    finest = np.eye(4)[3] * 1e6
+    on_fit = np.where(on_fit.strange[:, None], finest, on_fit.probability)
+    on_test = np.where((p_value < least)[:, None], finest, probability)
     for at in e.policy("router").at:
-        price = price_for_budget(on_fit, fit.cost, at.budget)
-        outcome = follow(choose(probability, test.cost, price), test.scores, test.cost)
-        assert (at.mean_cost, at.score) == pytest.approx(outcome.mean)
-        assert at.gain == interval(gain_samples(outcome, test.scores, test.cost, resamples))
-        assert at.mean_cost < 1.35 * at.budget
+        price = price_for_budget(on_fit, table.cost, at.budget)
+        outcome = follow(choose(on_test, test.cost, price), test.scores, test.cost)
+        assert (at.asked_cost, at.asked_score) == pytest.approx(outcome.mean)
+        assert at.asked_cost < 1.35 * at.budget
+        assert f"{at.asked_cost:.2f} for {at.budget:g}" in "\n".join(lines(e))
     assert e.ladder["all"] == pytest.approx(test.scores.mean(axis=0).tolist())
     assert e.rows == len(test) == 1200
     assert e.groups == 120
@@ -213,7 +249,7 @@ def test_budgets_where_no_stated_one_lies_between_the_costs(tmp_path):
     folder = fit_into(tmp_path / "router", table)
     e = evaluate(folder, read_router(folder, table, tmp_path / "labels"), table, lambda steps: None)
     assert [at.budget for at in e.policy("router").at] == [200]
-    assert any("at equal mean ms" in line for line in lines(e))
+    assert any("at exactly a mean of so many ms" in line for line in lines(e))
 
 
 def test_progress_is_told_of_every_step(made):
@@ -227,7 +263,19 @@ def test_probabilities_out_of_fold_find_their_rows(made):
     folder, table, _ = made("question")
     kept = read_out_of_fold(folder / "router", table)
     turned = table.take(np.arange(len(table))[::-1])
-    np.testing.assert_array_equal(read_out_of_fold(folder / "router", turned), kept[::-1])
+    again = read_out_of_fold(folder / "router", turned)
+    np.testing.assert_array_equal(again.probability, kept.probability[::-1])
+    np.testing.assert_array_equal(again.strange, kept.strange[::-1])
+    assert 0 < kept.strange.mean() < 0.05
+
+
+def test_a_router_of_before_kept_nothing_of_what_is_out_of_distribution(made, tmp_path):
+    folder, table, _ = made("question")
+    kept = pq.read_table(folder / "router" / OUT_OF_FOLD)
+    pq.write_table(kept.drop_columns(["out_of_distribution"]), tmp_path / OUT_OF_FOLD)
+    old, new = read_out_of_fold(tmp_path, table), read_out_of_fold(folder / "router", table)
+    np.testing.assert_array_equal(old.probability, new.probability)
+    assert not old.strange.any()
 
 
 def test_a_router_that_was_fitted_on_other_rows(made):
@@ -407,7 +455,7 @@ def test_the_oracle_without_its_luck_is_below_the_one_with_it(rich):
 def test_the_luck_of_one_run_cannot_be_taken_out(made):
     _, _, e = made("question")
     assert e.cross_sample_oracle is None
-    assert any("the labels hold one run of each row" in line for line in lines(e))
+    assert any("there is one sample of each row" in line for line in lines(e))
 
 
 def test_an_escalation_that_pays_is_in_the_file_and_in_words(rich):
@@ -485,24 +533,22 @@ def test_half_is_read_from_the_fit_rows_and_kept_on_others(made):
     for _ in range(40):
         seen = np.isin(table.groups, random.permutation(groups)[: len(groups) // 2])
         fit, test = table.take(seen), table.take(~seen)
-        policy = Baseline("router", probability[seen], probability[~seen])
-        nothing = np.zeros(len(table), bool)
-        spent, lost = _half(policy, nothing[seen], nothing[~seen], fit, test)
+        contender = Contender.plain("router", probability[seen], probability[~seen], table.cost)
+        spent, lost = _half(contender, fit, test)
         assert spent > 0.8 * half_of_finest
         assert lost.low <= lost.value <= lost.high
         over += spent > half_of_finest
-        price = price_for_budget(policy.fit, fit.cost, half_of_finest)
-        naive_over += test.cost[choose(policy.test, test.cost, price)].mean() > half_of_finest
+        price = price_for_budget(probability[seen], fit.cost, half_of_finest)
+        naive_over += test.cost[choose(probability[~seen], test.cost, price)].mean() > half_of_finest
     assert over <= 3
     assert naive_over >= 10
     # A router that knows the scores loses nothing, and spends far less than half.
-    knows = Baseline("router", fit.scores, test.scores)
-    spent, lost = _half(knows, nothing[seen], nothing[~seen], fit, test)
+    spent, lost = _half(Contender.plain("router", fit.scores, test.scores, table.cost), fit, test)
     assert spent < 0.5 * half_of_finest
     assert lost.value >= -0.005
-    # Out of distribution rows get the finest scale, and are paid for.
-    spent, _ = _half(policy, nothing[seen], ~nothing[~seen], fit, test)
-    assert spent == table.cost[-1]
+    # What is out of distribution gets the finest scale, and is paid for.
+    strange = replace(contender, test=replace(contender.test, strange=np.ones(len(test), bool)))
+    assert _half(strange, fit, test)[0] == table.cost[-1]
 
 
 def test_is_it_worth_a_router(made):

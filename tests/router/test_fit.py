@@ -211,7 +211,8 @@ def test_the_default_price_costs_little_of_the_finest_scale(fits, tables):
         assert at.score >= finest - DEFAULT_LOSS
         assert all(p.score < finest - DEFAULT_LOSS for p in fitted.prices if p.price > fitted.default_price)
         assert at.mean_cost < cost[-1] or fitted.default_price == 0
-        outcome = follow(choose(fitted.out_of_fold, cost, fitted.default_price), scores, cost)
+        choice = choose(fitted.out_of_fold, cost, fitted.default_price)
+        outcome = follow(np.where(fitted.strange, len(cost) - 1, choice), scores, cost)
         assert outcome.mean == (at.mean_cost, at.score)
 
 

@@ -14,7 +14,8 @@ from export.runtime import MvlmError
 from export.runtime.backends.onnx import Device
 from export.runtime.features import image_feature_names, question_feature_names
 from export.runtime.manifest import RouterFacts
-from export.runtime.routing.router import Router, Terms, interpolate
+from export.runtime.routing.policy import interpolate
+from export.runtime.routing.router import Router, Terms
 from router.estimators.base import PlattScaling
 from router.estimators.learned import ScaleLogistic
 from router.estimators.novelty import Familiarity
@@ -38,14 +39,13 @@ def features():
 
 
 def with_probabilities(router: Router, *probabilities: float) -> Router:
-    """The same router with a graph that says these for the scales of the fit, and decides as the design has it."""
+    """The same router with a graph that says these for the scales of the fit."""
 
     class Says:
         def run(self, names, feeds):
             scales = feeds["num_visual_tokens"].astype(int).tolist()
             probability = np.float32([probabilities[SCALES.index(m)] for m in scales])
-            worth = probability - feeds["price"] * feeds["cost"] / feeds["cost"].max()
-            return [probability[None], worth.argmax(keepdims=True), np.float32([1.0])]
+            return [probability[None], np.float32([1.0])]
 
     router._graph = Says()
     return router
@@ -182,6 +182,30 @@ def test_costs_are_replaced_by_milliseconds(tmp_path, fitted):
         flat.choose(x[0, :2], x[0, 2:], Terms(budget=5.0))
     with pytest.raises(MvlmError, match=r"the risk bound of 0\.02 is of other costs or scales"):
         flat.choose(x[0, :2], x[0, 2:], Terms(within=0.02))
+
+
+def test_the_default_price_is_read_anew_at_other_costs(tmp_path, fitted):
+    """By the loss that it was read by: at flat costs a step is dearer, and the same price would lose far more."""
+    _, probability, _ = fitted
+    router = opened(tmp_path, fitted, least_p_value=0.0, default_loss=0.02)
+    costs = np.array([10.0, 10.5, 11.0, 12.0])
+    replaced = router.with_costs(dict(zip(SMALL.scales, costs, strict=True)), "ms")
+    assert replaced.costs_replaced
+    assert not router.costs_replaced
+    price = replaced.facts.default_price
+    least = probability[:, -1].mean() - 0.02
+
+    def right(price):
+        choice = (probability - price * costs / 12).argmax(axis=1)
+        return probability[np.arange(600), choice].mean()
+
+    assert right(price) >= least - 1e-4
+    assert right(price * 1.1) < least
+    assert replaced.choose(np.zeros(2, np.float32), np.zeros(4, np.float32)).price == price
+    # A router of before does not say by what its price was read, and keeps it.
+    (tmp_path / "old").mkdir()
+    old = opened(tmp_path / "old", fitted).with_costs(dict(zip(SMALL.scales, costs, strict=True)), "ms")
+    assert old.facts.default_price == SMALL.default_price
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,10 @@ def _write(folder: Path, labels: Rows, features: Rows, facts: dict[str, Any]) ->
     text = dict.fromkeys(("id", "group", "task", "split", "prediction", "answer"), pa.string())
     number = dict.fromkeys(("score", "loss", "confidence", "margin"), pa.float32())
     sample = {"sample": pa.int32()} if labels and "sample" in labels[0] else {}
+    if labels and "metric" in labels[0]:
+        text["metric"] = pa.string()
+    if labels and "probability" in labels[0]:
+        number["probability"] = pa.float32()
     columns = pa.schema(list({**text, **number, "num_visual_tokens": pa.int32(), **sample}.items()))
     vectors = pa.schema([("id", pa.string()), *((kind, pa.list_(pa.float32())) for kind in ("image", "question"))])
     pq.write_table(pa.Table.from_pylist(labels, columns), folder / "labels.parquet")

@@ -23,15 +23,12 @@ from export.runtime.errors import MvlmError
 from export.runtime.manifest import RouterFacts
 
 from .numpy_onnx import GraphWalk
+from .policy import DEAREST_PRICE, NO_LOOK, Policy, Seen, escalations, interpolate, is_strange, priced_at
 
 Array = NDArray[np.float32]
 
 ROUTER_FORMAT = 2
 METADATA_KEY = "mvlm"
-# Under this price the cheapest scale that is allowed wins, whatever the probabilities.
-_CHEAPEST = 1e3
-_DEAREST = 1e30  # a price that float32 still multiplies by a cost
-_TINY = 1e-6
 
 
 @dataclass(frozen=True)
@@ -93,10 +90,11 @@ class Router:
     """The predictor inside a bundle, over the scales that the bundle offers."""
 
     def __init__(
-        self, path: Path, facts: RouterFacts, offered: Sequence[int], device: Device | None, graph: Any = None
-    ) -> None:
+        self, path: Path, facts: RouterFacts, offered: Sequence[int], device: Device | None, graph: Any = None,
+        *, costs_replaced: bool = False,
+    ) -> None:  # fmt: skip
         """`device` None walks the graph in numpy, for a machine without onnxruntime."""
-        self.facts = facts
+        self.facts, self.costs_replaced = facts, costs_replaced
         self.offered = tuple(sorted(offered))
         outside = [m for m in self.offered if not facts.scales[0] <= m <= facts.scales[-1]]
         if outside or not self.offered:
@@ -110,10 +108,12 @@ class Router:
         self._names = _NAMES[int(self._known["format_version"])]
         self.costs = np.interp(self.offered, facts.scales, facts.costs).astype(np.float32)  # (k,)
         self._unit_cost = float(max(facts.costs))  # the router's own dearest scale stays the unit of the price
+        self._policy = Policy(self.costs, self._unit_cost, self._known["escalation"])
 
     def with_costs(self, costs: Mapping[int, float], unit: str) -> Router:
         """The same router where each scale on offer costs something else, as milliseconds that were measured.
 
+        A price is in parts of the dearest cost, so the default price is read anew, by the loss that it was read by.
         Raises `MvlmError` unless every scale on offer has a cost above 0 that is not below that of a coarser one.
         """
         missing = [m for m in self.offered if m not in costs]
@@ -123,11 +123,12 @@ class Router:
         values = tuple(float(costs[m]) for m in scales)
         require_costs(values)
         facts = RouterFacts(self.facts.file, scales, values, unit, self.facts.default_price)
-        replaced = Router(self._path, facts, self.offered, self._device, graph=self._graph)
-        replaced.costs_replaced = True
-        return replaced
-
-    costs_replaced = False
+        replaced = Router(self._path, facts, self.offered, self._device, graph=self._graph, costs_replaced=True)
+        if "default_loss" not in self._known:  # routers of before do not say what their price was read by
+            return replaced
+        price = replaced._policy.price_losing(replaced._validation, self._known["default_loss"])
+        facts = replace(facts, default_price=price)
+        return Router(self._path, facts, self.offered, self._device, graph=self._graph, costs_replaced=True)
 
     def require(self, terms: Terms) -> None:
         """Raise `MvlmError` for terms that cannot be met: a budget or cap below the cheapest, no such bound."""
@@ -151,11 +152,11 @@ class Router:
             return self._bounded(terms.within)
         if terms.budget is not None:
             return self._price_for(terms.budget)
-        return self.facts.default_price if terms.least_probability is None else _CHEAPEST
+        return self.facts.default_price if terms.least_probability is None else DEAREST_PRICE
 
     def probabilities(self, image: Array, question: Array) -> Array:
         """P(right) at each scale on offer: (d_image,), (d_question,) -> (k,)."""
-        return self._ask(image, question, Terms(price=0.0))[0]
+        return self._ask(image, question)[0]
 
     def choose(self, image: Array, question: Array, terms: Terms = Terms()) -> Choice:
         """The best scale on offer, for features as `features.py` makes them: (d_image,), (d_question,).
@@ -164,15 +165,19 @@ class Router:
         for terms that cannot be met and for features that are no numbers.
         """
         self.require(terms)
-        probability, chosen, p_value = self._ask(image, question, terms)
-        out_of_distribution = p_value < self._known["least_p_value"]
+        price = self.price(terms)
+        probability, p_value = self._ask(image, question)
+        out_of_distribution = bool(is_strange(p_value, self._known["least_p_value"]))
+        seen = Seen(probability[None].astype(np.float64), np.array([out_of_distribution]))
+        cap = math.inf if terms.cap is None else terms.cap
+        chosen = int(self._policy.first(seen, price, cap=cap, least_probability=terms.least_probability or 0.0)[0])
         reason = _strange(self.offered[chosen], p_value) if out_of_distribution else self._reason(probability, chosen)
         return Choice(
             scale=self.offered[chosen],
             probabilities={m: float(p) for m, p in zip(self.offered, probability, strict=True)},
             reason=reason,
             cost=float(self.costs[chosen]),
-            price=self.price(terms),
+            price=price,
             p_value=p_value,
             out_of_distribution=out_of_distribution,
             terms=terms,
@@ -202,14 +207,14 @@ class Router:
                 keeps_cache=keeps_cache, cap=cap,
             )[0]
         )  # fmt: skip
-        if best < 0:
+        if best == NO_LOOK:
             return None
         scale, cost = self.offered[best], float(self.costs[best]) + (0.0 if keeps_cache else paid)
         reason = f"{_tokens(scale)}: looked again, since the first token led by only {margin:.2f} at {choice.scale}"
         return replace(choice, scale=scale, reason=reason, cost=cost)
 
-    def _ask(self, image: Array, question: Array, terms: Terms) -> tuple[Array, int, float]:
-        """The graph's own decision: probability (k,), index of the choice, p-value."""
+    def _ask(self, image: Array, question: Array) -> tuple[Array, float]:
+        """What the graph says of a question: probability (k,) and the p-value. `policy` decides, here as everywhere."""
         for name, values in (("image", image), ("question", question)):
             if not np.isfinite(values).all():
                 raise MvlmError(f"the {name} features hold {_first_bad(values)}: the picture or the model is broken",
@@ -217,47 +222,34 @@ class Router:
         feeds = {
             "image": image[None],  # (1, d_image)
             "question": question[None],  # (1, d_question)
-            # The graph takes the dearest scale that it is given for the unit.
-            "price": _scalar(min(self.price(terms), _DEAREST) * float(self.costs.max()) / self._unit_cost),
+            "price": _scalar(0.0),
             "cost": self.costs,  # (k,)
             "num_visual_tokens": np.asarray(self.offered, np.float32),  # (k,)
-            "cap": _scalar(np.inf if terms.cap is None else terms.cap),
-            "least_probability": _scalar(terms.least_probability or 0.0),
-            self._names.least_p_value: _scalar(self._known["least_p_value"]),
         }
-        probability, choice, p_value = self._graph.run(["probability", "choice", self._names.p_value], feeds)
-        return probability[0], int(choice[0]), float(p_value[0])
+        probability, p_value = self._graph.run(["probability", self._names.p_value], feeds)
+        return probability[0], float(p_value[0])
 
     @cached_property
-    def _validation(self) -> NDArray[np.float64]:
-        """Probabilities of validation rows at the scales on offer, (rows, k)."""
-        known = np.asarray(self._known["validation"], np.float64).reshape(-1, len(self._known["scales"]))
-        return interpolate(known, self._known["scales"], self.offered)
+    def _validation(self) -> Seen:
+        """Some rows of the fit at the scales on offer, as they were decided by."""
+        known, fitted = self._known, self._known["scales"]
+        probability = interpolate(
+            np.asarray(known["validation"], np.float64).reshape(-1, len(fitted)), fitted, self.offered
+        )
+        strange = np.zeros(len(probability), bool)
+        strange[known.get("validation_strange", [])] = True
+        if known["escalation"] is None:
+            return Seen(probability, strange)
+        # Margins are known at the fitted scales; one on offer takes that of the nearest.
+        near = [int(np.abs(np.log(np.asarray(fitted) / m)).argmin()) for m in self.offered]
+        return Seen(probability, strange, np.asarray(known["validation_margin"])[:, near])
 
     def _price_for(self, budget: float) -> float:
-        """The smallest price at which validation rows cost at most the budget in the mean, escalations included."""
-        relative = self.costs / self._unit_cost
-        rule = self._known["escalation"]
-        if rule is not None:  # margins are known at the fitted scales; one on offer takes that of the nearest
-            near = [int(np.abs(np.log(np.asarray(self._known["scales"]) / m)).argmin()) for m in self.offered]
-            margins = np.asarray(self._known["validation_margin"])[:, near]  # (rows, k)
-
-        def mean_cost(price: float) -> float:
-            first = (self._validation - price * relative).argmax(axis=1)  # (rows,)
-            spent = self.costs[first]
-            if rule is not None:
-                margin = margins[np.arange(len(first)), first]
-                second = escalations(rule, margin, self._validation, first, relative, price)
-                spent = spent + np.where(second >= 0, self.costs[second], 0)
-            return float(spent.mean())
-
-        low, high = 0.0, _CHEAPEST
-        if mean_cost(low) <= budget:
-            return low
-        for _ in range(50):
-            middle = (low + high) / 2
-            low, high = (low, middle) if mean_cost(middle) <= budget else (middle, high)
-        return high
+        """The smallest price at which the rows of the fit cost at most the budget in the mean, as they are decided."""
+        priced = self._known.get("priced")
+        if priced and not self.costs_replaced and self.offered == tuple(self._known["scales"]):
+            return priced_at(priced, budget)
+        return self._policy.price_for(self._validation, budget)
 
     def _bounded(self, within: float) -> float:
         risk_bounds = {p["within"]: p for p in self._known["risk_bounds"]}
@@ -282,49 +274,6 @@ class Router:
         ratio = self.costs[other] / self.costs[chosen]
         costs = f"{ratio:.3g} times as much" if ratio > 1 else f"{1 / ratio:.3g} times less" if ratio < 1 else "as much"
         return f"{text} against {probability[other]:.2f} at {self.offered[other]}, which costs {costs}"
-
-
-def escalation_features(margin: Any, now: Any, finer: Any) -> NDArray[np.float64]:
-    """What the rule of an escalation reads: first-token margin, P at this scale, P at finer ones (f,) -> (f, 4)."""
-    finer = np.atleast_1d(finer)
-    columns = [np.ones(finer.shape), logit(margin), logit(now), logit(finer)]
-    return np.stack([np.broadcast_to(column, finer.shape) for column in columns], axis=-1)
-
-
-def escalations(
-    rule: Mapping[str, Sequence[float]], margin: Any, probability: Any, at: Any, relative_cost: Any, price: float,
-    *, keeps_cache: bool = False, cap: float | None = None,
-) -> NDArray[np.int64]:  # fmt: skip
-    """Which finer scale is worth an escalation, -1 for none: margin (n,), P (n, k), first choice (n,) -> (n,).
-
-    Costs and cap are in parts of the dearest scale's; a cap counts both looks.
-    """
-    n, k = probability.shape
-    rows, relative = np.arange(n), np.asarray(relative_cost, np.float64)
-    best, chosen = np.zeros(n), np.full(n, -1)
-    now, paid = probability[rows, at], relative[at]
-    for dear in range(1, k):
-        seen = escalation_features(margin, now, probability[:, dear])  # (n, 4)
-        gain = _sigmoid(seen @ np.asarray(rule["finer"])) - _sigmoid(seen @ np.asarray(rule["now"]))
-        extra = relative[dear] - (paid if keeps_cache else 0.0)
-        worth = np.where(at < dear, gain - price * extra, -np.inf)
-        if cap is not None:
-            worth = np.where(paid + extra <= cap, worth, -np.inf)
-        chosen, best = np.where(worth > best, dear, chosen), np.maximum(worth, best)
-    return chosen.astype(np.int64)
-
-
-def logit(p: Any) -> NDArray[np.float64]:
-    """Log odds, kept finite."""
-    p = np.clip(np.asarray(p, np.float64), _TINY, 1 - _TINY)
-    return np.log(p / (1 - p))
-
-
-def interpolate(probability: Any, scales: Sequence[int], wanted: Sequence[int]) -> NDArray[np.float64]:
-    """Probabilities at other scales, by the log odds over log m, and never beyond the ends: (n, K) -> (n, k)."""
-    known, at = (np.log(np.asarray(some, np.float64)) for some in (scales, wanted))
-    share = np.array([np.interp(at, known, one) for one in np.eye(len(known))])  # (K, k)
-    return _sigmoid(logit(probability) @ share)
 
 
 def require_costs(costs: Sequence[float]) -> None:
@@ -374,10 +323,6 @@ def _strange(scale: int, p_value: float) -> str:
         f"{_tokens(scale)}: the finest allowed, since this question and picture are unlike those that the router was"
         f" fitted on (only {100 * p_value:.2g} % of them were as strange)"
     )
-
-
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 1 / (1 + np.exp(-x))
 
 
 def _scalar(value: float) -> Array:

@@ -1,0 +1,106 @@
+"""Every way of choosing at exactly the same budgets, paired: its gain over the hull, and over the lookup by kind.
+
+Two policies are compared at one mean cost or not at all: at each budget a policy mixes the two prices beside it, which
+are read off its own decisions on the rows, without their scores. What a budget comes to on rows that its price was not
+read from is told beside it.
+
+Letters: n rows, K scales, R resamples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.runtime.routing.policy import Policy, Seen
+from router.labels import Table
+from router.metrics import Interval, Resamples, gain_samples, interval
+from router.policy import exactly, operating_points, outcome_of, plain
+
+Floats = NDArray[np.floating]
+LOOKUP = "lookup by task"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way of choosing: what it decides by on the fit rows (out of fold, to set prices) and on the test rows."""
+
+    name: str
+    policy: Policy
+    fit: Seen
+    test: Seen
+
+    @classmethod
+    def plain(cls, name: str, fit: Floats, test: Floats, cost: Floats) -> Contender:
+        """Probabilities (n, K) alone: one look, and nothing is out of distribution."""
+        return cls(name, plain(fit, cost)[0], plain(fit, cost)[1], plain(test, cost)[1])
+
+    def of(self, fit: NDArray[np.bool_], test: NDArray[np.bool_]) -> Contender:
+        """On some of the rows."""
+        return Contender(self.name, self.policy, self.fit.take(fit), self.test.take(test))
+
+
+@dataclass(frozen=True)
+class AtBudget:
+    """One policy at one stated budget, which it spends exactly: its score, its gain over the hull, and what it is
+    ahead of the lookup, paired. `asked_cost` and `asked_score` are what the price that the fit rows give for the budget
+    comes to on the test rows."""
+
+    budget: float
+    mean_cost: float
+    score: float
+    gain: Interval
+    ahead: Interval
+    asked_cost: float
+    asked_score: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A router or a baseline at every budget, its figures averaged over them, and its curve (mean cost, score)."""
+
+    name: str
+    at: list[AtBudget]
+    mean_gain: Interval
+    mean_ahead: Interval
+    curve: list[tuple[float, float]]
+
+
+def compare(contenders: list[Contender], test: Table, budgets: list[float]) -> list[Standing]:
+    """Judge each on the test rows, in the same resamples; one of them is the lookup."""
+    resamples = Resamples(test.groups)
+    gains = {contender.name: samples(contender, test, budgets, resamples) for contender in contenders}
+    return [_standing(contender, gains[contender.name], gains[LOOKUP], test, budgets) for contender in contenders]
+
+
+def ceiling(lookup: Contender, test: Table, budgets: list[float]) -> list[tuple[float, Interval]]:
+    """What one who knows P(right) of every row is ahead of the lookup, both judged by P: no luck, and no router passes
+    it. Empty where labels hold no P."""
+    if test.probability is None:
+        return []
+    expected = replace(test, samples=test.probability[:, None])
+    knows = Contender.plain("knows P", test.probability, test.probability, test.cost)
+    resamples = Resamples(test.groups)
+    ours, theirs = (samples(one, expected, budgets, resamples) for one in (knows, lookup))
+    return [(budget, interval(ahead)) for budget, ahead in zip(budgets, ours - theirs, strict=True)]
+
+
+def samples(contender: Contender, test: Table, budgets: list[float], resamples: Resamples) -> Floats:
+    """Gains over the hull at exactly each budget, under each resample: (budgets, 1 + R)."""
+    outcomes = [exactly(contender.policy, contender.test, test.scores, budget) for budget in budgets]
+    return np.array([gain_samples(outcome, test.scores, test.cost, resamples) for outcome in outcomes])
+
+
+def _standing(contender: Contender, gains: Floats, lookup: Floats, test: Table, budgets: list[float]) -> Standing:
+    at = []
+    for budget, gain, other in zip(budgets, gains, lookup, strict=True):
+        spent = exactly(contender.policy, contender.test, test.scores, budget).mean
+        price = contender.policy.price_for(contender.fit, budget)
+        asked = outcome_of(contender.policy.decide(contender.test, price), test.scores).mean
+        at.append(AtBudget(budget, *spent, interval(gain), interval(gain - other), *asked))
+    curve = [(p.mean_cost, p.score) for p in operating_points(contender.policy, contender.test, test.scores)]
+    return Standing(
+        contender.name, at, interval(gains.mean(axis=0)), interval((gains - lookup).mean(axis=0)), curve
+    )  # fmt: skip
