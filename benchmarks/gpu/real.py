@@ -35,7 +35,7 @@ _RECIPE = Path(__file__).with_suffix(".yaml")
 # Which part of the training time the first stage gets; it is also a bound, as each patch is soon told.
 _PATCHES_SHARE = 0.2
 # What labelling may take for each picture, what reading the rows and starting takes, and packing up at the end.
-_LABEL_S, _START_S, _END_S = 0.05, 25, 15
+_LABEL_S, _START_S, _END_S = 0.06, 25, 20
 _SAMPLES, _LOSSES, _FEW = 24, 20, 32
 _SPEEDS = ("pictures_per_s", "tokens_per_s", "seconds")
 _PARTS = ("labels.parquet", "features.parquet", "labels.json")
