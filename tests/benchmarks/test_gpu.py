@@ -48,12 +48,10 @@ def test_every_stage_runs_at_toy_size(stage, tmp_path):
 )
 def test_a_stage_that_ends_badly_leaves_what_it_had(program, seconds, end, tmp_path):
     write = f"""open({str(tmp_path / "gpu_labels.json")!r}, "w").write('{{"figure": 1, "ended": "whole"}}')"""
-    began = time.perf_counter()
     said = run.run_apart("labels", Told(tmp_path, True, seconds), [sys.executable, "-c", f"{write}; {program}"])
     facts = json.loads((tmp_path / "gpu_labels.json").read_text())
     assert said == facts["ended"] == end
     assert facts["figure"] == 1
-    assert time.perf_counter() - began < 60
     assert (tmp_path / "gpu_labels.log").exists() == (end != "whole")
 
 
