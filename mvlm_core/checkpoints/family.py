@@ -159,7 +159,7 @@ _LLAVA = {
     "model.vision_tower.": "vision_tower.",
     "model.multi_modal_projector.linear_1.": "connector.mlp.0.",
     "model.multi_modal_projector.linear_2.": "connector.mlp.2.",
-    "model.image_newline": "newline",
+    "model.image_newline": "connector.newline",
     **_TEXT,
 }
 _SMOLVLM = {

@@ -13,6 +13,7 @@ import numpy as np
 
 from export.runtime.errors import MvlmError
 from export.runtime.image import open_picture, require_shape
+from export.runtime.views.scale import ScaleWord
 
 from .pictures import PictureSource
 from .row import Row
@@ -57,7 +58,7 @@ class Lengths:
 class TokenReport:
     """What the rows become as ids. `shortened` counts the rows whose text `max_tokens` cuts."""
 
-    lengths: dict[int, Lengths] = field(default_factory=dict)
+    lengths: dict[ScaleWord, Lengths] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     shortened: int = 0
 
@@ -65,7 +66,7 @@ class TokenReport:
 def check_tokens(
     rows: Sequence[Row],
     processor: MvlmProcessor,
-    scales: Sequence[int],
+    scales: Sequence[ScaleWord],
     max_tokens: int | None,
     progress: Callable[[int], None],
     *,
@@ -78,21 +79,24 @@ def check_tokens(
     `max_tokens` is that of the stage that cuts most, `kept` that of the one that cuts least; None is no limit.
     """
     from mvlm_core.modeling.chat_encoding import require_positions, truncate
+    from mvlm_core.modeling.visual_lengths import VisualLengths
 
     report, image_id, ids = TokenReport(), processor.image_token_id, []
-    lengths: dict[int, list[int]] = {scale: [] for scale in scales}
+    visual_lengths = VisualLengths(processor)
+    lengths: dict[ScaleWord, list[int]] = {scale: [] for scale in scales}
     for row in rows:
         try:
             encoded = processor.encode(row.messages())
             ids.append(row.id)
             for scale in scales:
-                lengths[scale].append(encoded.length(scale, image_id))
+                lengths[scale].append(encoded.length_with(visual_lengths.of(row.pictures, scale), image_id))
             if not any(encoded.supervised):
                 raise MvlmError("nothing is supervised: the chat template marks no answer of it")
+            finest, visual = visual_lengths.finest(row.pictures, scales)
             if max_tokens is not None:
-                report.shortened += truncate(encoded, max_tokens, max(scales), image_id) is not encoded
-            length = encoded.length(max(scales), image_id)
-            require_positions(min(length, kept or length), positions, max(scales))
+                report.shortened += truncate(encoded, max_tokens, finest, image_id, visual) is not encoded
+            length = encoded.length_with(visual, image_id)
+            require_positions(min(length, kept or length), positions, finest)
         except MvlmError as error:
             report.faults.append(f"id {row.id}: {error}")
         progress(1)

@@ -21,6 +21,7 @@ from export.runtime.chat_text import MARK, marked, special_pattern, stretches
 from export.runtime.chat_text import spell as spell_special
 from export.runtime.errors import MvlmError
 from export.runtime.prompt import reader_of_pieces
+from export.runtime.views.scale import ScaleWord
 
 
 @dataclass(frozen=True)
@@ -34,31 +35,40 @@ class Encoded:
         """The tokens of the conversation when every picture is `scale` tokens."""
         return len(self.ids) + (scale - 1) * self.ids.count(image_token_id)
 
+    def length_with(self, visual: int, image_token_id: int) -> int:
+        """The tokens of the conversation when its pictures are `visual` together, marks and all."""
+        return len(self.ids) + visual - self.ids.count(image_token_id)
 
-def truncate(encoded: Encoded, max_tokens: int, scale: int, image_token_id: int) -> Encoded:
-    """Leave out text at the end until at most `max_tokens` are left at `scale`.
 
-    Give the finest scale, so that all scales are shown the same words. Raises `MvlmError` where a picture would have
-    to go, or everything that is supervised.
+def truncate(
+    encoded: Encoded, max_tokens: int, scale: ScaleWord, image_token_id: int, visual: int | None = None
+) -> Encoded:
+    """Leave out text at the end until at most `max_tokens` are left at `scale`, where pictures are `visual` tokens.
+
+    `visual` may be left out where every picture is `scale` tokens. Give the finest scale, so that all scales are shown
+    the same words. Raises `MvlmError` where a picture would have to go, or everything that is supervised.
     """
-    over = encoded.length(scale, image_token_id) - max_tokens
+    if visual is None:
+        visual = int(scale) * encoded.ids.count(image_token_id)
+    length = encoded.length_with(visual, image_token_id)
+    over = length - max_tokens
     if over <= 0:
         return encoded
     keep = max(len(encoded.ids) - over, 0)
     if image_token_id in encoded.ids[keep:]:
         raise MvlmError(
-            f"{encoded.length(scale, image_token_id)} tokens at scale {scale} do not fit into {max_tokens} without"
+            f"{length} tokens at scale {scale} do not fit into {max_tokens} without"
             " leaving out a picture: raise max_tokens, lower the scale, or take pictures out"
         )
     if not any(encoded.supervised[:keep]):
         raise MvlmError(
-            f"{encoded.length(scale, image_token_id)} tokens at scale {scale} do not fit into {max_tokens} without"
+            f"{length} tokens at scale {scale} do not fit into {max_tokens} without"
             " leaving out every answer: raise max_tokens, lower the scale, or shorten the question"
         )
     return Encoded(encoded.ids[:keep], encoded.supervised[:keep])
 
 
-def require_positions(length: int, positions: int | None, scale: int) -> None:
+def require_positions(length: int, positions: int | None, scale: ScaleWord) -> None:
     """Raise `MvlmError` for a conversation of `length` tokens that is longer than the language model was made for."""
     if positions is not None and length > positions:
         raise MvlmError(
@@ -99,6 +109,26 @@ def supervised(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, in
         inside[since + 1 : to + 1] = 1
     inside = inside.cumsum()
     return (inside[ends] > inside[starts]).tolist()
+
+
+def answer_spans(
+    whole: str, shown: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[int, int]]:
+    """Where in a rendered conversation the answers stand, for a chat template that does not mark them.
+
+    `shown` holds for each answer the conversation as it is asked for, and as it stands with the answer; what comes
+    between, up to the last special token, is supervised. Raises `MvlmError` where the one does not begin the other.
+    """
+    spans = []
+    for asked, answered in shown:
+        if not (answered.startswith(asked) and whole.startswith(answered)):
+            raise MvlmError(
+                "the chat template marks no answers, and shows a conversation otherwise once it goes on, so they are"
+                " not found: put {% generation %} and {% endgeneration %} around them in chat_template.jinja"
+            )
+        ends = [found.end() for found in _special(tokenizer).finditer(answered, len(asked))]
+        spans.append((len(asked), ends[-1] if ends else len(answered)))
+    return spans
 
 
 def _between_special(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[tuple[int, int]]]:

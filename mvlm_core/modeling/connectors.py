@@ -40,17 +40,20 @@ class PoolConnector(nn.Module):
     """M3 (arXiv 2405.17430): a two-layer MLP on every patch, then average pooling of the grid to the scale.
 
     An imported model keeps its own projector in the MLP's place. Where that makes one token of several patches, the
-    grid that is pooled, and P, are its tokens'.
+    grid that is pooled, and P, are its tokens'. `newline` is a vector (D,) that ends each row of a grid of several
+    views, where the model puts them together.
     """
 
     def __init__(
-        self, grid_side: int, vision_width: int, text_width: int, *, positions: bool, projector: Projector | None = None
-    ) -> None:
+        self, grid_side: int, vision_width: int, text_width: int, *,
+        positions: bool, projector: Projector | None = None, newline: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.projector, self.patches_side = projector or Projector(), grid_side
         self.grid_side = grid_side // self.projector.shuffle
         self.positions = PatchPositions(grid_side**2, vision_width) if positions else nn.Identity()
         self.mlp = self.projector.build(vision_width, text_width)
+        self.newline = nn.Parameter(torch.empty(text_width)) if newline else None
 
     @property
     def scales(self) -> Sequence[int]:
@@ -86,9 +89,12 @@ class NestedPoolConnector(PoolConnector):
     """
 
     def __init__(
-        self, grid_side: int, vision_width: int, text_width: int, *, positions: bool, projector: Projector | None = None
-    ) -> None:
-        super().__init__(grid_side, vision_width, text_width, positions=positions, projector=projector)
+        self, grid_side: int, vision_width: int, text_width: int, *,
+        positions: bool, projector: Projector | None = None, newline: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            grid_side, vision_width, text_width, positions=positions, projector=projector, newline=newline
+        )  # fmt: skip
         self.basis: Tensor
         self.register_buffer("basis", torch.zeros(self.grid_side**2, self.grid_side**2), persistent=False)
 

@@ -109,7 +109,7 @@ def build_connector(config: MvlmConfig) -> Connector:
     if config.connector != "query":
         pooled = {"pool": PoolConnector, "nested_pool": NestedPoolConnector}[config.connector]
         projector = Projector(config.projector, config.projector_act, config.projector_bias, config.pixel_shuffle)
-        return pooled(*widths, positions=config.connector_positions, projector=projector)
+        return pooled(*widths, positions=config.connector_positions, projector=projector, newline=config.newline)
     return QueryConnector(
         *widths, positions=config.connector_positions, num_queries=config.num_queries,
         num_heads=config.num_heads, value_mlp=config.value_mlp,
@@ -144,15 +144,14 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.vision_tower = vision_tower or AutoModel.from_config(config.vision_config)
         self.connector = build_connector(config)
-        self.newline = nn.Parameter(torch.empty(config.text_config.hidden_size)) if config.newline else None
         self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if module is self and self.newline is not None:
-            nn.init.normal_(self.newline, std=len(self.newline) ** -0.5)
+        if isinstance(module, PoolConnector) and module.newline is not None:
+            nn.init.normal_(module.newline, std=len(module.newline) ** -0.5)
         if isinstance(module, PatchPositions):
             nn.init.trunc_normal_(module.table, std=0.02)
         if isinstance(module, NestedPoolConnector):
@@ -259,7 +258,8 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """A pass that holds a part of the step's supervised tokens counts for as much of the patch loss."""
         if values is None:
             raise MvlmError("word_tags say what patches show: give the pixel_values too")
-        loss = word_loss(self.connector.words(values), self.embedding_table, tags)
+        overviews = values[: len(tags[0][1])]  # of the pictures that the tags are of; tiles come behind
+        loss = word_loss(self.connector.words(overviews), self.embedding_table, tags)
         if labels is None or num_items is None:
             return loss
         return loss * (labels[:, 1:] != IGNORED_LABEL).sum() / num_items
@@ -274,9 +274,10 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _stitched(self, visual: Tensor, sources: Tensor, weights: Tensor | None) -> Tensor:
         """Tokens put together of others: (sum of m, D), (T, k), (T, k) -> (T, D). The source -1 is the newline."""
-        if self.newline is None:
+        newline = getattr(self.connector, "newline", None)
+        if newline is None:
             raise MvlmError("this model has no newline vector, so its tiles are not put together: leave the stitch out")
-        rows = torch.cat([visual, self.newline[None].to(visual.dtype)])[sources]  # (T, k, D)
+        rows = torch.cat([visual, newline[None].to(visual.dtype)])[sources]  # (T, k, D)
         return rows[:, 0] if weights is None else (rows * weights[..., None].to(rows.dtype)).sum(dim=1)
 
     def _scales(self, asked: int | Sequence[int] | Tensor | None, runs: int) -> list[int]:

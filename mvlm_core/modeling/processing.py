@@ -24,9 +24,10 @@ from export.runtime.views.scale import Scale
 from export.runtime.views.shown import Shown, joined
 from export.runtime.views.spec import ViewSpec
 
-from .chat_encoding import Encoded, encode_text, spell, supervised
+from .chat_encoding import Encoded, answer_spans, encode_text, spell, supervised
 from .chat_templates import IMAGE_TOKEN, TEMPLATES
 
+_MARKS_ANSWERS = re.compile(r"{%-?\s*generation\b")
 # Stands for the question while a template is taken apart, and questions that its parts must then encode as it does.
 _ANY_QUESTION = "\ue000question\ue000"
 _PROBES = ("what is it?", " it's 12:30, où  est-ce ? ", "a\nb", "形")
@@ -158,10 +159,13 @@ class MvlmProcessor(ProcessorMixin):
         return super().apply_chat_template(spell(conversation, self.tokenizer), chat_template, **options)
 
     def encode(self, messages: list[dict[str, Any]]) -> Encoded:
-        """Ids with one placeholder a picture, and which of them training supervises (the generation marks).
+        """Ids with one placeholder a picture, and which of them training supervises.
 
-        Raises `MvlmError` when the chat template refuses the conversation.
+        That is what the generation marks of the chat template say, and where an imported family has none, what an
+        answer adds to the conversation. Raises `MvlmError` when the chat template refuses the conversation.
         """
+        if self.image_processor.views and not _MARKS_ANSWERS.search(str(self.chat_template)):
+            return self._encode_unmarked(messages)
         rendered: Any
         spans: Any
         try:
@@ -173,6 +177,25 @@ class MvlmProcessor(ProcessorMixin):
             raise MvlmError(f"the chat template refuses this conversation: {error}") from None
         ids, offsets = encode_text(rendered[0], self.tokenizer)
         return Encoded(ids, supervised(offsets, spans[0]))
+
+    def _encode_unmarked(self, messages: list[dict[str, Any]]) -> Encoded:
+        try:
+            whole = self.render(messages)
+            shown = [
+                (self.render(messages[:n], add_generation_prompt=True), self.render(messages[: n + 1]))
+                for n, message in enumerate(messages)
+                if message["role"] == "assistant"
+            ]
+        except TemplateError as error:
+            raise MvlmError(f"the chat template refuses this conversation: {error}") from None
+        ids, offsets = encode_text(whole, self.tokenizer)
+        return Encoded(ids, supervised(offsets, answer_spans(whole, shown, self.tokenizer)))
+
+    def picture_ids(self, shown: Shown) -> list[int]:
+        """The ids that stand for a picture in a row: its placeholders and the marks around them."""
+        if shown.text == self.image_token * shown.num_placeholders:
+            return [self.image_token_id] * shown.num_placeholders
+        return encode_text(shown.text, self.tokenizer)[0]
 
     @property
     def model_input_names(self) -> list[str]:

@@ -6,13 +6,12 @@ Letters: B pictures, G patches along a side, s patches along a side that become 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 ProjectorKind = Literal["mlp", "linear", "norm_mlp"]
-PROJECTOR_KINDS: tuple[ProjectorKind, ...] = get_args(ProjectorKind)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from export.runtime.errors import MvlmError
 from export.runtime.families import POOLED, Family
+from export.runtime.views.scale import Scale, ScaleWord
 
 
 def pool_scales(grid_side: int) -> tuple[int, ...]:
@@ -42,9 +43,13 @@ def family_scales(family: Family, grid_side: int, num_queries: int) -> Sequence[
     return pool_scales(grid_side) if family == "pool" else nested_pool_scales(grid_side)
 
 
-def require_scales(asked: Iterable[int], allowed: Sequence[int]) -> None:
-    """Raise `MvlmError` naming every scale of `asked` that is not allowed, and those that are. Nothing is rounded."""
-    wrong = [scale for scale in asked if scale not in allowed]
+def require_scales(asked: Iterable[ScaleWord], allowed: Sequence[int]) -> None:
+    """Raise `MvlmError` naming every scale of `asked` that is not allowed, and those that are. Nothing is rounded.
+
+    Of a scale with tiles the tokens of a view count, and `native` is always allowed.
+    """
+    tokens = {scale: Scale.parse(scale).tokens for scale in asked}
+    wrong = [scale for scale, count in tokens.items() if count is not None and count not in allowed]
     if wrong:
         many = isinstance(allowed, range)
         names = f"every number from {allowed[0]} to {allowed[-1]}" if many else ", ".join(map(str, allowed))

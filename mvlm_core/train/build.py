@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 
 from export.runtime.errors import MvlmError
 from export.runtime.families import POOLED
+from export.runtime.views.cutting import ClosestAspect
+from export.runtime.views.spec import ViewSpec
 from mvlm_core.backbones.byte_tokenizer import train_tokenizer
 from mvlm_core.backbones.load import (
     load_language_model,
@@ -34,7 +36,7 @@ from .model_config import ImageConfig, ModelConfig
 # What says which connector it is, and where it reads the tower; the rest of `ModelConfig` says where weights come from.
 _CONNECTOR = ("connector", "connector_positions", "num_queries", "num_heads", "value_mlp")
 # These have the same weights, and differ in how they tell the patches.
-_OF_THE_START = (*_CONNECTOR, "grid_side", "vision_feature_layer")
+_OF_THE_START = (*_CONNECTOR, "grid_side", "vision_feature_layer", "pixel_shuffle")
 _HALF = (0.5, 0.5, 0.5)
 
 
@@ -60,9 +62,12 @@ def resolve_model(config: ModelConfig) -> ModelConfig:
         begin = run_config(config.start)
         stated = {key: getattr(config, key) for key in config.model_fields_set}
         found = {key: stated.get(key, getattr(begin, key)) for key in _OF_THE_START}
-        tower, settings = begin.vision_config, load_processor(config.start).image_processor.spec.to_json()
-        stated_image = config.image.model_dump(include=config.image.model_fields_set)
-        image = ImageConfig(**settings | {key: value for key, value in stated_image.items() if value is not None})
+        tower, image = begin.vision_config, _image_of_start(config.image, load_processor(config.start).image_processor)
+        if begin.newline and found["connector"] != "pool":
+            raise MvlmError(
+                f"{config.start} puts the tokens of tiles together to a grid, which {found['connector']} has none of:"
+                " leave model.connector at pool"
+            )
     else:
         told, found = config.vision or {}, {}
         text_config(config.text or {})  # whether there is such a language model
@@ -93,6 +98,21 @@ def _require_heads(config: ModelConfig, width: int) -> None:
         )
 
 
+def _image_of_start(stated: ImageConfig, images: MvlmImageProcessor) -> ImageConfig:
+    """What the start says of pictures, but for what is stated. Raises `MvlmError` where its views cannot be changed."""
+    told = {
+        key: value for key, value in stated.model_dump(include=stated.model_fields_set).items() if value is not None
+    }
+    spec = images.view_spec
+    if spec is None:
+        return ImageConfig(**images.spec.to_json() | told)
+    found = ImageConfig(size_px=spec.size_px, mean=spec.mean, std=spec.std)
+    changed = [key for key, value in told.items() if value != getattr(found, key)]
+    if changed:
+        raise MvlmError(f"model.image states {', '.join(changed)}, and the views of the start stay: leave it out")
+    return found
+
+
 def _image(stated: ImageConfig, found: dict[str, Any], made_for: int | None) -> ImageConfig:
     size_px = stated.size_px or found.get("size_px") or made_for
     if size_px is None:
@@ -107,10 +127,11 @@ def build_processor(config: TrainConfig, rows: Sequence[Row]) -> MvlmProcessor:
     `config` is one that `resolve_config` has filled in.
     """
     model = config.model
-    images = MvlmImageProcessor(**model.image.model_dump())
+    images = _image_processor(model)
     told = model.text or {}
     if model.start:
         begun = load_processor(model.start)
+        images = begun.image_processor if begun.image_processor.views else images
         if model.chat_template is None:
             return MvlmProcessor(images, begun.tokenizer, chat_template=str(begun.chat_template))
         tokenizer, name = begun.tokenizer, str(model.start)
@@ -119,6 +140,17 @@ def build_processor(config: TrainConfig, rows: Sequence[Row]) -> MvlmProcessor:
     else:
         tokenizer, name = train_tokenizer([text for row in rows for text in row.texts()]), "the rows"
     return speak(tokenizer, images, name=name, stated=model.chat_template).processor
+
+
+def _image_processor(model: ModelConfig) -> MvlmImageProcessor:
+    told = model.image.model_dump(exclude={"tiles"})
+    if model.image.tiles:
+        views = ViewSpec(
+            size_px=told["size_px"], grid_side=model.grid_side or 0, mean=told["mean"], std=told["std"],
+            rule=ClosestAspect(1, model.image.tiles), resample=told["resample"],
+        )  # fmt: skip
+        told["views"] = views.to_json()
+    return MvlmImageProcessor(**told)
 
 
 def build_model(config: TrainConfig, processor: MvlmProcessor) -> MvlmForConditionalGeneration:

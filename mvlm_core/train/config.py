@@ -13,12 +13,13 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from export.runtime.errors import MvlmError
 from export.runtime.families import Family
+from export.runtime.views.scale import ScaleWord, coarse_to_fine
 from mvlm_core.modeling.scales import require_scales
 from mvlm_core.train.strict import Strict
 
 from . import scale_sampling as policies
 from .model_config import ModelConfig
-from .scale_sampling import possible_scales
+from .scale_sampling import Word, possible_scales
 from .stages import StageConfig
 
 
@@ -54,7 +55,7 @@ class TrainConfig(Strict):
     liger: bool = False
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     workers: int = Field(0, ge=0)
-    scales: tuple[int, ...]
+    scales: tuple[Word, ...]
     model: ModelConfig
     stages: tuple[StageConfig, ...]
 
@@ -67,7 +68,8 @@ class TrainConfig(Strict):
         allowed = self.model.allowed_scales()
         shown = set(self.scales).union(*(possible_scales(stage.show or ()) for stage in self.stages))
         try:
-            require_scales(sorted(shown), sorted(shown) if allowed is None else allowed)
+            if allowed is not None:
+                require_scales(coarse_to_fine(shown), allowed)
         except MvlmError as error:
             raise ValueError(str(error)) from None
         names = [stage.name for stage in self.stages]
@@ -117,9 +119,9 @@ def scenes_config(family: Family, *, rows: Path, seed: int) -> TrainConfig:
     return _validated(recipe, tree | {"seed": seed}).model_copy(update={"rows": rows.absolute()})
 
 
-def run_scales(run: Path) -> tuple[int, ...]:
+def run_scales(run: Path) -> tuple[ScaleWord, ...]:
     """The scales that a run was trained at, ascending."""
-    return tuple(sorted(read_config(run / "train.yaml").scales))
+    return tuple(coarse_to_fine(read_config(run / "train.yaml").scales))
 
 
 def run_rows(run: Path) -> Path | None:

@@ -28,7 +28,8 @@ class ImageConfig(Strict):
     """How a picture becomes the tower's input; see `export.runtime.image.ImageSpec`.
 
     What is None comes from the preprocessor_config.json of a tower that is loaded, and else from the tower's
-    configuration, a half, and the cubic filter.
+    configuration, a half, and the cubic filter. `tiles` is the most tiles that a picture is cut into (its grid is the
+    one whose shape is closest to the picture's); 0 leaves the overview alone.
     """
 
     size_px: int | None = Field(default=None, gt=0)
@@ -36,6 +37,13 @@ class ImageConfig(Strict):
     std: tuple[Spread, Spread, Spread] | None = None
     fit: Literal["stretch", "crop", "pad"] = "stretch"
     resample: Literal["bicubic", "bilinear"] | None = None
+    tiles: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _tiles_are_stretched(self) -> ImageConfig:
+        if self.tiles and self.fit != "stretch":
+            raise ValueError(f"pictures with tiles are stretched over them, and fit is {self.fit}: leave it out")
+        return self
 
 
 class ModelConfig(Strict):
@@ -50,6 +58,7 @@ class ModelConfig(Strict):
         vision_feature_layer: which hidden state of the tower is read (LLaVA reads the last but one, -2).
         chat_template: the name of one of `templates`, or a file; None lets the tokenizer's own, or the one that fits
             its special tokens, be taken.
+        pixel_shuffle: patches along a side of a token; the start's.
         connector_positions, num_queries, num_heads, value_mlp, query_start: see `MvlmConfig`.
     """
 
@@ -63,6 +72,7 @@ class ModelConfig(Strict):
     num_queries: int = Field(256, gt=0)
     num_heads: int = Field(16, gt=0)
     value_mlp: bool = False
+    pixel_shuffle: int = Field(1, gt=0)
     query_start: Literal["random", "pyramid"] = "random"
     chat_template: str | None = None
     image: ImageConfig = ImageConfig()
@@ -94,7 +104,7 @@ class ModelConfig(Strict):
         """The scales that the connector allows; None while the grid is not known."""
         if self.connector in POOLED and not self.grid_side:
             return None
-        return family_scales(self.connector, self.grid_side or 0, self.num_queries)
+        return family_scales(self.connector, (self.grid_side or 0) // self.pixel_shuffle, self.num_queries)
 
     def found_from(self, folder: Path) -> ModelConfig:
         """With every path as it is found from `folder`; a name that is no folder there is left to the hub."""

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from export.runtime.views.scale import ScaleWord
 from mvlm_core.data.row import PicturePlace, Row
 from mvlm_core.modeling.chat_encoding import Encoded
 from mvlm_core.modeling.losses import IGNORED_LABEL
@@ -27,11 +27,10 @@ from mvlm_core.scenes.patch_tags import PatchTags
 
 from .fitting import Fitting
 from .plan import Planned
+from .step_pictures import StepPictures
 
 # Segments of a block: the pictures with what stands before and between them, then one number a question; and nothing.
 PREFIX, PADDING = 0, -1
-
-_BLACK = np.zeros((1, 1, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Block:
     """One scale of a group's pictures with the questions behind them; lists over the positions of the block."""
 
     pictures: tuple[int, ...]
-    scale: int
+    scale: ScaleWord
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -80,32 +79,32 @@ class Packer:
         self.fitting = Fitting(processor, max_tokens=max_tokens, positions=positions)
 
     def __call__(self, items: Sequence[Planned]) -> dict[str, Any]:
-        pictures = list(dict.fromkeys(picture for item in items for picture in item.group.pictures))
-        place = {picture: n for n, picture in enumerate(pictures)}
-        blocks = [
-            block
-            for item in items
-            for conversations in [self._conversations(item)]
-            for scale in item.scales
-            for block in self._blocks(conversations, tuple(place[p] for p in item.group.pictures), scale)
-        ]
+        sources = list(dict.fromkeys(picture for item in items for picture in item.group.pictures))
+        place = {picture: n for n, picture in enumerate(sources)}
+        pictures = StepPictures(self.processor, sources)
+        blocks = []
+        for item in items:
+            numbers = tuple(place[picture] for picture in item.group.pictures)
+            conversations = self._conversations(item)
+            for scale in item.scales:
+                blocks += self._blocks(conversations, pictures, numbers, scale)
         rows = fill_rows(blocks)
         runs = [(picture, block.scale) for row in rows for block in row for picture in block.pictures]
-        read: list[Any] = [picture.read() for picture in pictures] or [_BLACK]
         return {
-            "pixel_values": self.processor.image_processor(read)["pixel_values"],  # (B, 3, H, W)
-            "picture_of_run": [picture for picture, _ in runs],  # R
-            "num_visual_tokens": [scale for _, scale in runs],  # R
+            **pictures.inputs(runs),
             **_pad(rows, self.processor.tokenizer.pad_token_id or 0),  # (N, S)
-            "word_tags": self.tags.of(pictures) if self.tags else [],
+            "word_tags": self.tags.of(sources) if self.tags else [],
         }
 
     def _conversations(self, item: Planned) -> list[Encoded]:
+        """What is asked, with one placeholder a picture, and short enough at the scale that takes most tokens."""
         rows = [item.group.rows[i] for i in item.order]
         rows = [joined(rows)] if item.running else rows
-        return [self.fitting.encode(row, max(item.scales)) for row in rows]
+        return [self.fitting.encode(row, item.scales) for row in rows]
 
-    def _blocks(self, conversations: Sequence[Encoded], pictures: tuple[int, ...], scale: int) -> list[Block]:
+    def _blocks(
+        self, conversations: Sequence[Encoded], pictures: StepPictures, numbers: tuple[int, ...], scale: ScaleWord
+    ) -> list[Block]:
         """Conversations that begin alike up to their last picture share a block.
 
         Those do not that have answers before its end, nor those that answer right behind it, as the captions of
@@ -114,14 +113,15 @@ class Packer:
         image = self.processor.image_token_id
         behind: dict[tuple[int, ...], list[Encoded]] = defaultdict(list)
         for encoded in conversations:
-            end = len(encoded.ids) - encoded.ids[::-1].index(image) if pictures else 0
+            end = len(encoded.ids) - encoded.ids[::-1].index(image) if numbers else 0
             alone = (-1, len(behind)) if any(encoded.supervised[: end + 1]) else ()
             behind[(*encoded.ids[:end], *alone)].append(encoded)
         blocks = []
         for members in behind.values():
-            first, block = members[0], Block(pictures, scale)
-            end = len(first.ids) - first.ids[::-1].index(image) if pictures else 0
-            ids, supervised = _expand(first.ids[:end], first.supervised[:end], image, scale)
+            first, block = members[0], Block(numbers, scale)
+            end = len(first.ids) - first.ids[::-1].index(image) if numbers else 0
+            shown = [pictures.ids(picture, scale) for picture in numbers]
+            ids, supervised = _expand(first.ids[:end], first.supervised[:end], image, shown)
             block.add(ids, supervised, segment=PREFIX, start=0)
             for segment, member in enumerate(members, 1):
                 block.add(member.ids[end:], member.supervised[end:], segment=segment, start=len(ids))
@@ -139,12 +139,15 @@ def joined(rows: Sequence[Row]) -> Row:
     return replace(rows[0], turns=tuple(turns))
 
 
-def _expand(ids: Sequence[int], supervised: Sequence[bool], image: int, scale: int) -> tuple[list[int], list[bool]]:
-    """Each placeholder becomes as many as the scale says."""
-    times = [scale if i == image else 1 for i in ids]
+def _expand(
+    ids: Sequence[int], supervised: Sequence[bool], image: int, shown: Sequence[Sequence[int]]
+) -> tuple[list[int], list[bool]]:
+    """Each placeholder becomes the ids that stand for its picture: `shown`, in their order."""
+    pictures = iter(shown)
+    parts = [next(pictures) if i == image else (i,) for i in ids]
     return (
-        [i for i, n in zip(ids, times, strict=True) for _ in range(n)],
-        [s for s, n in zip(supervised, times, strict=True) for _ in range(n)],
+        [i for part in parts for i in part],
+        [s for s, part in zip(supervised, parts, strict=True) for _ in part],
     )
 
 

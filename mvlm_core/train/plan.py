@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from export.runtime.errors import MvlmError
+from export.runtime.views.scale import ScaleWord
 from mvlm_core.data.pictures import PictureSource
 from mvlm_core.data.row import Row
 
@@ -40,7 +41,7 @@ class Planned:
     """A group in a step: its scales, the order of its questions, and whether they are one conversation."""
 
     group: Group
-    scales: tuple[int, ...]
+    scales: tuple[ScaleWord, ...]
     order: NDArray[np.int64]
     running: bool
 
@@ -61,11 +62,11 @@ def _key(row: Row) -> tuple[str, ...]:
 class Schedule:
     """What each step of a stage does, whatever its pictures: its scales, and whether questions run on."""
 
-    scales: list[tuple[int, ...]]
+    scales: list[tuple[ScaleWord, ...]]
     running: list[bool]
 
     @classmethod
-    def of(cls, stage: StageConfig, steps: int, run_scales: Sequence[int], random: Generator) -> Schedule:
+    def of(cls, stage: StageConfig, steps: int, run_scales: Sequence[ScaleWord], random: Generator) -> Schedule:
         scales = draw_steps(stage.show or (AnyOf(any_of=tuple(run_scales)),), steps, random)
         return cls(scales, (random.random(steps) < stage.running_share).tolist())
 
@@ -73,7 +74,9 @@ class Schedule:
 class Plan(Dataset[Planned]):
     """The run of steps over rows that are at hand; item i belongs to step i // pictures of the stage."""
 
-    def __init__(self, groups: Sequence[Group], run_scales: Sequence[int], stage: StageConfig, *, seed: int) -> None:
+    def __init__(
+        self, groups: Sequence[Group], run_scales: Sequence[ScaleWord], stage: StageConfig, *, seed: int
+    ) -> None:
         random = np.random.default_rng(seed)
         steps = stage.steps or math.ceil((stage.epochs or 0) * len(groups) / stage.pictures)
         epochs = math.ceil(steps * stage.pictures / len(groups))
@@ -100,7 +103,7 @@ class Stream(IterableDataset[Planned]):
     """
 
     def __init__(
-        self, rows: Callable[[], Iterator[Row]], run_scales: Sequence[int], stage: StageConfig, *, seed: int
+        self, rows: Callable[[], Iterator[Row]], run_scales: Sequence[ScaleWord], stage: StageConfig, *, seed: int
     ) -> None:
         if stage.steps is None:
             raise MvlmError(f"stage {stage.name}: rows that are streamed have no known end, so say steps, not epochs")

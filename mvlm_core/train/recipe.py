@@ -202,14 +202,14 @@ def fold_in(adapted: PeftModel, stage: StageConfig, folder: Path, out: Path) -> 
 
 def _require_fitting(config: TrainConfig, stage: StageConfig, data: Data, packer: Packer) -> None:
     """Raise `MvlmError` naming every row that is longer than the model's positions at the stage's finest scale."""
-    shown = possible_scales(stage.show or (AnyOf(any_of=config.scales),))
-    faults = packer.fitting.faults(data.train, max(shown))
+    shown = tuple(possible_scales(stage.show or (AnyOf(any_of=config.scales),)))
+    faults = packer.fitting.faults(data.train, shown)
     if stage.running_share:
         longest = (sorted(group.rows, key=_size)[-(stage.questions or 0) :] for group in data.groups)
-        faults += packer.fitting.faults((joined(rows) for rows in longest if len(rows) > 1), max(shown))
+        faults += packer.fitting.faults((joined(rows) for rows in longest if len(rows) > 1), shown)
     if stage.evaluate_every:
         judged = [row for group in data.val_groups[: stage.evaluate_pictures] for row in group.rows]
-        faults += packer.fitting.faults(judged, max(config.scales))
+        faults += packer.fitting.faults(judged, config.scales)
     if faults:
         raise MvlmError(f"stage {stage.name}: {len(faults)} rows of {data.rows} do not fit{listed(faults, most=1000)}")
 

@@ -40,17 +40,17 @@ def test_the_quick_way_finds_what_encoding_every_row_finds(processor, positions,
     slow = []
     for one in kinds():
         try:
-            fitting.encode(one, FINEST)
+            fitting.encode(one, (FINEST,))
         except MvlmError as error:
             slow.append(str(error))
-    assert fitting.faults(kinds(), FINEST) == slow
+    assert fitting.faults(kinds(), (FINEST,)) == slow
 
 
 def test_most_rows_are_not_encoded_for_it(processor, monkeypatch):
     fitting = Fitting(processor, max_tokens=None, positions=4096)
     encoded, encode = [], processor.encode
     monkeypatch.setattr(type(processor), "encode", lambda self, told: (encoded.append(told), encode(told))[1])
-    assert fitting.faults([row(f"{n}", "what colour is it?") for n in range(50)], FINEST) == []
+    assert fitting.faults([row(f"{n}", "what colour is it?") for n in range(50)], (FINEST,)) == []
     assert len(encoded) == 1
 
 
@@ -60,7 +60,7 @@ def test_a_template_that_marks_no_answer(processor):
     unmarked.chat_template = unmarked.tokenizer.chat_template = text
     for positions in (None, 4096):
         fitting = Fitting(unmarked, max_tokens=None, positions=positions)
-        (fault,) = fitting.faults([row("a", "what?")], FINEST)
+        (fault,) = fitting.faults([row("a", "what?")], (FINEST,))
         assert fault == "id a: nothing is supervised: the chat template marks no answer of it"
 
 

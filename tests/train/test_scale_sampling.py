@@ -69,8 +69,8 @@ def test_every_scale_that_may_come_is_known_before():
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
-        ([0], "greater than 0"),
-        (["all"], "a scale, or a draw with the keys"),
+        ([0], "0 is not a scale"),
+        (["all"], "'all' is not a scale"),
         ([{"form": 1}], "a scale, or a draw with the keys"),
         ([{"first": 9, "last": 3}], "goes from 9 to 3"),
         ([{"any_of": []}], "at least 1 item"),

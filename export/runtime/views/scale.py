@@ -7,11 +7,14 @@ the model's own processor would cut at 16 tokens each, and `native` those at the
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from export.runtime.errors import MvlmError
 
 NATIVE = "native"
+# `36`, or `16@4` and the like.
+ScaleWord = int | str
 _WORD = re.compile(rf"({NATIVE})|([1-9]\d{{0,8}})(?:@(?:({NATIVE})|([1-9]\d{{0,8}})))?")
 
 
@@ -55,6 +58,16 @@ class Scale:
         """What scales are sorted by, from coarse to fine: the tiles, then the tokens; what is native comes last."""
         most = float("inf")
         return (most if self.tiles is None else self.tiles, most if self.tokens is None else self.tokens)
+
+    @property
+    def word(self) -> ScaleWord:
+        """As configurations and files hold it: a number for the overview alone, and else the text."""
+        return self.tokens if self.tiles == 0 and self.tokens is not None else str(self)
+
+
+def coarse_to_fine(words: Iterable[ScaleWord]) -> list[ScaleWord]:
+    """Words of scales in ascending order."""
+    return sorted(words, key=lambda word: Scale.parse(word).order)
 
 
 def parse_words(text: str) -> tuple[Scale, ...]:
