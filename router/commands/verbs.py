@@ -43,7 +43,7 @@ class Percent(click.ParamType):
 @click.option("--by", type=click.Choice(["task"]), help="RiskBound it for each task.")
 @click.option("--bound", type=click.Choice(["net", "harm"]), default="net", show_default=True,
               help="Bound the net loss, by betting, or how often an answer is made worse, exactly.")  # fmt: skip
-@click.option("--out-of-distribution", type=Percent(), default="1%", show_default=True,
+@click.option("--out-of-distribution", type=Percent(), default="0.25%", show_default=True,
               help="The share of ordinary questions that may be taken for out of distribution.")  # fmt: skip
 @click.option("--target", type=click.Choice(["score", "agreement"]), default="score", show_default=True,
               help="What counts: right answers, or where there are no scores agreement with the finest.")  # fmt: skip

@@ -30,7 +30,9 @@ _REGRET_PRICES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 # The default price may cost this much of the finest scale's score.
 DEFAULT_LOSS = 0.01
 # The share of ordinary questions that may be taken for out of distribution, and be given the finest scale.
-LEAST_FAMILIARITY = 0.01
+LEAST_P_VALUE = 0.0025
+# Of few rows no p-value is so small; then it is those that are stranger than every one of them.
+_STRANGER_THAN_ALL = 1.5
 
 Floats = NDArray[np.floating]
 
@@ -90,7 +92,7 @@ def features(table: Table) -> Floats:
 
 def fit_table(
     table: Table, *, seed: int, progress: Callable[[int], None], wanted: Wanted | None = None,
-    least_p_value: float = LEAST_FAMILIARITY,
+    least_p_value: float = LEAST_P_VALUE,
 ) -> Fitted:  # fmt: skip
     """Fit on the rows of `table`, without those that a wanted risk bound needs; `progress` is told of every step."""
     apart = set_apart(table.groups, seed) if wanted else np.zeros(len(table), bool)
@@ -115,6 +117,8 @@ def fit_table(
     probability[~apart] = calibration.probability(chosen.margins if name != "constant" else estimator.margins(x))
     if apart.any():
         probability[apart] = calibration.probability(estimator.margins(features(table.take(apart))))
+    if least_p_value > 0:
+        least_p_value = max(least_p_value, _STRANGER_THAN_ALL / (1 + len(p_value.calibration_)))
     strange = np.empty(len(table), bool)
     strange[~apart] = is_strange(p_value.out_of_fold_, least_p_value)
     strange[apart] = is_strange(p_value.p_value(features(table.take(apart))), least_p_value)

@@ -135,3 +135,14 @@ def test_the_file_says_what_it_was_priced_by(shipped):
     assert list(prices) == sorted(prices)
     # Each second look pays for itself, so that a higher price may send a few more of them.
     assert all(dear <= 1.01 * cheap for cheap, dear in pairwise(costs))
+
+
+def test_of_few_rows_those_stranger_than_all_are_out_of_distribution(table):
+    """The smallest p-value that so few rows can give is above the share that is asked for."""
+    few = table.fit_rows.take(np.arange(120))
+    with quick():
+        fitted = fit_table(few, seed=0, progress=lambda fits: None)
+        off = fit_table(few, seed=0, progress=lambda fits: None, least_p_value=0.0)
+    assert 1 / 121 < fitted.least_p_value < 2 / 121
+    assert off.least_p_value == 0
+    assert not off.strange.any()
