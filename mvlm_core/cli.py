@@ -15,6 +15,7 @@ from export.runtime.errors import MvlmError
 
 VERBS = {
     "data": "mvlm_core.commands.data:data",
+    "init": "mvlm_core.commands.init:init",
     "import": "mvlm_core.commands.checkpoints:import_",
     "train": "mvlm_core.commands.train_label:train",
     "label": "mvlm_core.commands.train_label:label",

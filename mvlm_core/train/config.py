@@ -97,7 +97,10 @@ def read_config(file: Path, overrides: tuple[str, ...] = ()) -> TrainConfig:
     Raises `MvlmError` that lists every fault, with the nearest known key beside each unknown one.
     """
     if not file.is_file():
-        raise MvlmError(f"there is no configuration {file}: `mvlm data scenes` writes a train.yaml beside its rows")
+        raise MvlmError(
+            f"there is no configuration {file}: `mvlm init ROWS` writes one for your rows, `mvlm data scenes` one for"
+            " drawn ones"
+        )
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
