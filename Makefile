@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 DONE   := $(VENV)/.installed
 LOCK   := requirements/lock.txt requirements/torch.txt
 
-.PHONY: demo test lint docs lock release clean
+.PHONY: demo test lint docs figures lock release clean
 
 demo: $(DONE)
 	$(BIN)/mvlm demo --out demo
@@ -21,6 +21,10 @@ lint: $(DONE)
 # The documentation as a site, in site/; a link that leads nowhere fails it.
 docs: $(DONE)
 	$(BIN)/mkdocs build --quiet
+
+# Which figures are stale, how long each takes to renew, and the command for it; the pages are marked.
+figures: $(DONE)
+	$(BIN)/python -m benchmarks.stale
 
 # The newest versions within the bounds of pyproject.toml, and what is different with them. Test them before you commit.
 lock: $(DONE)

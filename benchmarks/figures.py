@@ -11,10 +11,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from benchmarks.code import is_stale
+
 Figures = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
 START, END = "<!-- figures -->\n", "<!-- end of figures -->"
+STALE = ", stale"
 
 
 def summary() -> str:
@@ -23,15 +26,15 @@ def summary() -> str:
     for demo in map(read, sorted(RESULTS.glob("demo_*.json"))):
         scales = " / ".join(map(str, demo["scales"]))
         right = " / ".join(_percent(demo["ladder"]["all"]))
-        rows.append(f"| {_title(demo)}: right answers at {scales} tokens, % | {right} | {demo['date']} |")
+        rows.append(f"| {_title(demo)}: right answers at {scales} tokens, % | {right} | {when(demo)} |")
         shipped = next(policy for policy in demo["policies"] if policy["name"] == "router")
         gains = "; ".join(f"{at['budget']:g}: {_points(at['gain'])}" for at in shipped["at"])
         rows.append(
-            f"| {_title(demo)}: router over a mix of fixed scales, points by mean tokens | {gains} | {demo['date']} |"
+            f"| {_title(demo)}: router over a mix of fixed scales, points by mean tokens | {gains} | {when(demo)} |"
         )
     for name, (said, value) in _IN_SHORT.items():
         for found in map(read, sorted(RESULTS.glob(f"{name}.json"))):
-            rows.append(f"| {said} | {value(found)} | {found['date']} |")
+            rows.append(f"| {said} | {value(found)} | {when(found)} |")
     return "\n".join(["| measured | result | date |", "|---|---|---|", *rows]) + "\n"
 
 
@@ -322,8 +325,24 @@ _IN_SHORT: dict[str, tuple[str, Callable[[Figures], str]]] = {
 
 
 def where(figures: Figures) -> str:
-    machine = figures["machine"]
-    return f"{machine['cores']} cores of {machine['processor']}, {figures['date']}; `{figures['command']}`"
+    """What it was measured on, when, and how it is made again."""
+    return f"{machine(figures)}, {when(figures)}; `{figures['command']}`"
+
+
+def machine(figures: Figures) -> str:
+    facts = figures["machine"]
+    gpu = f"{facts['gpu']}, " if "gpu" in facts else ""
+    return f"{gpu}{facts['cores']} cores of {facts['processor']}"
+
+
+def when(figures: Figures) -> str:
+    """The date, and that the code has changed since, if it has."""
+    return figures["date"] + (STALE if is_stale(figures) else "")
+
+
+def unmarked(text: str) -> str:
+    """A page without its marks of what is stale: they come with each change of the code, and the figures stay."""
+    return text.replace(STALE, "")
 
 
 def _percent(steps: list[float]) -> list[str]:

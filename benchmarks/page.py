@@ -12,17 +12,18 @@ from typing import Any
 
 import click
 
-from benchmarks.figures import RESULTS, Figures, read, told, where
+from benchmarks.figures import RESULTS, Figures, machine, read, told, unmarked, when, where
 
 _RESULTS = "../benchmarks/results"  # as the page sees it
 PAGE = Path(__file__).parents[1] / "docs" / "figures.md"
 _HEAD = """# What was measured
 
 Made from `results/*.json` by `python -m benchmarks.page`; a test holds it to them. Every file names the machine, the
-date and the command that makes it again. Where a figure fell short, it stands here as it fell.
+date and the command that makes it again. Where a figure fell short, it stands here as it fell. *Stale* says that the
+code it measures has changed since; `make figures` lists what is.
 """
 # What every file says, and what stands elsewhere on the page.
-_COMMON = {"artefact", "format_version", "measured", "command", "date", "machine", "versions"}
+_COMMON = {"artefact", "format_version", "measured", "command", "date", "machine", "versions", "code", "took_s"}
 _DEEPEST, _LONGEST, _MOST_ROWS = 3, 8, 60
 
 
@@ -31,8 +32,8 @@ def page(results: Path = RESULTS) -> str:
     found = [(file, read(file)) for file in sorted(results.glob("*.json"))]
     lines = [_HEAD, "| measured | date | machine | command |", "|---|---|---|---|"]
     for _, figures in found:
-        name, machine = figures["measured"], f"{figures['machine']['cores']} cores of {figures['machine']['processor']}"
-        lines.append(f"| [{name}](#{name.lower()}) | {figures['date']} | {machine} | `{figures['command']}` |")
+        name = figures["measured"]
+        lines.append(f"| [{name}](#{name.lower()}) | {when(figures)} | {machine(figures)} | `{figures['command']}` |")
     return "\n".join([*lines, *(_section(file, figures) for file, figures in found)]) + "\n"
 
 
@@ -97,7 +98,7 @@ def main(check: bool) -> None:
     if not check:
         PAGE.write_text(page(), encoding="utf-8")
         click.echo(str(PAGE))
-    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page():
+    elif not PAGE.is_file() or unmarked(PAGE.read_text(encoding="utf-8")) != unmarked(page()):
         raise click.ClickException("docs/figures.md is not what the results say: python -m benchmarks.page")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.code import code_sha256
 from export.runtime.artefact import describe, write_json
 from export.runtime.machine import machine
 
@@ -51,6 +52,7 @@ class Record:
         facts = describe(
             "benchmark", measured=f"gpu_{self.stage}", command=f"python -m benchmarks.gpu --stage {self.stage}",
             date=datetime.now(UTC).date().isoformat(), machine=machine() | accelerator(),
+            code=code_sha256(f"benchmarks.gpu.{self.stage}"),
             seconds=round(time.perf_counter() - self.began, 1), **self.figures,
         )  # fmt: skip
         beside = self.file.with_suffix(".partial")
