@@ -128,7 +128,7 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
             " tokenizer.json into the folder"
         )
     try:
-        tokenizer = reader.from_pretrained(folder, local_files_only=True, padding_side="left")
+        tokenizer = reader.from_pretrained(folder, local_files_only=True, padding_side="left", trust_remote_code=False)
     except Exception as error:  # the converters raise bare exceptions of many kinds
         reason = " ".join(str(error).split())[:120]
         raise MvlmError(f"{folder / name} cannot be read ({reason}): put a tokenizer.json into the folder") from None

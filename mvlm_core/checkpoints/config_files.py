@@ -92,7 +92,7 @@ def tower_folder(checkpoint: Path, named: Path | None) -> Path:
 def tower_config(folder: Path) -> CLIPVisionConfig:
     file = folder / "config.json"
     with telling(file):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return _require_clip(file, getattr(config, "vision_config", config))
 
 

@@ -26,7 +26,7 @@ from mvlm_core.modeling.scales import pool_scales, require_scales
 
 from .import_checkpoint import grow_words
 from .layouts import ON_DISK, TOWER, WORD_TABLE
-from .run_folder import model_sha256
+from .run_folder import model_sha256, run_config
 
 
 def export_llava(run: Path, out: Path, scale: int) -> list[str]:
@@ -35,7 +35,7 @@ def export_llava(run: Path, out: Path, scale: int) -> list[str]:
     Raises `MvlmError` when a plain LLaVA cannot hold the model, saying what another tool would have to do.
     """
     model_sha256(run)
-    config = MvlmConfig.from_pretrained(run, local_files_only=True)
+    config = run_config(run)
     require_expressible(config, scale)
     state = read_tensors(run).tensors
     notes = grow_words(state, config)
@@ -93,9 +93,11 @@ def _pooling(side: int, scale: int) -> str:
 def _save_processor(run: Path, out: Path, config: MvlmConfig) -> list[str]:
     """The picture settings in transformers' words, and the tokenizer with its chat template where the run has one."""
     if not (run / "tokenizer.json").is_file():
-        _stock_images(AutoImageProcessor.from_pretrained(run, local_files_only=True)).save_pretrained(out)
+        _stock_images(
+            AutoImageProcessor.from_pretrained(run, local_files_only=True, trust_remote_code=False)
+        ).save_pretrained(out)
         return ["the run holds no tokenizer, so only tensors can be fed to what was written"]
-    processor = AutoProcessor.from_pretrained(run, local_files_only=True)
+    processor = AutoProcessor.from_pretrained(run, local_files_only=True, trust_remote_code=False)
     LlavaProcessor(
         _stock_images(processor.image_processor),
         processor.tokenizer,

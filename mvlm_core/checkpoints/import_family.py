@@ -53,7 +53,7 @@ class FamilyCheckpoint:
         """Raises `MvlmError` for a checkpoint that is not whole, and for one that asks for what is not done here."""
         self.folder = folder
         with telling(folder / "config.json"):
-            told: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+            told: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self.told: PreTrainedConfig = told
         self.family: Family = FAMILIES[told.model_type]
         _require_language_model(told.text_config)

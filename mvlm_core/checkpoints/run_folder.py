@@ -76,7 +76,7 @@ def run_config(run: Path) -> MvlmConfig:
 
     weight_files(run)
     try:
-        config = AutoConfig.from_pretrained(run, local_files_only=True)
+        config = AutoConfig.from_pretrained(run, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise MvlmError(f"{run} cannot be loaded ({_reason(error)}): train it again") from None
     if not isinstance(config, nested.MvlmConfig):
@@ -94,7 +94,7 @@ def load_processor(run: Path) -> MvlmProcessor:
             f"{run} holds no {_TOKENIZER}, so words cannot be put to it: give its checkpoint one, import again"
         )
     try:
-        return AutoProcessor.from_pretrained(run, local_files_only=True)
+        return AutoProcessor.from_pretrained(run, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise MvlmError(f"{run} cannot be loaded ({_reason(error)}): train it again") from None
 
@@ -122,7 +122,7 @@ def load_run(
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             run, config=config, dtype=dtype, local_files_only=True, output_loading_info=True,
-            ignore_mismatched_sizes=True,
+            ignore_mismatched_sizes=True, trust_remote_code=False,
         )  # fmt: skip
     except (OSError, ValueError, SafetensorError) as error:
         raise MvlmError(f"{run} cannot be loaded ({_reason(error)}): train it again") from None
@@ -148,4 +148,6 @@ def _require_device(device: str) -> None:
 
 
 def _reason(error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return "it wants code of its own to be run, which is never done here"
     return str(error).split("\n")[0][:200]

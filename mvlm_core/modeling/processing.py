@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
@@ -26,6 +25,7 @@ from export.runtime.views.spec import ViewSpec
 
 from .chat_encoding import Encoded, answer_spans, encode_text, spell, supervised
 from .chat_templates import IMAGE_TOKEN, TEMPLATES
+from .template_limits import template_errors
 
 _MARKS_ANSWERS = re.compile(r"{%-?\s*generation\b")
 # Stands for the question while a template is taken apart, and questions that its parts must then encode as it does.
@@ -150,7 +150,9 @@ class MvlmProcessor(ProcessorMixin):
         return self.render(turn(question), add_generation_prompt=True)
 
     def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
-        return self.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+        """The chat template's text. Raises `MvlmError` when it refuses the conversation, or does not end."""
+        with template_errors():
+            return self.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
 
     def apply_chat_template(  # type: ignore[override]
         self, conversation: Any, chat_template: str | None = None, **options: Any
@@ -162,19 +164,18 @@ class MvlmProcessor(ProcessorMixin):
         """Ids with one placeholder a picture, and which of them training supervises.
 
         That is what the generation marks of the chat template say, and where an imported family has none, what an
-        answer adds to the conversation. Raises `MvlmError` when the chat template refuses the conversation.
+        answer adds to the conversation. Raises `MvlmError` when the chat template refuses the conversation, or
+        does not end.
         """
         if self.image_processor.views and not _MARKS_ANSWERS.search(str(self.chat_template)):
             return self._encode_unmarked(messages)
         rendered: Any
         spans: Any
-        try:
+        with template_errors():
             rendered, spans = render_jinja_template(  # type: ignore[str-unpack]
                 [spell(messages, self.tokenizer)], chat_template=str(self.chat_template),
                 return_assistant_tokens_mask=True, **self.tokenizer.special_tokens_map,
             )  # fmt: skip
-        except TemplateError as error:
-            raise MvlmError(f"the chat template refuses this conversation: {error}") from None
         ids, offsets = encode_text(rendered[0], self.tokenizer)
         return Encoded(ids, supervised(offsets, spans[0]))
 
