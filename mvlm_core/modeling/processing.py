@@ -180,15 +180,13 @@ class MvlmProcessor(ProcessorMixin):
         return Encoded(ids, supervised(offsets, spans[0]))
 
     def _encode_unmarked(self, messages: list[dict[str, Any]]) -> Encoded:
-        try:
+        with template_errors():
             whole = self.render(messages)
             shown = [
                 (self.render(messages[:n], add_generation_prompt=True), self.render(messages[: n + 1]))
                 for n, message in enumerate(messages)
                 if message["role"] == "assistant"
             ]
-        except TemplateError as error:
-            raise MvlmError(f"the chat template refuses this conversation: {error}") from None
         ids, offsets = encode_text(whole, self.tokenizer)
         return Encoded(ids, supervised(offsets, answer_spans(whole, shown, self.tokenizer)))
 
