@@ -100,9 +100,10 @@ def run(
 @click.option("--token", envvar="MVLM_TOKEN", help="What callers must bring; better given in MVLM_TOKEN.")
 @click.option("--queue", type=click.IntRange(min=1), default=16, show_default=True, help="Questions that may wait.")
 @click.option("--log", type=_FOLDER, help="A file that gets a JSON line for each request, without its content.")
+@click.option("--model-name", help="One more name for the model: what the router chooses, or the finest scale.")
 def serve(
     bundle: Path, provider: str, threads: int | None, host: str, port: int, token: str | None, queue: int,
-    log: Path | None,
+    log: Path | None, model_name: str | None,
 ) -> None:  # fmt: skip
     """Serve a bundle over HTTP as OpenAI's API has it, with a page to try it on.
 
@@ -113,7 +114,7 @@ def serve(
     from export.runtime import Runtime
     from export.runtime.serve.server import Limits, Settings, serve_forever
 
-    settings = Settings(host, port, token, Limits(queue=queue), log)
+    settings = Settings(host, port, token, Limits(queue=queue), log, model_name)
     serve_forever(Runtime.load(bundle, provider, threads), settings, ready=lambda url: click.echo(f"open {url}"))
 
 

@@ -256,8 +256,12 @@ def test_nothing_is_left_behind(runtime, picture):
             for number in range(10):
                 chat = body(picture, QUESTION, "mvlm-4", max_tokens=2, stream=number % 2 == 0)
                 assert server.request("POST", "/v1/chat/completions", chat)[0] == 200
+        until = time.monotonic() + 5  # what earlier tests left may close meanwhile
+        while not warm and descriptors() > before[0] and time.monotonic() < until:
+            time.sleep(0.05)
         if not warm:
-            assert (descriptors(), threading.active_count()) == before
+            assert descriptors() <= before[0]
+            assert threading.active_count() <= before[1]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

@@ -5,7 +5,7 @@ What the body asks for and cannot be had is refused by name; what changes nothin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -36,6 +36,14 @@ class Message:
         return "\n".join(part for part in self.parts if isinstance(part, str))
 
     @property
+    def content(self) -> str | tuple[dict[str, str], ...]:
+        """A text, or typed parts, for the chat template."""
+        if len(self.parts) == 1 and isinstance(self.parts[0], str):
+            return self.parts[0]
+        typed = ({"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in self.parts)
+        return tuple(typed)
+
+    @property
     def pictures(self) -> tuple[bytes, ...]:
         return tuple(part for part in self.parts if isinstance(part, bytes))
 
@@ -53,10 +61,14 @@ class Chat:
     ignored: tuple[str, ...]
 
 
-def model_names(scales: Sequence[Scale], *, routed: bool) -> dict[str, Scale]:
-    """The scale that each name stands for: `mvlm-auto` where a router chooses, and a name for each scale."""
+def model_names(scales: Sequence[int], *, routed: bool, own: str | None = None) -> dict[str, Scale]:
+    """The scale that each name stands for: `mvlm-auto` where a router chooses, and a name for each scale.
+
+    `own` is one that the owner of the server likes better: it stands for what the router chooses, or the finest scale.
+    """
     named: dict[str, Scale] = {AUTO: "auto"} if routed else {}
-    return named | {f"{_PREFIX}{scale}": scale for scale in scales}
+    mine: dict[str, Scale] = {own: "auto" if routed else max(scales)} if own else {}
+    return mine | named | {f"{_PREFIX}{scale}": scale for scale in scales}
 
 
 def read_chat(body: bytes | bytearray, limits: Limits, models: Mapping[str, Scale]) -> Chat:
@@ -72,13 +84,18 @@ def read_chat(body: bytes | bytearray, limits: Limits, models: Mapping[str, Scal
     return Chat(str(value["model"]), messages, scale, options, switch(value, "stream"), usage, tuple(ignored))
 
 
-def read_messages(value: object, limits: Limits) -> tuple[Message, ...]:
-    """The turns of a conversation. Raises `MvlmError` for none, for too much, and for what is no text or picture."""
+def read_messages(
+    value: object, limits: Limits, read: Callable[[object, Limits], Message] | None = None
+) -> tuple[Message, ...]:
+    """The turns of a conversation, each by `read` (OpenAI's way, unless another is given).
+
+    Raises `MvlmError` for none, for too much, and for what is no text or picture.
+    """
     if not isinstance(value, list) or not value:
         raise MvlmError("messages holds no message: send a list of them, the last one the user's", code="bad-messages")
     if len(value) > _MOST_MESSAGES:
         raise MvlmError(f"messages holds {len(value)} messages: at most {_MOST_MESSAGES} are read", code="too-long")
-    messages = tuple(_message(part, limits) for part in value)
+    messages = tuple((read or _message)(part, limits) for part in value)
     if messages[-1].role != "user":
         raise MvlmError(
             f"the last message is the {messages[-1].role}'s: end with the user's, to be answered",
@@ -118,7 +135,7 @@ def _message(value: object, limits: Limits) -> Message:
     if not isinstance(content, list):
         raise MvlmError(f"the content of a message is {short(content)}: give a text, or parts", code="bad-messages")
     parts = tuple(_part(part, _ROLES[role], limits) for part in content)
-    return Message(_ROLES[role], _pictures_first(parts))
+    return Message(_ROLES[role], pictures_first(parts))
 
 
 def _part(part: Any, role: str, limits: Limits) -> str | bytes:
@@ -133,7 +150,7 @@ def _part(part: Any, role: str, limits: Limits) -> str | bytes:
     raise MvlmError(f"a part of a message is {short(part)}: give text and image_url", code="bad-messages")
 
 
-def _pictures_first(parts: tuple[str | bytes, ...]) -> tuple[str | bytes, ...]:
+def pictures_first(parts: tuple[str | bytes, ...]) -> tuple[str | bytes, ...]:
     """Pictures before the text, as models are trained; where texts stand between pictures, the order says something."""
     kinds = [isinstance(part, bytes) for part in parts]
     changes = sum(a != b for a, b in pairwise(kinds))

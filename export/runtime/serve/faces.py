@@ -20,9 +20,10 @@ _FINISH = {"stop": "stop", "length": "length", "deadline": "length", "stopped": 
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens that were read, and that were written."""
+    """Tokens that stand before the answer, how many of these had been read before, and tokens that were written."""
 
     prompt: int
+    cached: int
     completion: int
 
 
@@ -95,7 +96,7 @@ def facts_of(answer: Answer, chat: Chat) -> dict[str, Any]:
         "probabilities": answer.probabilities, "confidence": answer.confidence,
         "out_of_distribution": answer.out_of_distribution,
         "escalated": answer.escalated, "finish": answer.finish, "choices": answer.choices, "timings": answer.timings,
-        "ignored": list(chat.ignored),
+        "scales": list(answer.scales), "dropped_turns": answer.dropped_turns, "ignored": list(chat.ignored),
     }  # fmt: skip
 
 
@@ -103,6 +104,9 @@ def finish_reason(answer: Answer) -> str:
     return _FINISH[answer.finish]
 
 
-def _counts(usage: Usage) -> dict[str, int]:
+def _counts(usage: Usage) -> dict[str, Any]:
     total = usage.prompt + usage.completion
-    return {"prompt_tokens": usage.prompt, "completion_tokens": usage.completion, "total_tokens": total}
+    return {
+        "prompt_tokens": usage.prompt, "completion_tokens": usage.completion, "total_tokens": total,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+    }  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 from .body import BadField, short
 
-OURS = ("scale", "price", "budget", "within", "cap", "least_probability", "deadline_ms", "choices")
+OURS = ("scale", "price", "budget", "within", "cap", "least_probability", "deadline_ms", "choices", "truncate")
 _SAMPLING = ("temperature", "top_p", "seed", "stop")
 _READ_ELSEWHERE = ("model", "messages", "stream", "stream_options", "mvlm", "max_tokens", "max_completion_tokens")
 # For the caller's own books: nothing of an answer depends on them.
@@ -78,12 +78,15 @@ def _longest(value: dict[str, Any]) -> int | None:
     if len(set(map(repr, named.values()))) > 1:
         raise BadField("max_tokens and max_completion_tokens differ: name one of them", "max_tokens", code="bad-option")
     for name, part in named.items():
-        if part == -1 and not isinstance(part, bool):  # llama.cpp's way to say so
-            return None
-        if not isinstance(part, int) or isinstance(part, bool) or part < 1:
-            raise BadField(f"{name} is {short(part)}: give a whole number from 1 up", name)
-        return part
+        return longest_of(part, name)
     return None
+
+
+def longest_of(part: object, name: str) -> int | None:
+    """The longest answer; None for -1, which is llama.cpp's way to say that it may use all the room there is."""
+    if not isinstance(part, int) or isinstance(part, bool) or (part < 1 and part != -1):
+        raise BadField(f"{name} is {short(part)}: give a whole number from 1 up", name)
+    return None if part == -1 else part
 
 
 def scale_of(models: Mapping[str, Any], model: object, named: object) -> Any:

@@ -39,10 +39,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """Where to listen, who may ask, and how much. `log` gets a JSON line a request, without what was asked."""
+    """Where to listen, who may ask, and how much. `log` gets a JSON line a request, without what was asked.
+
+    `model_name` is one more name for the model, the first in the list.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
     token: str | None = None
     limits: Limits = field(default_factory=Limits)
     log: Path | None = None
+    model_name: str | None = None

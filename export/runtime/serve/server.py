@@ -16,6 +16,7 @@ from export.runtime.errors import MvlmError
 from .connections import BACKLOG, BoundedProtocol, Roster
 from .framing import LOOPBACK
 from .limits import Limits, Settings
+from .ollama_paths import OllamaPaths
 from .service import Service
 
 __all__ = ["Limits", "Settings", "listen", "make_server", "serve_forever"]
@@ -40,10 +41,11 @@ def make_server(runtime: Runtime, settings: Settings) -> uvicorn.Server:
     service, roster = Service(runtime, settings), Roster(settings.limits)
     service.metrics.connections.set_function(lambda: len(roster))
     protocol: Any = functools.partial(BoundedProtocol, roster=roster)
+    app = service.app(lambda: server.should_exit, OllamaPaths(service).routes())
     config = uvicorn.Config(
-        service.app(lambda: server.should_exit), host=settings.host, port=settings.port, loop="asyncio", http=protocol,
-        ws="none", log_config=None, log_level="critical", access_log=False, backlog=BACKLOG,
-        timeout_graceful_shutdown=5, h11_max_incomplete_event_size=65536,
+        app, host=settings.host, port=settings.port, loop="asyncio", http=protocol, ws="none", log_config=None,
+        log_level="critical", access_log=False, backlog=BACKLOG, timeout_graceful_shutdown=5,
+        h11_max_incomplete_event_size=65536,
     )  # fmt: skip
     server = uvicorn.Server(config)
     return server

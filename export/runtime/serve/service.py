@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,13 @@ from starlette.routing import Route
 from export.runtime.answer import Answer
 from export.runtime.engine import Runtime
 from export.runtime.errors import MvlmError
-from export.runtime.request import request_of
 
 from .asking import Asking
+from .begin import begin
 from .chat import Chat, model_names, read_chat, single_turn
 from .choosing import choices_at, read_question
 from .faces import Completion, Usage
-from .fields import LONGEST
+from .fields import scale_of
 from .framing import LOOPBACK, Framing
 from .journal import Journal
 from .limits import Settings
@@ -55,7 +55,7 @@ class Service:
 
     def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self.runtime, self.settings, self.limits = runtime, settings, settings.limits
-        self.models = model_names(runtime.manifest.scales, routed=runtime.router is not None)
+        self.models = model_names(runtime.manifest.scales, routed=runtime.router is not None, own=settings.model_name)
         self.metrics = Metrics()
         self.journal = Journal(settings.log, self.metrics)
         self.worker = Worker(runtime, self.limits.queue, self.limits.pixels, self.journal.fault)
@@ -63,16 +63,18 @@ class Service:
         self.metrics.waiting.set_function(lambda: self.worker.waiting)
         self.metrics.bytes_in_flight.set_function(lambda: self.asking.intake.held)
 
-    def app(self, ending: Callable[[], bool]) -> Starlette:
-        """`ending` says whether the server is about to end."""
+    def app(self, ending: Callable[[], bool], more: Sequence[Route] = ()) -> Starlette:
+        """`ending` says whether the server is about to end; `more` are routes beside its own."""
         routes = [
             Route("/", self.page),
             Route("/health", self.health),
             Route("/metrics", self.guarded(self.show_metrics)),
             Route("/v1/models", self.guarded(self.list_models)),
+            Route("/v1/models/{name}", self.guarded(self.one_model)),
             Route("/v1/mvlm/bundle", self.guarded(self.bundle)),
             Route("/v1/mvlm/choose", self.guarded(self.choose), methods=["POST"]),
             Route("/v1/chat/completions", self.guarded(self.chat), methods=["POST"]),
+            *more,
         ]
         any_host = self.settings.host not in LOOPBACK or self.settings.token is not None
         middleware = [Middleware(Framing, any_host=any_host, ending=ending)]
@@ -103,8 +105,16 @@ class Service:
         return Response(self.metrics.text(), media_type=self.metrics.content_type)
 
     async def list_models(self, request: Request) -> Response:
-        models = [{"id": name, "object": "model", "created": 0, "owned_by": "mvlm"} for name in self.models]
-        return JSONResponse({"object": "list", "data": models})
+        return JSONResponse({"object": "list", "data": [_model(name) for name in self.models]})
+
+    async def one_model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        self.require_model(name)
+        return JSONResponse(_model(name))
+
+    def require_model(self, name: object) -> None:
+        """Raise `MvlmError` for a name that no model here has."""
+        scale_of(self.models, name, None)
 
     async def bundle(self, request: Request) -> Response:
         """What the page must know of the bundle."""
@@ -136,13 +146,11 @@ class Service:
     async def chat(self, request: Request) -> Response:
         async with AsyncExitStack() as held:
             chat = await self.asking.read(request, lambda body: read_chat(body, self.limits, self.models), held)
-            return await self.asking.reply(request, Completion(chat), lambda job: self._answer(chat, job), held)
+            return await self.asking.reply(request, Completion(chat), lambda job: self.answer(chat, job), held)
 
-    def _answer(self, chat: Chat, job: Job) -> Answer:
+    def answer(self, chat: Chat, job: Job) -> Answer:
         """Answer in the worker's thread."""
-        picture, question = single_turn(chat)
-        view = self.worker.look(picture)
-        with view.stream(question, chat.scale, **self._fitting(question, chat)) as stream:
+        with begin(self.runtime, self.worker, chat) as stream:
             job.on_stop = stream.stop
             for piece in stream:
                 job.put(piece)
@@ -150,21 +158,17 @@ class Service:
                     stream.stop()
             return stream.answer
 
-    def _fitting(self, question: str, chat: Chat) -> dict[str, Any]:
-        """The options with an answer that is as long as was asked for, or as there is room for."""
-        shortest = request_of(question, chat.scale, chat.options | {LONGEST: 1})
-        self.runtime.require_answerable(shortest)
-        room = self.runtime.manifest.max_length - self.runtime.positions(shortest) + 1
-        return chat.options | {LONGEST: min(chat.options.get(LONGEST, room), room)}
-
     def _usage(self, chat: Chat, answer: Answer) -> Usage:
-        asked = self.runtime.reader.positions(single_turn(chat)[1], answer.num_visual_tokens, 0)
-        return Usage(asked, len(answer.token_ids))
+        written = len(answer.token_ids)
+        if answer.prompt_tokens:
+            return Usage(answer.prompt_tokens, answer.prompt_tokens - answer.new_tokens, written)
+        _, question = single_turn(chat)
+        return Usage(self.runtime.reader.positions(question, answer.num_visual_tokens, 0), 0, written)
 
     # Who may ask, and what went wrong
 
-    def guarded(self, handler: Handler) -> Handler:
-        """Ask for the token, and make a response of every error."""
+    def guarded(self, handler: Handler, told: Callable[[MvlmError], Response] = error_response) -> Handler:
+        """Ask for the token, and make a response of every error as `told` has it."""
 
         async def handle(request: Request) -> Response:
             started = time.perf_counter()
@@ -181,7 +185,7 @@ class Service:
                 self.journal.fault(fault)
                 error = internal(fault)
             self.journal.note(request.url.path, started, None, error.code)
-            return error_response(error)
+            return told(error)
 
         return handle
 
@@ -199,3 +203,7 @@ class Service:
         """A path or a method that is not there; the methods that are stand in `Allow`."""
         body = error_body(MvlmError(str(error.detail), code="http"), error.status_code)
         return JSONResponse(body, error.status_code, dict(error.headers or {}))
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "mvlm"}

@@ -19,7 +19,7 @@ from export.runtime.errors import MvlmError
 from export.runtime.image import open_picture
 from export.runtime.view import View
 
-_VIEWS_KEPT = 4
+_VIEWS_KEPT = 16
 _CLOSING_S = 10.0
 Event = str | Answer | dict[str, Any] | MvlmError
 
