@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,26 @@ from mvlm_core.cli import main
 pytestmark = pytest.mark.smoke
 FAMILIES = ("pool", "query")
 SCALE = 9
+
+
+class _Said(logging.Handler):
+    """What transformers says by its logger rather than as a warning, where the wrong name of a thing is often told."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_of_ours_is_deprecated():
+    said = _Said()
+    logging.getLogger("transformers").addHandler(said)
+    yield
+    logging.getLogger("transformers").removeHandler(said)
+    assert not [line for line in said.lines if "deprecated" in line]
 
 
 def mvlm(*words: str | Path) -> str:
