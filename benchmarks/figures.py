@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.code import is_stale
+from benchmarks.gpu import told as gpu
 
 Figures = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
@@ -309,7 +310,8 @@ def _claim_in_time(of: str, claim: Figures) -> list[str]:
 _TOLD: dict[str, Callable[[Figures], str]] = {
     "parity": _parity, "router": _router_tables, "train_step_*": _train_step, "label_sweep": _label_sweep,
     "decode": _decode, "runtime": _runtime, "together": _together, "quality": _quality, "paper": _paper,
-    "features_*": _features,
+    "features_*": _features, "gpu_right": gpu.right, "gpu_fast": gpu.fast, "gpu_labels": gpu.labels,
+    "gpu_decode": gpu.decode, "gpu_real": gpu.real,
 }  # fmt: skip
 # What the README's table says of a file beside the demos.
 _IN_SHORT: dict[str, tuple[str, Callable[[Figures], str]]] = {

@@ -38,7 +38,6 @@ _PATCHES_SHARE = 0.2
 _LABEL_S, _START_S, _END_S = 0.06, 25, 20
 _SAMPLES, _LOSSES, _FEW = 24, 20, 32
 _SPEEDS = ("pictures_per_s", "tokens_per_s", "seconds")
-_PARTS = ("labels.parquet", "features.parquet", "labels.json")
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def run(record: Record, told: Told) -> None:
             labels = sweep(trained, rows, place / "labels", told.device)
         record.add(ladder=ladder(labels), of_each_task=by_task(labels), answers=samples(labels))
         with tarfile.open(told.out / "real_labels.tar", "w") as tar:
-            for file in (*(labels / name for name in _PARTS), trained / "metrics.jsonl", trained / "train.yaml"):
+            for file in (*sorted(labels.iterdir()), trained / "metrics.jsonl", trained / "train.yaml"):
                 tar.add(file, file.name)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from pydantic import ValidationError
 from transformers import PreTrainedModel
 
@@ -162,9 +163,9 @@ def build_model(config: TrainConfig, processor: MvlmProcessor) -> MvlmForConditi
     )
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    if model.config.vision_config.model_type == "resnet":
+    if model.config.vision_config.model_type == "resnet" and not parse_flag_from_env("ACCELERATE_USE_FSDP"):
         tower: Any = model.vision_tower
-        tower.to(memory_format=torch.channels_last)  # convolutions are faster so on a CPU
+        tower.to(memory_format=torch.channels_last)  # convolutions are faster so on a CPU; FSDP refuses to shard it
     return model
 
 

@@ -9,8 +9,10 @@ from transformers import Trainer
 
 from export.runtime.errors import MvlmError
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
-from mvlm_core.train.config import scenes_config
+from mvlm_core.train.build import build_model, build_processor, resolve_config
+from mvlm_core.train.config import read_config, scenes_config
 from mvlm_core.train.optim import MuonWithAdamW
+from mvlm_core.train.recipe import read_data
 from mvlm_core.train.trainer import process_state, training_arguments
 from tests.support.tiny import SMALL_MODEL
 
@@ -90,3 +92,11 @@ def test_the_optimizer_is_made_when_the_trainer_wants_it(scenes, tmp_path, mvlm,
     short = (*SMALL_MODEL, "stages.0.steps=1", "stages.1.steps=1")
     assert mvlm("train", scenes.parent / "train.yaml", *short, "--out", tmp_path / "run").exit_code == 0
     assert [type(one.optimizer.optimizer) for one in made] == [MuonWithAdamW] * 2
+
+
+def test_a_tower_that_is_sharded_keeps_the_layout_that_fsdp_takes(scenes, monkeypatch):
+    config = resolve_config(read_config(scenes.parent / "train.yaml", SMALL_MODEL))
+    processor = build_processor(config, read_data(config).train)
+    assert not all(weight.is_contiguous() for weight in build_model(config, processor).parameters())
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert all(weight.is_contiguous() for weight in build_model(config, processor).parameters())
