@@ -130,6 +130,12 @@ def read_table(folder: Path, target: str = "score") -> Table:
             f"{folder} has features of version {facts['feature_version']}, and this mvlm makes version"
             f" {FEATURE_VERSION}: label again"
         )
+    tiled = [str(scale) for scale in facts["scales"] if not isinstance(scale, int)]
+    if tiled:
+        raise MvlmError(
+            f"{folder} has scales with tiles ({_some(tiled)}), and a router chooses among those of the overview alone:"
+            " label those, with --scales"
+        )
     labels, features = (pq.read_table(folder / name) for name in _FILES)
     table, faults = _assemble(labels, features, facts, target)
     if table is not None:
@@ -166,7 +172,9 @@ def _assemble(
     scales = tuple(int(scale) for scale in facts["scales"])
     ids = np.array(features["id"].to_pylist(), str)
     row_of = _places(labels["id"], features["id"].combine_chunks())  # (labels,)
-    scale_of = _places(labels["num_visual_tokens"], pa.array(scales, labels["num_visual_tokens"].type))
+    # A picture may take more tokens than its scale says, where marks stand around it; labels of before held no scale.
+    words = labels["scale" if "scale" in labels.column_names else "num_visual_tokens"].cast(pa.string())
+    scale_of = _places(words, pa.array([str(scale) for scale in scales]))
     sample_of = _samples(labels)
     faults = _faults_of_cells(labels, row_of, sample_of, scale_of, ids, scales)
     matrices = []

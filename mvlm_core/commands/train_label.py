@@ -244,7 +244,7 @@ def label(
     from mvlm_core.data.reading import SPLITS
     from mvlm_core.label.sweep import Sweep, ladder
     from mvlm_core.label.sweep import label as sweep_rows
-    from mvlm_core.modeling.scales import parse_scales
+    from mvlm_core.modeling.scales import read_words
     from mvlm_core.scoring.of_rows import scored_by
     from mvlm_core.train.config import run_rows, run_scales
 
@@ -260,7 +260,7 @@ def label(
             f"{run} was trained on the rows of the split train: it knows their answers, so labels of them would say"
             " that few tokens are enough. Label val and test (`mvlm data split` makes them), or say --training-rows"
         )
-    asked = parse_scales(scales) if scales else run_scales(run)
+    asked = read_words(scales) if scales else run_scales(run)
     sweep = Sweep(
         run, rows, asked, wanted, samples, max_new_tokens, metrics=metrics, device=device, precision=precision
     )

@@ -8,6 +8,7 @@ from math import exp
 from typing import Any
 
 from export.runtime.prompt import Prompt
+from export.runtime.views.scale import ScaleWord
 from mvlm_core.data.row import Row
 from mvlm_core.modeling.processing import MvlmProcessor, turn
 from mvlm_core.scoring import Metric
@@ -37,19 +38,20 @@ class LabelLines:
             self._taught[row.id] = reference_ids(self.processor, self.prompt, row, self.stops)
         return self._taught[row.id]
 
-    def line(self, row: Row, scale: int, sample: int, answer: Answered) -> dict[str, Any]:
-        """The line of one answer at one scale; `sample` 0 is the greedy one."""
+    def line(self, row: Row, scale: ScaleWord, tokens: int, sample: int, answer: Answered) -> dict[str, Any]:
+        """The line of one answer at one scale, where the picture took `tokens`; `sample` 0 is the greedy one."""
         prediction, metric = self.prompt.answer(answer.token_ids), self.metrics[row.id]
-        nats, tokens = (answer.reference.nats, answer.reference.tokens) if answer.reference else (None, 1)
+        nats, length = (answer.reference.nats, answer.reference.tokens) if answer.reference else (None, 1)
         if metric.name == "agreement" and row.id not in self._own:
             end = list(self.stops[:1]) if answer.ended else []
             self._own[row.id] = ([*answer.token_ids, *end], prediction)
-            nats, tokens = answer.nats, len(answer.token_ids) + len(end)
+            nats, length = answer.nats, len(answer.token_ids) + len(end)
         finest = self._own[row.id][1] if metric.name == "agreement" else ""
         return {
-            "id": row.id, "group": row.group, "task": row.task, "split": row.split, "num_visual_tokens": scale,
-            "sample": sample, "metric": str(metric), "score": score_row(row, metric, prediction, finest=finest),
-            "loss": None if nats is None else nats / max(tokens, 1),
+            "id": row.id, "group": row.group, "task": row.task, "split": row.split,
+            "scale": str(scale), "num_visual_tokens": tokens, "sample": sample, "metric": str(metric),
+            "score": score_row(row, metric, prediction, finest=finest),
+            "loss": None if nats is None else nats / max(length, 1),
             "probability": None if nats is None else exp(-nats),
             "confidence": answer.confidence, "margin": answer.margin, "prediction": prediction,
             "answer": finest if metric.name == "agreement" else row.answers[0],

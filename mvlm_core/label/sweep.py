@@ -35,22 +35,26 @@ from export.runtime.features import (
 )
 from export.runtime.image import open_picture
 from export.runtime.prompt import Prompt
+from export.runtime.views.scale import Scale, ScaleWord, coarse_to_fine
 from mvlm_core.checkpoints.run_folder import Precision, load_run, model_sha256
 from mvlm_core.data.reading import read_rows, rows_sha256
 from mvlm_core.data.row import Row, single_questions
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
 from mvlm_core.modeling.processing import MvlmProcessor, prompt_of
 from mvlm_core.modeling.scales import require_scales
+from mvlm_core.modeling.visual_lengths import VisualLengths
 from mvlm_core.scoring.of_rows import RowMetrics, metrics_of
 from mvlm_core.train.plan import Group, group_rows
 
 from .lines import LabelLines
 from .packed_generation import answer_together, stop_ids
 from .resumable import parts_folder
+from .shown_pictures import ShownPictures
 
 _LABELS = pa.schema(
     [
         ("id", pa.string()), ("group", pa.string()), ("task", pa.string()), ("split", pa.string()),
+        ("scale", pa.string()),
         ("num_visual_tokens", pa.int32()), ("sample", pa.int32()), ("metric", pa.string()), ("score", pa.float32()),
         ("loss", pa.float32()), ("probability", pa.float32()), ("confidence", pa.float32()), ("margin", pa.float32()),
         ("prediction", pa.string()), ("answer", pa.string()),
@@ -76,7 +80,7 @@ class Sweep:
 
     run: Path
     rows: Path
-    scales: tuple[int, ...]
+    scales: tuple[ScaleWord, ...]
     splits: tuple[str, ...]
     samples: int = 1
     max_new_tokens: int | None = None
@@ -113,7 +117,7 @@ def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, 
     metrics, pictures = metrics_of(asked, sweep.metrics), group_rows(asked)
     most = sweep.max_new_tokens or new_tokens(processor, asked)
     sweep = replace(sweep, max_new_tokens=most)
-    _require_positions(asked, prompt_of(processor), model, sweep, most)
+    _require_positions(asked, processor, model, sweep, most)
 
     folder = parts_folder(out, sweep.key())
     starts = range(0, len(pictures), sweep.pictures_per_part)
@@ -148,12 +152,17 @@ def _require_picture_first(prompt: Prompt) -> None:
 
 
 def _require_positions(
-    rows: Sequence[Row], prompt: Prompt, model: MvlmForConditionalGeneration, sweep: Sweep, most: int
+    rows: Sequence[Row], processor: MvlmProcessor, model: MvlmForConditionalGeneration, sweep: Sweep, most: int
 ) -> None:
     """Raise `MvlmError` naming every row that is longer than the model was made for, its answer among it."""
-    positions, finest = model.config.text_config.max_position_embeddings, max(sweep.scales)
-    around = finest - 1 + most
-    needed = {row.id: len(prompt.ids(row.question, 1, model.config.image_token_id)) + around for row in rows}
+    prompt = prompt_of(processor)
+    positions, finest = model.config.text_config.max_position_embeddings, coarse_to_fine(sweep.scales)[-1]
+    lengths = VisualLengths(processor)
+    needed = {
+        row.id: len(prompt.ids(row.question, 1, model.config.image_token_id)) - 1 + most
+        + lengths.finest(row.pictures, sweep.scales)[1]
+        for row in rows
+    }  # fmt: skip
     if faults := [f"id {name}: {count} tokens" for name, count in needed.items() if count > positions]:
         raise MvlmError(
             f"{sweep.rows}: {len(faults)} rows at scale {finest}, with an answer of {most}, are more"
@@ -177,10 +186,8 @@ def sweep_pictures(
     cut = whole[0][0].index(image_id)
     ids_before, ids_after = whole[0][0][:cut], [[ids[cut + 1 :] for ids in questions] for questions in whole]
 
-    with torch.inference_mode():
-        pixels = processor.image_processor([picture.pictures[0].read() for picture in pictures])["pixel_values"]
-        values = model.encode_images(pixels.to(model.device, model.dtype))  # (B, P, ·)
-        words = model.connector.words(values).float().cpu().numpy()  # (B, P, D)
+    shown = ShownPictures(model, processor, [picture.pictures[0] for picture in pictures], sweep.scales)
+    words = shown.words.float().cpu().numpy()  # (B, P, D)
     table = model.embedding_table.detach().float().cpu().numpy()
     features = [
         {"id": row.id, "image": of_picture, "question": _of_question(prompt, table, row.question, picture_words)}
@@ -190,22 +197,24 @@ def sweep_pictures(
     ]
 
     maker = LabelLines(processor, prompt, stop_ids(model), metrics.of)
-    lines: dict[str, dict[int, list[dict[str, Any]]]] = {row.id: {} for picture in pictures for row in picture.rows}
-    for scale in sorted(sweep.scales, reverse=True):
-        references = [[maker.reference(row) for row in picture.rows] for picture in pictures]
-        with torch.inference_mode():
-            visual = model.connector.tokens(values, scale)  # (B, m, D)
-        for sample in range(sweep.samples):
-            by = _draws(pictures[0].rows[0].id, scale, sample) if sample else None
-            read = None if sample else references
-            answers = answer_together(model, ids_before, visual, ids_after, most, by, read)
-            for picture, answered in zip(pictures, answers, strict=True):
-                for row, answer in zip(picture.rows, answered, strict=True):
-                    lines[row.id].setdefault(scale, []).append(maker.line(row, scale, sample, answer))
+    lines: dict[str, dict[ScaleWord, list[dict[str, Any]]]] = {
+        row.id: {} for picture in pictures for row in picture.rows
+    }
+    for scale in reversed(coarse_to_fine(sweep.scales)):
+        for members in shown.alike(scale):
+            visual, after = shown.embeds(members, scale), [ids_after[n] for n in members]  # (B, L, D)
+            references = [[maker.reference(row) for row in pictures[n].rows] for n in members]
+            for sample in range(sweep.samples):
+                by = _draws(pictures[members[0]].rows[0].id, scale, sample) if sample else None
+                answers = answer_together(model, ids_before, visual, after, most, by, None if sample else references)
+                for n, answered in zip(members, answers, strict=True):
+                    for row, answer in zip(pictures[n].rows, answered, strict=True):
+                        line = maker.line(row, scale, shown.count(n, scale), sample, answer)
+                        lines[row.id].setdefault(scale, []).append(line)
     return [line for of_row in lines.values() for scale in sweep.scales for line in of_row[scale]], features
 
 
-def _draws(first_id: str, scale: int, sample: int) -> torch.Generator:
+def _draws(first_id: str, scale: ScaleWord, sample: int) -> torch.Generator:
     """Of one part at one scale in one sample, so that a sweep that was stopped draws what it would have drawn."""
     return torch.Generator().manual_seed(int(sha256_json([first_id, scale, sample])[:12], 16))
 
@@ -277,7 +286,7 @@ def _assemble(
     facts = describe(
         "labels",
         scales=list(sweep.scales),
-        cost=[float(scale) for scale in sweep.scales],
+        cost=_mean_tokens(whole / "labels.parquet", sweep.scales),
         cost_unit="tokens",
         model_sha256=key["model_sha256"],
         rows_sha256=key["rows_sha256"],
@@ -299,8 +308,18 @@ def _assemble(
     return facts
 
 
-def ladder(labels: Path) -> dict[int, float]:
+def _mean_tokens(labels: Path, scales: Sequence[ScaleWord]) -> list[float]:
+    """The tokens that a row takes on average at each scale: what a small picture does not have, it does not cost."""
+    words, tokens = (
+        np.asarray(column) for column in pq.read_table(labels, columns=["scale", "num_visual_tokens"]).columns
+    )
+    return [float(tokens[words == str(scale)].mean()) for scale in scales]
+
+
+def ladder(labels: Path) -> dict[ScaleWord, float]:
     """Mean score at each scale of a labels folder."""
-    table = pq.read_table(labels / "labels.parquet", columns=["num_visual_tokens", "score"])
-    scales, scores = (np.asarray(column) for column in table.columns)
-    return {int(scale): float(scores[scales == scale].mean()) for scale in np.unique(scales)}
+    scales, scores = (
+        np.asarray(column) for column in pq.read_table(labels / "labels.parquet", columns=["scale", "score"]).columns
+    )
+    found = coarse_to_fine(Scale.parse(word).word for word in np.unique(scales).tolist())
+    return {scale: float(scores[scales == str(scale)].mean()) for scale in found}

@@ -57,7 +57,7 @@ class MvlmConfig(PreTrainedConfig):
     Attributes:
         connector: `pool` (M3), `nested_pool` (M3's grids, each finer one as what it adds) or `query` (MQT).
         grid_side: patches along one side of the picture, as the tower leaves them.
-        image_token_id: stands m times where a picture goes. It is never looked up, so it may lie past the word table.
+        image_token_id: stands m times where a picture goes. It may lie past the word table.
         num_visual_tokens: the scale when a caller names none; None asks callers to name one.
         connector_positions: add a learned position to each patch, for towers that leave none in their features.
         num_queries, num_heads, value_mlp, query_start: of the `query` connector, see `QueryConnector`.
@@ -233,7 +233,7 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             runs = range(len(values)) if picture_of_run is None else picture_of_run
             visual = self._visual(values, runs, num_visual_tokens)  # (sum of m, D)
             if stitch_sources is not None:
-                visual = self._stitched(visual, stitch_sources, stitch_weights)  # (T, D)
+                visual = self.stitched(visual, stitch_sources, stitch_weights)  # (T, D)
             inputs_embeds = self._splice(inputs_embeds, visual, input_ids)  # (B, S, D)
         outputs = self.language_model.base_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
@@ -272,13 +272,19 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return self.connector.tokens(values, self.connector.scales[0])[0, :0]
         return self.visual_tokens(values, picture_of_run, self._scales(num_visual_tokens, len(picture_of_run)))
 
-    def _stitched(self, visual: Tensor, sources: Tensor, weights: Tensor | None) -> Tensor:
+    def placed(self, input_ids: Tensor, visual: Tensor) -> Tensor:
+        """Rows with visual tokens in the places of the placeholders: (B, S), (T, D) -> (B, S, D)."""
+        return self._splice(self._look_up(input_ids), visual, input_ids)
+
+    def stitched(self, visual: Tensor, stitch_sources: Tensor, stitch_weights: Tensor | None) -> Tensor:
         """Tokens put together of others: (sum of m, D), (T, k), (T, k) -> (T, D). The source -1 is the newline."""
         newline = getattr(self.connector, "newline", None)
         if newline is None:
             raise MvlmError("this model has no newline vector, so its tiles are not put together: leave the stitch out")
-        rows = torch.cat([visual, newline[None].to(visual.dtype)])[sources]  # (T, k, D)
-        return rows[:, 0] if weights is None else (rows * weights[..., None].to(rows.dtype)).sum(dim=1)
+        rows = torch.cat([visual, newline[None].to(visual.dtype)])[stitch_sources]  # (T, k, D)
+        if stitch_weights is None:
+            return rows[:, 0]
+        return (rows * stitch_weights[..., None].to(rows.dtype)).sum(dim=1)
 
     def _scales(self, asked: int | Sequence[int] | Tensor | None, runs: int) -> list[int]:
         asked = self.config.num_visual_tokens if asked is None else asked
@@ -293,8 +299,10 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return scales
 
     def _look_up(self, input_ids: Tensor) -> Tensor:
-        """The rows of the words (B, S, D); placeholders take any row, as the picture overwrites it."""
-        return self.get_input_embeddings()(input_ids.masked_fill(input_ids == self.config.image_token_id, 0))
+        """The rows of the words (B, S, D). Placeholders may have none; a picture overwrites whatever they take."""
+        if self.config.image_token_id >= len(self.embedding_table):
+            input_ids = input_ids.masked_fill(input_ids == self.config.image_token_id, 0)
+        return self.get_input_embeddings()(input_ids)
 
     def _splice(self, inputs_embeds: Tensor, visual: Tensor, input_ids: Tensor | None) -> Tensor:
         if input_ids is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from export.runtime.errors import MvlmError
 from export.runtime.families import POOLED, Family
-from export.runtime.views.scale import Scale, ScaleWord
+from export.runtime.views.scale import NATIVE, Scale, ScaleWord, parse_words
 
 
 def pool_scales(grid_side: int) -> tuple[int, ...]:
@@ -76,3 +76,10 @@ def parse_scales(text: str) -> tuple[int, ...]:
     if not scales or len(set(scales)) != len(scales) or min(scales) < 1:
         raise MvlmError(f"{text!r} is not a list of scales: each must be at least 1 and stand once")
     return tuple(sorted(scales))
+
+
+def read_words(text: str) -> tuple[ScaleWord, ...]:
+    """As `parse_scales`, scales with tiles among them (`4,16@4,native`): words of scales in ascending order."""
+    if "@" not in text and NATIVE not in text:
+        return parse_scales(text)
+    return tuple(scale.word for scale in parse_words(text))

@@ -41,18 +41,22 @@ class StepPictures:
 
         The overviews of all pictures come first among the views: words of patches are told for them alone.
         """
-        pictures = range(len(self.opened))
-        views: dict[tuple[int, View], int] = {(picture, OVERVIEW): picture for picture in pictures}
         shown = [(picture, self.shown(picture, scale)) for picture, scale in runs]
-        for picture, one in shown:
-            for view in one.views:
-                views.setdefault((picture, view), len(views))
+        views = self.views(runs)
         return {
-            "pixel_values": self._pixels(views),  # (B, 3, H, W)
+            "pixel_values": self.pixels(views),  # (B, 3, H, W)
             "picture_of_run": [views[picture, view] for picture, one in shown for view in one.views],
             "num_visual_tokens": [one.tokens for _, one in shown for _ in one.views],
             **stitch_tensors([one for _, one in shown]),
         }
+
+    def views(self, runs: Sequence[tuple[int, ScaleWord]]) -> dict[tuple[int, View], int]:
+        """The place of each view that is encoded for these runs: first the overviews of all pictures."""
+        views: dict[tuple[int, View], int] = {(picture, OVERVIEW): picture for picture in range(len(self.opened))}
+        for picture, scale in runs:
+            for view in self.shown(picture, scale).views:
+                views.setdefault((picture, view), len(views))
+        return views
 
     def _at(self, picture: int, scale: ScaleWord) -> tuple[Shown, list[int]]:
         if (picture, scale) not in self._shown:
@@ -61,7 +65,8 @@ class StepPictures:
             self._shown[picture, scale] = (shown, self.processor.picture_ids(shown))
         return self._shown[picture, scale]
 
-    def _pixels(self, views: dict[tuple[int, View], int]) -> torch.Tensor:
+    def pixels(self, views: dict[tuple[int, View], int]) -> torch.Tensor:
+        """The pixels of views, in their places: (B, 3, H, W)."""
         read = self.processor.image_processor.pixels
         if not views:
             return torch.from_numpy(read(_BLACK, [OVERVIEW]))

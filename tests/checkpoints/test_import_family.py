@@ -97,6 +97,12 @@ def _packed_by_transformers(family: Family, tokens: torch.Tensor, image: Image.I
 
 
 @torch.no_grad()
+def test_a_placeholder_that_was_generated_is_read_as_it_stands(family):
+    ids = torch.tensor([[5, family.processor.image_token_id, 7]])
+    assert torch.allclose(family.model(input_ids=ids).logits, family.reference.model(input_ids=ids).logits, atol=1e-4)
+
+
+@torch.no_grad()
 def test_the_overview_alone_has_no_tiles(family):
     image = picture(200, 90)
     alone, native = family.inputs(image, 4), family.inputs(image, "native")
