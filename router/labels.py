@@ -81,6 +81,18 @@ class Table:
         """What the scores measure, for people."""
         return "right answers" if self.target == "score" else "answers that agree with the finest scale"
 
+    @property
+    def scored_by(self) -> str:
+        """Which metrics made the scores, for people; empty where labels of an earlier version do not say it."""
+        metrics, guessed = self.facts.get("metrics", {}), self.facts.get("metrics_guessed", {})
+        if not metrics or self.target != "score":
+            return ""
+        told = "scored by " + ", ".join(f"{name} ({count:,} rows)" for name, count in metrics.items())
+        told += " (guessed)" if guessed else ""
+        if any(name.startswith("agreement") for name in metrics):
+            told += "; agreement says where fewer tokens answer as the finest scale does, not whether that is right"
+        return told
+
     def __len__(self) -> int:
         return len(self.ids)
 

@@ -14,7 +14,7 @@ _FOLDER = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("run", type=_FOLDER, default=Path("run"))
-@click.option("--rows", type=_FOLDER, default=Path("rows"), show_default=True, help="Rows to verify with.")
+@click.option("--rows", type=_FOLDER, help="Rows to verify with; left out, what the run was trained from.")
 @click.option("--router", type=_FOLDER, default=Path("router"), show_default=True)
 @click.option("--no-router", is_flag=True, help="Leave the router out; a scale must then be named to ask.")
 @click.option("--scales", help="Which scales the bundle holds, as in 9,36,144. Left out: the router's.")
@@ -37,7 +37,10 @@ _FOLDER = click.Path(path_type=Path)
     type=click.IntRange(min=1),
     help="Positions a conversation may hold. Left out: all that model and target allow.",
 )
-def export(out: Path, overwrite: bool, router: Path, no_router: bool, scales: str | None, **others: Any) -> None:
+def export(
+    run: Path, rows: Path | None, out: Path, overwrite: bool, router: Path, no_router: bool, scales: str | None,
+    **others: Any,
+) -> None:  # fmt: skip
     """Make a bundle of a run: what a device needs to answer, verified against torch on real rows.
 
     \b
@@ -45,11 +48,12 @@ def export(out: Path, overwrite: bool, router: Path, no_router: bool, scales: st
       mvlm export run --router router --scales 9,36,144 --target ort-cpu --precision prefill=int8,decode=int4
     """
     from export.bundle.make import Wanted, make_bundle
+    from mvlm_core.data.of_run import rows_for
     from mvlm_core.modeling.scales import parse_scales
     from mvlm_core.progress import Bars
 
     asked = parse_scales(scales) if scales else None
-    wanted = Wanted(router=None if no_router else router, scales=asked, **others)
+    wanted = Wanted(run, rows_for(run, rows), None if no_router else router, asked, **others)
     with Bars() as bars:
         made = make_bundle(wanted, out, overwrite=overwrite, start=bars.start)
     listed = ", ".join(map(str, made.source.scales))
@@ -69,9 +73,9 @@ def export(out: Path, overwrite: bool, router: Path, no_router: bool, scales: st
 @click.command()
 @click.argument("bundle", type=_FOLDER, default=Path("bundle"))
 @click.option("--run", "run_folder", type=_FOLDER, default=Path("run"), show_default=True, help="What it is made of.")
-@click.option("--rows", "rows_path", type=_FOLDER, default=Path("rows"), show_default=True)
+@click.option("--rows", "rows_path", type=_FOLDER, help="Left out, what the run was trained from.")
 @click.option("--verify-rows", type=click.IntRange(min=1), default=24, show_default=True, help="At each scale.")
-def verify(bundle: Path, run_folder: Path, rows_path: Path, verify_rows: int) -> None:
+def verify(bundle: Path, run_folder: Path, rows_path: Path | None, verify_rows: int) -> None:
     """Hold a bundle against its run, as `export` did; one that fails is removed.
 
     \b
@@ -84,12 +88,13 @@ def verify(bundle: Path, run_folder: Path, rows_path: Path, verify_rows: int) ->
     from export.runtime.artefact import write_json
     from export.runtime.errors import CheckFailed
     from export.runtime.manifest import read_manifest
+    from mvlm_core.data.of_run import rows_for
     from mvlm_core.data.reading import read_rows
     from mvlm_core.progress import Bars
 
     scales = read_manifest(bundle).scales
     source = read_source(run_folder, None, scales)
-    rows = sample_rows(read_rows(rows_path), verify_rows)
+    rows = sample_rows(read_rows(rows_for(run_folder, rows_path)), verify_rows)
     try:
         with Bars() as bars:
             report = verify_bundle(source, bundle, rows, bars.start("verifying", len(rows) * len(scales)))

@@ -241,12 +241,13 @@ def label(
     Example:
       mvlm label run --rows rows --scales 1,4,9,36,144
     """
+    from mvlm_core.data.of_run import rows_for, run_rows
     from mvlm_core.data.reading import SPLITS
     from mvlm_core.label.sweep import Sweep, ladder
     from mvlm_core.label.sweep import label as sweep_rows
     from mvlm_core.modeling.scales import read_words
     from mvlm_core.scoring.of_rows import scored_by
-    from mvlm_core.train.config import run_rows, run_scales
+    from mvlm_core.train.config import run_scales
 
     wanted = tuple(splits.split(","))
     unknown = [split for split in wanted if split not in SPLITS]
@@ -254,7 +255,7 @@ def label(
         raise MvlmError(f"no split is called {', '.join(unknown)}: choose among {', '.join(SPLITS)}")
     refuse_if_filled(out, overwrite=overwrite)
     learned = run_rows(run)
-    rows = rows or learned or Path("rows")
+    rows = rows_for(run, rows)
     if "train" in wanted and not training_rows and learned is not None and rows.resolve() == learned.resolve():
         raise MvlmError(
             f"{run} was trained on the rows of the split train: it knows their answers, so labels of them would say"

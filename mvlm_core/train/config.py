@@ -127,13 +127,6 @@ def run_scales(run: Path) -> tuple[ScaleWord, ...]:
     return tuple(coarse_to_fine(read_config(run / "train.yaml").scales))
 
 
-def run_rows(run: Path) -> Path | None:
-    """The rows that a run was trained from, where its configuration is there and they still are."""
-    file = run / "train.yaml"
-    rows = read_config(file).rows if file.is_file() else None
-    return rows if rows is not None and rows.exists() else None
-
-
 def _validated(file: Path, tree: dict[str, Any]) -> TrainConfig:
     try:
         config = TrainConfig.model_validate(tree)

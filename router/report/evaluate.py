@@ -70,6 +70,7 @@ class Evaluation:
     oracle: Oracle
     cross_sample_oracle: Oracle | None
     measures: str
+    scored_by: str
     share: float | None
     random_mix: tuple[float, float]
     parts: list[Part]
@@ -100,8 +101,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in (
-            "scales", "cost", "cost_unit", "rows", "groups", "ladder", "measures", "share", "random_mix", "strange",
-            "rows_labelled", "out_of_distribution", "not_learned", "picture_tasks",
+            "scales", "cost", "cost_unit", "rows", "groups", "ladder", "measures", "scored_by", "share", "random_mix",
+            "strange", "rows_labelled", "out_of_distribution", "not_learned", "picture_tasks",
             "default_price", "default", "chosen",
         )}  # fmt: skip
         return plain | {
@@ -189,7 +190,7 @@ def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callab
         scales=test.scales, cost=test.cost.tolist(), cost_unit=facts["cost_unit"], rows=len(test),
         groups=len(np.unique(test.groups)), ladder=ladder(test.scores, test.tasks),
         steepness=interval(steps[:, -1] - steps[:, 0]), policies=policies, ceiling=ceiling(lookup, test, budgets),
-        oracle=best, cross_sample_oracle=cross_sample, measures=table.measures,
+        oracle=best, cross_sample_oracle=cross_sample, measures=table.measures, scored_by=table.scored_by,
         share=share_of(cross_sample or best, spent, score, test.scores.mean(axis=0), test.cost),
         random_mix=follow(mixed, test.scores, test.cost).mean, parts=parts, strange=float(router.test.strange.mean()),
         risk_bounds=bounds_kept(facts["risk_bounds"], router.test, test), rows_labelled=len(fit),

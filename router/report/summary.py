@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from router.metrics import Interval
 
 from .evaluate import HALF_A_POINT, ROUTER, Evaluation
@@ -62,8 +64,11 @@ def half(e: Evaluation) -> str:
     text = f"at a price read from the {e.rows_labelled:,} rows of the fit alone, the test rows spend"
     text += f" {100 * spent / e.cost[-1]:.1f} % of the finest scale's {e.cost_unit},"
     text += f" {e.half.points()} points from it"
-    if spent <= e.cost[-1] / 2 and e.half.value >= -HALF_A_POINT:
+    if spent <= e.cost[-1] / 2 and e.half.low >= -HALF_A_POINT:
         return f"holds: half the {e.cost_unit} for at most half a point less ({text})"
+    if spent <= e.cost[-1] / 2 and e.half.value > -HALF_A_POINT:
+        more = _would_decide(e, e.half, -HALF_A_POINT)
+        return f"NOT SHOWN: half the {e.cost_unit} for at most half a point less ({text}{more})"
     bound = e.cross_sample_oracle or e.oracle
     what = "the oracle without its luck" if e.cross_sample_oracle else "the oracle, luck included"
     return (
@@ -129,18 +134,18 @@ def claims(e: Evaluation) -> list[str]:
     # A claim about every mix holds where its weakest point holds.
     weakest = min(router.at, key=lambda at: at.gain.low)
     where = f"at the weakest budget, {weakest.budget:g} {e.cost_unit},"
-    lines = [_held("the router lies above every mix of two fixed scales", weakest.gain, where)]
+    lines = [_held(e, "the router lies above every mix of two fixed scales", weakest.gain, where)]
     sure = [f"{at.budget:g}" for at in router.at if at.gain.low > 0]
     if sure and len(sure) < len(router.at):
         lines.append(f"holds: it does so at {', '.join(sure)} {e.cost_unit}")
-    lines.append(_held("averaged over the budgets, it lies above them", router.mean_gain))
-    lines.insert(0, _held("at equal cost it beats a lookup by the kind of question, averaged over the budgets",
+    lines.append(_held(e, "averaged over the budgets, it lies above them", router.mean_gain))
+    lines.insert(0, _held(e, "at equal cost it beats a lookup by the kind of question, averaged over the budgets",
                           router.mean_ahead))  # fmt: skip
     lines.append(half(e))
     if e.picture_mean:
         kinds = ", ".join(e.picture_tasks)
         lines.append(
-            _held(f"where the picture decides ({kinds}), reading it beats reading only the question", e.picture_mean)
+            _held(e, f"where the picture decides ({kinds}), reading it beats reading only the question", e.picture_mean)
         )
     else:
         lines.append(
@@ -155,6 +160,7 @@ def lines(e: Evaluation) -> list[str]:
     """The whole evaluation for a terminal."""
     wide = max(len(name) for name in e.ladder)
     out = [verdict(e), "", f"right answers by kind and scale, {e.rows} test questions about {e.groups} pictures"]
+    out += [e.scored_by] if e.scored_by else []
     out.append(f"  {'':<{wide}}" + "".join(f"{m:>8}" for m in e.scales))
     for name, steps in e.ladder.items():
         mark = "   (not learned)" if name in e.not_learned else ""
@@ -197,6 +203,17 @@ def at_budgets(e: Evaluation) -> list[str]:
     return [*out, f"  asked of the router, and spent on the test rows: {spent} {e.cost_unit}"]
 
 
-def _held(claim: str, gain: Interval, where: str = "") -> str:
+def _held(e: Evaluation, claim: str, gain: Interval, where: str = "") -> str:
     measured = f"{where} {gain.points()} points".strip()
-    return f"{'holds' if gain.low > 0 else 'NOT SHOWN'}: {claim} ({measured})"
+    if gain.low > 0:
+        return f"holds: {claim} ({measured})"
+    return f"NOT SHOWN: {claim} ({measured}{_would_decide(e, gain, 0.0)})"
+
+
+def _would_decide(e: Evaluation, gain: Interval, bound: float) -> str:
+    """How many test pictures would put the interval above the bound, were the figure to stay: its width falls as the
+    root of their number. Nothing where the figure itself is not above it."""
+    if gain.value <= bound or gain.low > bound:
+        return ""
+    needed = math.ceil(e.groups * ((gain.value - gain.low) / (gain.value - bound)) ** 2)
+    return f"; about {needed:,} test pictures would decide, and there are {e.groups:,}"

@@ -11,11 +11,12 @@ import pytest
 from router.fit.fit import fit_table
 from router.fit.risk_bound import Wanted
 from router.fit.write import write_router
+from router.metrics import Interval
 from router.policy import choose, price_for_budget
 from router.report.breakdown import answer_kind, worst
 from router.report.budgets import Contender
 from router.report.evaluate import _half, evaluate
-from router.report.summary import half, lines, worth_it
+from router.report.summary import _held, claims, half, lines, worth_it
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
@@ -130,8 +131,11 @@ def test_kinds_of_answers(answer, kind):
 
 def test_half_the_tokens_for_half_a_point(made):
     _, _, e = made("question")
-    good = replace(e, half_cost=10.0, half=replace(e.half, value=-0.004))
+    good = replace(e, half_cost=10.0, half=Interval(-0.001, -0.004, 0.002))
     assert half(good).startswith("holds: half the tokens for at most half a point less")
+    unsure = replace(good, groups=100, half=Interval(-0.001, -0.009, 0.002))
+    assert half(unsure).startswith("NOT SHOWN: half the tokens")
+    assert "about 400 test pictures would decide, and there are 100" in half(unsure)
     dear, bad = replace(good, half_cost=30.0), replace(good, half=replace(e.half, value=-0.02))
     for one in (dear, bad):
         assert half(one).startswith("NOT SHOWN: half the tokens")
@@ -176,3 +180,21 @@ def test_is_it_worth_a_router(made):
     router = e.policy("router")
     as_good = [replace(p, mean_gain=router.mean_gain) if p.name == "lookup by task" else p for p in e.policies]
     assert worth_it(replace(e, policies=as_good)).startswith("Only just: a table by task")
+
+
+def test_what_scored_the_rows_is_told(made):
+    _, table, e = made("question")
+    assert table.scored_by == ""  # labels of before do not say it
+    told = {"metrics": {"exact": 10, "agreement": 2}, "metrics_guessed": {"": "exact"}}
+    scored = replace(table, facts=table.facts | told)
+    assert scored.scored_by.startswith("scored by exact (10 rows), agreement (2 rows) (guessed); agreement says where")
+    assert replace(scored, target="agreement").scored_by == ""
+    assert "scored by number (3 rows)" in lines(replace(e, scored_by="scored by number (3 rows)"))
+
+
+def test_what_is_not_shown_says_how_many_pictures_would_decide(made):
+    _, _, e = made("noise")
+    assert claims(e)[1].startswith("NOT SHOWN")
+    one = replace(e, groups=50)
+    assert "about 200 test pictures would decide" in _held(one, "it is so", Interval(0.01, -0.01, 0.03))
+    assert "would decide" not in _held(one, "it is so", Interval(-0.01, -0.02, 0.01))
