@@ -16,6 +16,7 @@ Scale = int | Literal["auto"]
 _MOST_CHOICES = 64
 _COLDEST = 1e-6  # colder, logits that are divided by it leave float32
 _MOST_STOPS = 16
+_MOST_BIASES = 1024
 
 
 class Options(TypedDict, total=False):
@@ -32,6 +33,11 @@ class Options(TypedDict, total=False):
     choices: Sequence[str]
     temperature: float
     top_p: float
+    top_k: int
+    min_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
     seed: int | None
 
 
@@ -49,6 +55,11 @@ class Request:
         choices: the answers to choose from. The likeliest is the answer, and nothing is decoded.
         temperature: 0 takes the likeliest token; above 0 tokens are drawn.
         top_p: tokens are drawn from the likeliest that together have this probability.
+        top_k: tokens are drawn from so many of the likeliest; 0 is all of them.
+        min_p: tokens are drawn from those that have this share of the likeliest one's probability.
+        presence_penalty, frequency_penalty: taken from the logit of a token that stands in the answer, once, and for
+            each time that it does (-2 to 2, as OpenAI has them).
+        logit_bias: added to the logits of tokens, by their ids (-100 to 100).
         seed: makes drawn answers repeatable.
     """
 
@@ -65,6 +76,11 @@ class Request:
     choices: tuple[str, ...] = ()
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -91,6 +107,15 @@ class Request:
             raise MvlmError(f"the temperature is {self.temperature}: give a number from 0 up", code="bad-option")
         if not (_within(self.top_p, 0, 1) and self.top_p > 0):
             raise MvlmError(f"top_p is {self.top_p}: give a number above 0, at most 1", code="bad-option")
+        if not _is_whole(self.top_k) or self.top_k < -1:
+            raise MvlmError(f"top_k is {self.top_k!r}: give a whole number from 1 up, or 0 for all", code="bad-option")
+        if not _within(self.min_p, 0, 1):
+            raise MvlmError(f"min_p is {self.min_p!r}: give a number from 0 to 1", code="bad-option")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not _within(getattr(self, name), -2, 2):
+                raise MvlmError(f"{name} is {getattr(self, name)!r}: give a number from -2 to 2", code="bad-option")
+        if any(not (_is_whole(token) and token >= 0 and _within(bias, -100, 100)) for token, bias in self.logit_bias):
+            raise MvlmError("logit_bias holds something else than ids and numbers from -100 to 100", code="bad-option")
         if self.seed is not None and not (_is_whole(self.seed) and self.seed >= 0):
             raise MvlmError(f"the seed is {self.seed!r}: give a whole number from 0 up", code="bad-option")
         _require_texts(self.stop, "stop", _MOST_STOPS)
@@ -119,10 +144,19 @@ def request_of(question: str, scale: Scale, options: Mapping[str, Any]) -> Reque
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise MvlmError(f"there is no option {name!r}: {hint}", code="bad-option")
     named = dict(options)
+    named["logit_bias"] = _biases(named.get("logit_bias") or {})
     for name in ("stop", "choices"):
         value = named.get(name) or ()
         named[name] = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else (value,)
     return Request(question, scale, **named)
+
+
+def _biases(value: object) -> tuple[tuple[int, float], ...]:
+    """Biases by id; JSON spells the ids as texts."""
+    if not isinstance(value, Mapping) or len(value) > _MOST_BIASES:
+        raise MvlmError(f"logit_bias is no mapping of at most {_MOST_BIASES} ids to numbers", code="bad-option")
+    ids = (int(token) if isinstance(token, str) and token.isdecimal() and len(token) < 10 else token for token in value)
+    return tuple(zip(ids, value.values(), strict=True))
 
 
 def _require_texts(texts: tuple[Any, ...], name: str, most: int) -> None:

@@ -112,11 +112,23 @@ def test_a_picture_alone(served, runtime, pictures):
      {"keep_alive": "5m"}, {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "auto"}],
 )  # fmt: skip
 def test_extras(served, pictures, extra):
-    """They are used, or left out and listed; none is an error, and none of them changes a greedy answer unsaid."""
+    """They are used, or left out and listed; none is an error, and none of them changes a greedy answer."""
     answer = told(served, [shows(pictures[0], QUESTION)], **extra)
-    plain = text_of(told(served, [shows(pictures[0], QUESTION)]))
-    left_out = [name for name in extra if name != "tool_choice"]
-    assert answer["mvlm"]["ignored"] == left_out or "repetition_penalty" in extra or text_of(answer) == plain
+    assert text_of(answer) == text_of(told(served, [shows(pictures[0], QUESTION)]))
+    assert answer["mvlm"]["ignored"] == [name for name in extra if name not in ("top_k", "min_p", "tool_choice")]
+
+
+def test_penalties_and_biases(served, pictures):
+    plain = told(served, [shows(pictures[0], QUESTION)], max_tokens=12)
+    for fields in ({"frequency_penalty": 0.1}, {"presence_penalty": 0}):
+        assert told(served, [shows(pictures[0], QUESTION)], **fields)["mvlm"]["ignored"] == []
+    strong = told(served, [shows(pictures[0], QUESTION)], max_tokens=12, frequency_penalty=2, presence_penalty=2)
+    assert text_of(strong) != text_of(plain)
+    biased = told(served, [shows(pictures[0], QUESTION)], logit_bias={"5": 100})
+    assert biased["usage"]["completion_tokens"] == 6
+    for wrong in ({"logit_bias": {"5": 101}}, {"logit_bias": [5]}, {"frequency_penalty": 3}, {"top_k": 1.5}):
+        status, answer = served.chat({"model": "mvlm-1", "messages": [words("hi")]} | wrong)
+        assert (status, answer["error"]["code"]) == (400, "bad-option")
 
 
 @pytest.mark.parametrize("longest", [512, 4096, -1])

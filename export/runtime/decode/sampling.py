@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from export.runtime.manifest import Manifest
 from export.runtime.request import Request
 
 Array = NDArray[np.float32]
+_FEW = 256  # tokens that are sorted before all are
 
 
 class EmbeddingTable:
@@ -31,20 +33,53 @@ class Sampler:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._generator = np.random.default_rng(request.seed)
+        self._counts: Counter[int] = Counter()
 
     def pick(self, logits: Array) -> tuple[int, float]:
         """(V,) -> a token, and the probability that the model itself gives it."""
-        token = self._draw(logits) if self._request.sampled else int(logits.argmax())
+        wanted = self._wanted(logits)
+        token = self._draw(wanted) if self._request.sampled else int(wanted.argmax())
+        self._counts[token] += 1
         return token, float(np.exp(logits[token] - log_sum_exp(logits)))
 
+    def _wanted(self, logits: Array) -> Array:
+        """The logits with biases and penalties, as OpenAI defines them: (V,) -> (V,)."""
+        request = self._request
+        if not (request.logit_bias or request.presence_penalty or request.frequency_penalty):
+            return logits
+        wanted = logits.copy()
+        for token, bias in request.logit_bias:
+            if token < len(wanted):
+                wanted[token] += bias
+        for token, count in self._counts.items():
+            wanted[token] -= request.presence_penalty + count * request.frequency_penalty
+        return wanted
+
     def _draw(self, logits: Array) -> int:
-        probability = log_softmax(logits / np.float32(self._request.temperature))  # (V,)
-        order = np.argsort(-probability, kind="stable")
-        likely = np.exp(probability[order].astype(np.float64))  # (V,), falling
+        request = self._request
+        probability = np.exp(log_softmax(logits / np.float32(request.temperature)).astype(np.float64))  # (V,)
+        likely = self._likeliest(probability)  # ids, the likeliest first
+        head = probability[likely]
         # The nucleus of Holtzman et al., arXiv 1904.09751: the shortest head that holds `top_p`.
-        nucleus = 1 + int(np.searchsorted(likely.cumsum(), self._request.top_p * (1 - 1e-9)))
-        head = likely[:nucleus]
-        return int(order[self._generator.choice(len(head), p=head / head.sum())])
+        total = head.sum() if request.top_k > 0 else 1.0
+        head = head[: 1 + int(np.searchsorted(head.cumsum(), request.top_p * total * (1 - 1e-9)))]
+        head = head[head >= request.min_p * head[0]]
+        return int(likely[self._generator.choice(len(head), p=head / head.sum())])
+
+    def _likeliest(self, probability: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The ids that tokens are drawn from, falling: as few are sorted as hold what is asked for."""
+        request, top_k, size = self._request, self._request.top_k, len(probability)
+        if top_k <= 0 and request.top_p >= 1 and request.min_p <= 0:
+            return np.arange(size)  # all of them: in which order does not matter
+        for most in (_FEW, size):
+            count = min(most, size)
+            found = np.argpartition(-probability, count - 1)[:count] if count < size else np.arange(size)
+            order = found[np.lexsort((found, -probability[found]))]
+            if 0 < top_k <= count:
+                return order[:top_k]
+            if top_k <= 0 and probability[order].sum() >= request.top_p:
+                return order
+        return order
 
 
 def first_margin(logits: Array) -> float:

@@ -12,7 +12,9 @@ from typing import Any
 from .body import BadField, short
 
 OURS = ("scale", "price", "budget", "within", "cap", "least_probability", "deadline_ms", "choices", "truncate")
-_SAMPLING = ("temperature", "top_p", "seed", "stop")
+_SAMPLING = (
+    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "logit_bias", "seed", "stop",
+)  # fmt: skip
 _READ_ELSEWHERE = ("model", "messages", "stream", "stream_options", "mvlm", "max_tokens", "max_completion_tokens")
 # For the caller's own books: nothing of an answer depends on them.
 _BOOKS = (
@@ -25,9 +27,6 @@ _AS_IT_IS: dict[str, tuple[tuple[Any, ...], str]] = {
     "best_of": ((1,), "one answer is given"),
     "logprobs": ((False,), "no probabilities of tokens are given"),
     "top_logprobs": ((0,), "no probabilities of tokens are given"),
-    "presence_penalty": ((0,), "tokens are not held against one another"),
-    "frequency_penalty": ((0,), "tokens are not held against one another"),
-    "logit_bias": (({},), "no token is favoured"),
     "response_format": (({"type": "text"},), "an answer is plain text"),
     "modalities": ((["text"],), "an answer is plain text"),
     "audio": ((), "an answer is plain text"),

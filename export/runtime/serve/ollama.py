@@ -30,7 +30,9 @@ from .replies import status_of
 
 LATEST = ":latest"
 _READ = ("model", "messages", "prompt", "system", "images", "stream", "options", "format")
-_OPTIONS = {"temperature": "temperature", "top_p": "top_p", "seed": "seed", "stop": "stop"}
+_OPTIONS = (
+    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "seed", "stop",
+)  # fmt: skip
 _ROLES = ("system", "user", "assistant")
 
 
@@ -68,7 +70,7 @@ def _options(value: object) -> tuple[dict[str, Any], list[str]]:
     if value is not None and not isinstance(value, dict):
         raise BadField(f"options is {short(value)}: send an object, or leave it out", "options")
     given = {name: part for name, part in (value or {}).items() if part is not None}
-    options = {ours: given.pop(name) for name, ours in _OPTIONS.items() if name in given}
+    options = {name: given.pop(name) for name in _OPTIONS if name in given}
     longest = given.pop("num_predict", -1)
     longest = longest_of(-1 if longest == -2 else longest, "num_predict")  # -2: as much as the context holds
     ignored = [short(name).strip("'") for name in given]
