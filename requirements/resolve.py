@@ -94,10 +94,12 @@ def part_torch(text: str) -> tuple[str, str]:
     return "".join(block for block in blocks if block not in torch), f"torch=={pins(''.join(torch))['torch'][0]}\n"
 
 
+def locked_versions() -> dict[str, list[str]]:
+    return pins("".join(file.read_text(encoding="utf-8") for file in (LOCK, TORCH) if file.exists()))
+
+
 def lock() -> None:
-    old = {}
-    for file in (LOCK, TORCH):
-        old |= pins(file.read_text(encoding="utf-8")) if file.exists() else {}
+    old = locked_versions()
     text = compiled(_BESIDE, "--universal", "--python-version", "3.11", "--generate-hashes", "--upgrade",
                     "--no-annotate", "pyproject.toml", "--extra", "dev")  # fmt: skip
     locked, torch = part_torch(text)
@@ -117,7 +119,7 @@ def end(which: str, out: Path) -> None:
             print(f"HELD BACK from the newest versions: {requirement}, as {reason}")
         wanted = "\n".join(without_upper_bounds())
         text = compiled(_OF_TESTS + wanted, "--constraint", str(HELD_BACK))
-        locked, newest = pins(LOCK.read_text(encoding="utf-8")), pins(text)
+        locked, newest = locked_versions(), pins(text)
         newer = {name: versions for name, versions in newest.items() if not set(versions) <= set(locked.get(name, []))}
         print("newer than the lock:", *changes({name: locked.get(name, []) for name in newer}, newer), sep="\n  ")
     out.write_text(part_torch(text)[0], encoding="utf-8")

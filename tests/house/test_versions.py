@@ -25,9 +25,7 @@ def resolve():
 
 @pytest.fixture(scope="module")
 def locked(resolve) -> dict[str, list[str]]:
-    return resolve.pins(
-        (ROOT / "requirements" / "lock.txt").read_text() + (ROOT / "requirements" / "torch.txt").read_text()
-    )
+    return resolve.locked_versions()
 
 
 def named(*extras: str) -> list[Requirement]:
