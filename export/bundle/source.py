@@ -10,7 +10,7 @@ from export.runtime.errors import MvlmError
 from export.runtime.routing.router_folder import RouterSource, read_router
 from mvlm_core.checkpoints.run_folder import load_run, model_sha256
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
-from mvlm_core.modeling.processing import MvlmProcessor
+from mvlm_core.modeling.processing import MvlmProcessor, require_one_view
 from mvlm_core.modeling.scales import require_scales
 
 _TOKENIZER_FILE = "tokenizer.json"
@@ -37,7 +37,7 @@ def read_source(run: Path, router_folder: Path | None, scales: Sequence[int] | N
     """Load a run with the router made for it. Without `scales`, the router's.
 
     Raises `MvlmError`: no run, no router, a router of another model, feature version or scales, a scale that the
-    connector does not allow, neither router nor scales.
+    connector does not allow, neither router nor scales, a model with tiles or marks.
     """
     hash_of_model = model_sha256(run)
     router = read_router(router_folder, hash_of_model) if router_folder else None
@@ -55,6 +55,7 @@ def read_source(run: Path, router_folder: Path | None, scales: Sequence[int] | N
     if not tokenizer_file.is_file():
         raise MvlmError(f"{run} holds no {_TOKENIZER_FILE}: save its tokenizer as a fast one")
     model, processor = load_run(run)
+    require_one_view(processor, "a bundle")
     require_scales(scales, model.connector.scales)
     return Source(model, processor, tokenizer_file, hash_of_model, tuple(sorted(scales)), router)
 

@@ -70,6 +70,11 @@ def require_expressible(config: MvlmConfig, scale: int) -> None:
             "a plain LLaVA cannot hold a nested_pool connector, whose tokens are what finer grids add: train another"
             " run with model.start naming this one and connector: pool, which keeps the MLP, and write that"
         )
+    if config.newline or config.projector != "mlp" or config.pixel_shuffle != 1 or config.projector_act != "gelu":
+        raise MvlmError(
+            "a plain LLaVA has one view and a projector of two layers, and this run has tiles or another projector:"
+            " take the checkpoint that it was imported from"
+        )
     finest = config.grid_side**2
     if scale != finest:
         raise MvlmError(

@@ -27,7 +27,7 @@ from export.runtime.routing.router_folder import ROUTER_FILE, read_router
 from mvlm_core.checkpoints.run_folder import Precision, load_run, model_sha256
 from mvlm_core.modeling.chat_encoding import encode_text
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
-from mvlm_core.modeling.processing import MvlmProcessor, prompt_of
+from mvlm_core.modeling.processing import MvlmProcessor, prompt_of, require_one_view
 from mvlm_core.modeling.scales import require_scales
 
 from .sample import Asked, Likelihood, Said, Scale, cut
@@ -49,7 +49,8 @@ class RunAnswerer:
     def __init__(
         self, model: MvlmForConditionalGeneration, processor: MvlmProcessor, scale: Scale, router: Router | None = None
     ) -> None:
-        """Raises `MvlmError` for a scale that the connector does not allow."""
+        """Raises `MvlmError` for a scale that the connector does not allow, and for a model with tiles or marks."""
+        require_one_view(processor, "mvlm benchmark")
         if scale != "auto":
             require_scales([scale], model.connector.scales)
         self.model, self.processor, self.scale, self.router = model, processor, scale, router

@@ -203,6 +203,15 @@ class MvlmProcessor(ProcessorMixin):
         ]  # fmt: skip
 
 
+def require_one_view(processor: MvlmProcessor, who: str) -> None:
+    """Raise `MvlmError` for a model with tiles, or with marks around its pictures, where `who` shows whole pictures."""
+    if processor.image_processor.views is not None:
+        raise MvlmError(
+            f"{who} shows whole pictures without marks around them, and this model has views of its own (tiles, marks,"
+            " newlines): ask it in torch, by load_run and processor(..., scale=)"
+        )
+
+
 def turn(question: str, answer: str | None = None, *, with_picture: bool = True) -> list[dict[str, Any]]:
     """One turn as chat messages with typed content."""
     content: list[dict[str, str]] = [{"type": "image"}] if with_picture else []
