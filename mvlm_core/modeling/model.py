@@ -49,6 +49,9 @@ from .projection import Projector, ProjectorKind
 from .scales import require_scales
 from .vision_towers import leading_tokens, patch_features, vision_width
 
+# What `forward` takes of pictures, whose first dimension is not the rows.
+_OF_PICTURES = ("pixel_values", "num_visual_tokens", "picture_of_run", "stitch_sources", "stitch_weights")
+
 
 @strict
 class MvlmConfig(PreTrainedConfig):
@@ -272,6 +275,23 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return self.connector.tokens(values, self.connector.scales[0])[0, :0]
         return self.visual_tokens(values, picture_of_run, self._scales(num_visual_tokens, len(picture_of_run)))
 
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **inputs: Any
+    ) -> Any:
+        """Rows several times, for beams. Pictures stay as they are, and their tokens are placed once for each."""
+        expand: Any = getattr(super(), "_expand_inputs_for_generation")  # noqa: B009 - whose types name other classes
+        if expand_size == 1 or input_ids is None or inputs.get("pixel_values") is None:
+            return expand(expand_size, is_encoder_decoder, input_ids, **inputs)
+        held = {name: inputs.pop(name) for name in _OF_PICTURES if name in inputs}
+        counts = (input_ids == self.config.image_token_id).sum(dim=1).tolist()
+        if held.get("stitch_sources") is None:
+            held["stitch_sources"] = torch.arange(sum(counts), device=input_ids.device)[:, None]
+        for name in ("stitch_sources", "stitch_weights"):
+            if held.get(name) is not None:
+                held[name] = torch.cat([part for part in held[name].split(counts) for _ in range(expand_size)])
+        input_ids, inputs = expand(expand_size, is_encoder_decoder, input_ids, **inputs)
+        return input_ids, inputs | held
+
     def placed(self, input_ids: Tensor, visual: Tensor) -> Tensor:
         """Rows with visual tokens in the places of the placeholders: (B, S), (T, D) -> (B, S, D)."""
         return self._splice(self._look_up(input_ids), visual, input_ids)
@@ -279,9 +299,11 @@ class MvlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def stitched(self, visual: Tensor, stitch_sources: Tensor, stitch_weights: Tensor | None) -> Tensor:
         """Tokens put together of others: (sum of m, D), (T, k), (T, k) -> (T, D). The source -1 is the newline."""
         newline = getattr(self.connector, "newline", None)
-        if newline is None:
+        if newline is None and (stitch_sources < 0).any():
             raise MvlmError("this model has no newline vector, so its tiles are not put together: leave the stitch out")
-        rows = torch.cat([visual, newline[None].to(visual.dtype)])[stitch_sources]  # (T, k, D)
+        if newline is not None:
+            visual = torch.cat([visual, newline[None].to(visual.dtype)])
+        rows = visual[stitch_sources]  # (T, k, D)
         if stitch_weights is None:
             return rows[:, 0]
         return (rows * stitch_weights[..., None].to(rows.dtype)).sum(dim=1)

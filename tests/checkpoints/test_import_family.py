@@ -97,6 +97,24 @@ def _packed_by_transformers(family: Family, tokens: torch.Tensor, image: Image.I
 
 
 @torch.no_grad()
+def test_beams_see_the_pictures_of_their_own_rows(family):
+    images, scales = [picture(200, 90), picture(60, 60)], ["native", "4@4"]
+    told = {"do_sample": False, "num_beams": 3, "max_new_tokens": 5}
+    text = family.processor.ask(QUESTION)
+    together = family.processor(text=[text] * 2, images=images, scale=scales)
+    rows = family.model.generate(**together, **told)[:, together["input_ids"].shape[1] :].tolist()
+    for row, image, scale in zip(rows, images, scales, strict=True):
+        alone = family.inputs(image, scale)
+        values = family.model.encode_images(alone["pixel_values"])
+        visual = family.model.visual_tokens(values, range(len(values)), alone["num_visual_tokens"].tolist())
+        if "stitch_sources" in alone:
+            visual = family.model.stitched(visual, alone["stitch_sources"], alone["stitch_weights"])
+        embeds = family.model.placed(alone["input_ids"], visual)  # which beams repeat as any row of numbers
+        by_hand = family.model.generate(inputs_embeds=embeds, attention_mask=alone["attention_mask"], **told)
+        assert row[: by_hand.shape[1]] == by_hand[0].tolist()
+
+
+@torch.no_grad()
 def test_a_placeholder_that_was_generated_is_read_as_it_stands(family):
     ids = torch.tensor([[5, family.processor.image_token_id, 7]])
     assert torch.allclose(family.model(input_ids=ids).logits, family.reference.model(input_ids=ids).logits, atol=1e-4)

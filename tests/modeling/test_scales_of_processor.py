@@ -43,7 +43,7 @@ def test_a_model_without_a_newline_is_not_stitched():
     processor = tiny_processor()
     inputs = processor(text=processor.ask("a"), images=[drawn_picture()], scale=9)
     with pytest.raises(MvlmError, match="has no newline vector"):
-        tiny_model(processor=processor)(**inputs, stitch_sources=torch.zeros(9, 1, dtype=torch.long))
+        tiny_model(processor=processor)(**inputs, stitch_sources=torch.full((9, 1), -1))
 
 
 def test_answers_of_a_template_that_changes_as_it_goes_on_are_not_found():
