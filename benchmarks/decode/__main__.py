@@ -67,7 +67,7 @@ SIZES = {
 
 
 PEERS: dict[str, Any] = {
-    "own int8 + int4-128": OwnTwoWide, "own int8 + int4": OwnTwo, "own int4-128": OwnWide, "own int4": Own,
+    "own int8 + int4-fast": OwnTwoWide, "own int8 + int4": OwnTwo, "own int4-fast": OwnWide, "own int4": Own,
     "own float32": OwnFloat32,
     "genai int4": GenAi, "genai int4-128": GenAiWide, "llama.cpp Q4_0": LlamaCpp,
     "transformers float32": Transformers, "transformers float32 compiled": TransformersCompiled,

@@ -85,7 +85,7 @@ class Own:
 class OwnWide(Own):
     """4 bits in wide blocks."""
 
-    precision = "int4-128"
+    precision = "int4-fast"
 
 
 class OwnTwo(Own):
@@ -97,7 +97,7 @@ class OwnTwo(Own):
 class OwnTwoWide(Own):
     """The same with wide blocks."""
 
-    precision = "prefill=int8,decode=int4-128"
+    precision = "prefill=int8,decode=int4-fast"
 
 
 class OwnFloat32(Own):

@@ -30,7 +30,7 @@ from mvlm_core.data.row import Row, questions_of
 from mvlm_core.scoring import score
 
 PRECISIONS = (
-    "float32", "int8", "int4", "int4-128", "prefill=int8,decode=int4", "prefill=int8,decode=int4-128",
+    "float32", "int8", "int4", "int4-fast", "prefill=int8,decode=int4", "prefill=int8,decode=int4-fast",
 )  # fmt: skip
 _MAX_NEW_TOKENS = 32
 

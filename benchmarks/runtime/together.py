@@ -40,7 +40,8 @@ _LENGTHS = (2, 8, 32)
 _SCALE, _PICTURES, _STEPS, _PROMPT = 36, 16, 12, 64
 _WIDTH = 896
 _PRODUCTS: dict[str, Product] = {
-    "float32": Dense(), "int8": DynamicInt8(), "int4": Blocks(4), "int4-128": Blocks(4, WIDE_BLOCK)
+    "float32": Dense(), "int8": DynamicInt8(), "int4": Blocks(4, zeros=True),
+    "int4-fast": Blocks(4, WIDE_BLOCK, zeros=True),
 }  # fmt: skip
 _QUESTION = "how many shapes are in the picture?"
 

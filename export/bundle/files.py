@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,32 @@ import onnx
 from transformers import PreTrainedModel
 
 from export.graphs.decoder import write_decoder
-from export.graphs.targets import Plan
+from export.graphs.grids import Numbers
+from export.graphs.quantize import Dense
+from export.graphs.recipe import Recipe
+from export.graphs.targets import FLOATS, PHASES, Plan
 from export.graphs.vision import connector_models, vision_model, vision_outputs
 from export.graphs.weights import WeightFile
+from export.rounding.layers import Layer, every_layer
 from export.runtime.artefact import describe, read_artefact, sha256_file, write_json
 from export.runtime.chat_template import ChatTemplate
 from export.runtime.errors import MvlmError
 from export.runtime.features import FEATURE_VERSION
-from export.runtime.manifest import SEAL, ChatFacts, DecoderGraph, Embedding, Graph, RouterFacts, seal
+from export.runtime.manifest import SEAL, ChatFacts, DecoderGraph, Graph, RouterFacts, seal
 from export.runtime.routing.router_folder import ROUTER_FILE, RouterSource
 from mvlm_core.modeling.processing import MvlmProcessor, prompt_of
 
 from .source import Source
+from .table import write_table
 
 NAME = "bundle"
 _WEIGHTS = "weights.bin"
 _TOKENIZER = "tokenizer.json"
 _CHAT_TEMPLATE = "chat_template.jinja"
-# Scales of blocks count in; a little more for graphs, tokenizer and what is written before it is renamed.
-_BYTES_A_WEIGHT = {"float32": 4.0, "float16": 2.0, "int8": 1.2, "int4": 0.65, "int4-128": 0.55}
+# A little more than the weights themselves: graphs, tokenizer and what is written before it is renamed.
 _MARGIN = 1.1
+# phase -> layer -> numbers.
+Calibrated = Mapping[str, Mapping[str, Numbers]]
 
 
 def graph_count(source: Source, plan: Plan) -> int:
@@ -39,15 +45,19 @@ def graph_count(source: Source, plan: Plan) -> int:
     return 2 + plan.apart + len(source.scales)
 
 
-def write_bundle(source: Source, plan: Plan, folder: Path, progress: Callable[[int], None]) -> None:
+def write_bundle(
+    source: Source, plan: Plan, folder: Path, progress: Callable[[int], None], numbers: Calibrated | None = None
+) -> None:
     """Write everything of a bundle but its verification into an empty `folder`.
 
+    `numbers` are what calibration made of the weights of some layers, by phase; others are rounded to the nearest.
     Raises `MvlmError` for a model or a chat template that cannot be exported.
     """
     model: Any = source.model
     processor = source.processor
     with WeightFile(folder / _WEIGHTS) as weights:
-        decoder = _write_decoder(model.language_model, plan, folder, weights, progress)
+        numbers = numbers or {}
+        decoder = _write_decoder(model.language_model, plan, numbers, folder, weights, progress)
         spec = processor.image_processor.spec
         vision = _write_vision(source, plan.precision["tower"], folder, weights, spec.size_px)
         progress(1)
@@ -57,8 +67,7 @@ def write_bundle(source: Source, plan: Plan, folder: Path, progress: Callable[[i
             onnx.save(graph, folder / file)
             connectors[str(m)] = asdict(Graph(file, {"values": "values"}, {"tokens": "tokens"}))
             progress(1)
-        table = model.get_input_embeddings().weight.detach().float().cpu().numpy().astype(plan.floats)  # (V, D)
-        place = weights.place(table)
+        table = write_table(model.get_input_embeddings().weight, plan, weights)
     shutil.copyfile(source.tokenizer_file, folder / _TOKENIZER)
     chat = _write_chat(processor, folder)
     router = None if source.router is None else asdict(_copy_router(source.router, folder))
@@ -76,7 +85,9 @@ def write_bundle(source: Source, plan: Plan, folder: Path, progress: Callable[[i
         max_length=plan.positions,
         tokenizer=_TOKENIZER,
         chat=asdict(chat),
-        embedding=asdict(Embedding(_WEIGHTS, place.offset, tuple(table.shape), table.dtype.name)),
+        embedding=asdict(table),
+        forms={phase: dict(words) for phase, words in plan.words.items()},
+        calibrated={phase: sorted(layers) for phase, layers in numbers.items()},
         graphs={"vision": asdict(vision), "connectors": connectors, "decoder": asdict(decoder)},
         router=router,
         feature_version=FEATURE_VERSION,
@@ -105,12 +116,19 @@ def weight_bytes(graph: Path) -> int:
 
 
 def _bytes_needed(model: Any, plan: Plan) -> int:
-    language = sum(weight.numel() for weight in model.language_model.parameters())
-    others = sum(weight.numel() for weight in model.parameters()) - language
-    phases = {plan.precision["prefill"], plan.precision["decode"]}
+    language = model.language_model
+    others = sum(weight.numel() for weight in model.parameters()) - sum(w.numel() for w in language.parameters())
     table = model.get_input_embeddings().weight.numel() * plan.floats.itemsize
-    in_graphs = sum(language * _BYTES_A_WEIGHT[precision] for precision in phases)
-    return int(_MARGIN * (in_graphs + table + others * _BYTES_A_WEIGHT["float32"]))
+    phases = PHASES if plan.apart else ("decode",)
+    bits = sum(_bits(plan.recipe(phase), layer, plan) for phase in phases for layer in every_layer(language))
+    return int(_MARGIN * (bits / 8 + table + others * FLOATS["float32"].itemsize))
+
+
+def _bits(recipe: Recipe, layer: Layer, plan: Plan) -> float:
+    form = recipe.of(layer.name)
+    grid = form.grid_of(layer.shape[1])
+    wide = 8 * plan.floats.itemsize if isinstance(form, Dense) else 8
+    return layer.size * (grid.bits_a_weight if grid else wide)
 
 
 def reseal(folder: Path) -> None:
@@ -144,15 +162,20 @@ def _write_vision(source: Source, precision: str, folder: Path, weights: WeightF
 
 
 def _write_decoder(
-    language_model: PreTrainedModel, plan: Plan, folder: Path, weights: WeightFile, progress: Callable[[int], None]
+    language_model: PreTrainedModel,
+    plan: Plan,
+    numbers: Calibrated,
+    folder: Path,
+    weights: WeightFile,
+    progress: Callable[[int], None],
 ) -> DecoderGraph:
     """One graph, or one for each phase where they differ in precision; both read and write one cache."""
 
     def write(phase: str, file: str) -> DecoderGraph:
-        precision, dialect = plan.precision[phase], plan.target.writer_dialect(plan.positions)
+        dialect, recipe = plan.target.writer_dialect(plan.positions), plan.recipe(phase, numbers.get(phase))
         graph, facts = write_decoder(
             language_model, weights.tensor, dialect, file,
-            product=plan.target.product(precision), floats=plan.floats, positions=plan.positions,
+            product=recipe, floats=plan.floats, positions=plan.positions,
         )  # fmt: skip
         onnx.save(graph, folder / file)
         progress(1)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from export.graphs.targets import Plan, plan
+from export.graphs.targets import FLOATS, PHASES, Plan, plan, target
 from export.runtime.artefact import output_folder, refuse_if_filled, write_json
-from export.runtime.errors import MvlmError, listed
+from export.runtime.errors import CheckFailed, MvlmError, listed
 from mvlm_core.data.reading import read_rows
 from mvlm_core.data.row import Row
 from mvlm_core.modeling.processing import prompt_of
 
 from .files import graph_count, require_room, reseal, write_bundle
+from .refine import StartBar, calibration_rows, refine
 from .source import Source, read_source
 from .verify import sample_rows, verify_bundle
 
-# Opens a bar of a label and a length, and returns what advances it.
-StartBar = Callable[[str, int], Callable[[int], None]]
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,12 @@ class Wanted:
     Attributes:
         router: None makes a bundle without one.
         scales: None stands for the router's.
-        precision: of each part, as `targets.parse_precision` reads it; None stands for the target's own.
+        precision: of each part, as `targets.parse_precision` reads it; None stands for the target's own, and `auto` for
+            the first of its `ladder` that passes verification.
         max_length: positions a conversation may hold; None stands for all that model and target allow.
         verify_rows: how many rows are verified at each scale.
+        calibration_rows: how many other rows the language model's few bits are fitted to; 0 fits them to none.
+        max_loss: nats a token that the chances of reference answers may move by; None stands for the precision's own.
     """
 
     run: Path
@@ -42,6 +47,8 @@ class Wanted:
     precision: str | None
     max_length: int | None
     verify_rows: int
+    calibration_rows: int = 64
+    max_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class MadeBundle:
     rows: list[Row]
     report: dict[str, Any]
     size_bytes: int
+    refused: tuple[str, ...] = ()  # precisions that `auto` tried before, each with the reason
 
 
 def make_bundle(wanted: Wanted, out: Path, *, overwrite: bool, start: StartBar) -> MadeBundle:
@@ -62,19 +70,66 @@ def make_bundle(wanted: Wanted, out: Path, *, overwrite: bool, start: StartBar) 
     compute what the model computes; `out` is then as it was.
     """
     refuse_if_filled(out, overwrite=overwrite)
-    plan(wanted.target, wanted.precision, None, 1)  # what cannot be had is said before anything is loaded
+    ladder = target(wanted.target).ladder if wanted.precision == AUTO else (wanted.precision,)
+    for precision in ladder:  # what cannot be had is said before anything is loaded
+        plan(wanted.target, precision, None, 1)
     source = read_source(wanted.run, wanted.router, wanted.scales)
-    asked = plan(wanted.target, wanted.precision, wanted.max_length, source.positions)
-    rows = sample_rows(read_rows(wanted.rows), wanted.verify_rows)
-    require_positions(source, asked.positions, rows)
+    every_row = read_rows(wanted.rows)
+    verified = sample_rows(every_row, wanted.verify_rows)
+    make = partial(_make, source, wanted, (every_row, verified), overwrite=overwrite, start=start)
+    refused: list[str] = []
+    for precision in ladder:
+        try:
+            return replace(make(precision, out), refused=tuple(refused))
+        except CheckFailed as error:
+            refused.append(f"{precision}: {error}")
+    if wanted.precision == AUTO:
+        raise CheckFailed(f"no precision passes: {'; '.join(refused)}")
+    passes = _next_that_passes(wanted, make, out)
+    raise CheckFailed(f"{refused[0].partition(': ')[2]}{f'; --precision {passes} passes' if passes else ''}")
+
+
+def _next_that_passes(wanted: Wanted, make: Callable[[str, Path], MadeBundle], out: Path) -> str | None:
+    """The first precision that passes of those behind the refused one in the target's ladder; nothing of it is kept."""
+    ladder = target(wanted.target).ladder
+    behind = ladder[ladder.index(wanted.precision) + 1 :] if wanted.precision in ladder else ladder
+    for precision in behind:
+        with TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as folder:
+            try:
+                make(precision, Path(folder) / "bundle")
+            except CheckFailed:
+                continue
+            return precision
+    return None
+
+
+def _make(
+    source: Source, wanted: Wanted, rows: tuple[Sequence[Row], Sequence[Row]], precision: str | None, out: Path, *,
+    overwrite: bool, start: StartBar,
+) -> MadeBundle:  # fmt: skip
+    """One precision, from the plan to the verified bundle."""
+    every_row, verified = rows
+    asked = plan(wanted.target, precision, wanted.max_length, source.positions)
+    require_positions(source, asked.positions, verified)
+    few_bits = any(asked.precision[phase] not in FLOATS for phase in PHASES)
+    calibrated = wanted.calibration_rows if few_bits else 0
+    others = calibration_rows(every_row, verified, calibrated) if calibrated else []
     require_room(source, asked, out)
+    refined = refine(source, asked, others, start)
     with output_folder(out, overwrite=overwrite) as folder:
-        write_bundle(source, asked, folder, start("writing the graphs", graph_count(source, asked)))
-        report = verify_bundle(source, folder, rows, start("verifying", len(rows) * len(source.scales)))
+        write_bundle(
+            source, refined.plan, folder, start("writing the graphs", graph_count(source, asked)), refined.numbers
+        )
+        steps = start("verifying", len(verified) * len(source.scales))
+        try:
+            report = verify_bundle(source, folder, verified, steps, wanted.max_loss)
+        except CheckFailed as error:
+            raise CheckFailed("; ".join(filter(None, [str(error), refined.worst()]))) from None
+        report |= {"calibration": refined.facts()}
         write_json(folder / "verify.json", report)
         reseal(folder)
         size = sum(path.stat().st_size for path in folder.iterdir())
-    return MadeBundle(source, asked, rows, report, size)
+    return MadeBundle(source, refined.plan, list(verified), report, size)
 
 
 def require_positions(source: Source, positions: int, rows: Sequence[Row]) -> None:

@@ -1,15 +1,16 @@
 """Torch against the files of a bundle, on real rows: every scale, every phase, the greedy answer and what it is worth.
 
 Letters: P patches, m visual tokens, S positions of a prompt, V vocabulary.
-Each phase gets the same input on both sides, so that a difference is that phase's own; where a phase's weights are
-integers, torch holds the same rounded ones. The greedy answer then goes through the real `Runtime`, from the picture
-to the text, and is held against the model as it was trained.
+Each phase gets the same input on both sides, so that a difference is that phase's own; where a phase computes with few
+bits, torch rounds the same weights and activations. What the rounding itself costs is then measured against the model
+as it was trained: how far the chances of the tokens of the reference answer have moved, and the greedy answer, which
+goes through the real `Runtime`, from the picture to the text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.graphs.targets import Plan, target
+from export.graphs.targets import FLOATS, PHASES, Plan, target
 from export.runtime import Runtime
 from export.runtime.backends.onnx import Cache, Decoder, Device
+from export.runtime.decode.sampling import EmbeddingTable
 from export.runtime.errors import CheckFailed, MvlmError
 from export.runtime.features import image_features, question_features
 from export.runtime.manifest import Manifest, read_manifest
@@ -32,12 +34,14 @@ from mvlm_core.modeling.kv_cache import cache_argument, cache_of
 from mvlm_core.modeling.processing import prompt_of
 from mvlm_core.scoring.of_rows import metrics_of, score_row
 
+from .embed import embed_question
+from .fidelity import Fidelity, stacked
 from .files import stop_ids
-from .reference import rounded_model, table_faults, weight_faults
+from .reference import HeldNumbers, as_written, weight_faults
 from .source import Source
-from .tolerance import TOLERANCES, Lost, coarsest, points_lost
+from .table import table_faults
+from .tolerance import Lost, coarsest, points_lost, tolerance
 
-PHASES = ("prefill", "decode")
 # Steps beyond the prompt whose logits are compared, whether or not the answer has ended, and the longest answer.
 _DECODE_STEPS = 8
 _MAX_NEW_TOKENS = 32
@@ -73,6 +77,7 @@ class ScaleReport:
     connector: Difference = field(default_factory=Difference)
     prefill: Difference = field(default_factory=Difference)
     decode: Difference = field(default_factory=Difference)
+    fidelity: Fidelity = field(default_factory=Fidelity)
     prompt_lengths: set[int] = field(default_factory=set)
     kv_offsets: set[int] = field(default_factory=set)
     tokens: int = 0
@@ -105,12 +110,19 @@ def sample_rows(rows: Sequence[Row], count: int) -> list[Row]:
 
 def plan_of(manifest: Manifest) -> Plan:
     """What a bundle was asked to be, from its manifest."""
-    return Plan(target(manifest.target), manifest.precision, manifest.decoder.positions)
+    made_for = target(manifest.target)
+    old = {phase: made_for.words(manifest.precision[phase]) if manifest.forms is None else {} for phase in PHASES}
+    return Plan(made_for, manifest.precision, manifest.decoder.positions, manifest.forms or old)
 
 
 @torch.no_grad()
-def verify_bundle(source: Source, folder: Path, rows: Sequence[Row], progress: Callable[[int], None]) -> dict[str, Any]:
+def verify_bundle(
+    source: Source, folder: Path, rows: Sequence[Row], progress: Callable[[int], None], max_loss: float | None = None
+) -> dict[str, Any]:
     """Compare the model with the bundle in `folder` and return the report; `progress` counts rows times scales.
+
+    `max_loss` is how far, in nats a token, the chances of a reference answer's tokens may have moved on average at any
+    scale; left out, what `TOLERANCES` allow the precision.
 
     Raises `CheckFailed` naming every scale and phase that differs by more than `TOLERANCES` allow its precision, the
     first answer of each scale that may not be another, every scale that lost too much, and every weight and node of
@@ -122,7 +134,7 @@ def verify_bundle(source: Source, folder: Path, rows: Sequence[Row], progress: C
     if manifest.model_sha256 != source.model_sha256:
         raise MvlmError(f"{folder} was made from another run: name the one it was exported from with --run")
     try:
-        check = _Check(source, manifest, rows)
+        check = _Check(source, manifest, rows, max_loss)
         with _threads_that_pay(source.model):
             for row in rows:
                 values = check.look(row)
@@ -143,7 +155,8 @@ def verify_bundle(source: Source, folder: Path, rows: Sequence[Row], progress: C
 class _Check:
     """One model and one bundle, side by side."""
 
-    def __init__(self, source: Source, manifest: Manifest, rows: Sequence[Row]) -> None:
+    def __init__(self, source: Source, manifest: Manifest, rows: Sequence[Row], max_loss: float | None) -> None:
+        self.source = source
         self.model, self.processor, self.manifest = source.model, source.processor, manifest
         self.metrics = metrics_of(rows)
         self.plan = plan_of(manifest)
@@ -152,13 +165,20 @@ class _Check:
         device = Device(threads=1)
         self.runtime = Runtime(manifest, device)
         self.decoder: Decoder = self.runtime.decoder
-        self.references = {phase: rounded_model(self.model.language_model, self.plan, phase) for phase in PHASES}
+        self.table = EmbeddingTable(manifest)
+        self.max_loss = coarsest(list(manifest.precision.values())).kl if max_loss is None else max_loss
+        self.held = {phase: self._held(phase) for phase in PHASES if manifest.precision[phase] not in FLOATS}
         self.prompt = prompt_of(self.processor)
         self.stop_ids = set(stop_ids(source.model))
         self.router = self._torch_router(device)
         self.vision = Difference()
         self.scales = {m: ScaleReport() for m in source.scales}
         self.choices: list[tuple[int, int]] = []  # torch's features, the files'
+
+    def _held(self, phase: str) -> HeldNumbers:
+        facts = self.manifest.decoder
+        graph = facts.prefill if phase == "prefill" and facts.prefill else facts.graph
+        return HeldNumbers(self.manifest.path(graph.file), self.model.language_model, self.plan.recipe(phase))
 
     def _torch_router(self, device: Device) -> Router | None:
         facts = self.manifest.router
@@ -194,15 +214,16 @@ class _Check:
         report.connector.see(tokens, self.runtime.visual_tokens(values.numpy(), m))
         if np.isinf(report.connector.max_relative):  # another scale's connector: no prompt can be built with it
             return
-        text = self.processor.ask(row.question)
-        ids = self.processor(text=text, images=[row.image.read()], num_visual_tokens=m)["input_ids"]  # (1, S)
-        places = ids == self.model.config.image_token_id  # past the word table, where the language model has no row
-        embeds = self.model.get_input_embeddings()(ids.masked_fill(places, 0))  # (1, S, D)
-        embeds[places] = tokens[0]
+        embeds, ids = embed_question(self.source, row, tokens, m)  # (1, S, D), (1, S)
         steps = min(_MAX_NEW_TOKENS, self.manifest.max_length - embeds.shape[1])
         own = self._answer(embeds, max(steps, 1))
         answer = self.view.ask(row.question, scale=m, max_new_tokens=len(own))
-        self._follow(report, embeds, own)
+        said = self.prompt.text_ids(row.answers[0]) if row.answers else own
+        wanted_ids = [*said[: max(steps, 1) - 1], min(self.stop_ids)]
+        more = own[: max(min(steps, _DECODE_STEPS + 1) - len(wanted_ids), 0)]
+        theirs, words = embeds.clone(), ids != self.model.config.image_token_id
+        theirs[words] = self._looked_up(ids[words])
+        self._follow(report, (embeds, theirs), wanted_ids, more)
         ends = next((i for i, token in enumerate(own) if token in self.stop_ids), len(own))
         wanted = self.prompt.answer(own[:ends])
         report.tokens += ends
@@ -224,19 +245,48 @@ class _Check:
             ids.append(int(outputs.logits[0, -1].argmax()))
         return ids
 
-    def _follow(self, report: ScaleReport, embeds: Tensor, ids: list[int]) -> None:
-        """Compare the logits of a prompt (1, S, D) and of each step behind it, fed with the same ids on both sides."""
-        length = embeds.shape[1]
+    def _looked_up(self, ids: Tensor) -> Tensor:
+        """The bundle's own embeddings: ids (T,) -> (T, D)."""
+        return torch.from_numpy(self.table.rows(ids.tolist()))
+
+    def _follow(self, report: ScaleReport, embeds: tuple[Tensor, Tensor], answer: list[int], more: list[int]) -> None:
+        """Compare the logits of a prompt, (1, S, D) as model and bundle embed it, and of each step behind it: the
+        reference answer, whose choices count as loss, and `more`."""
+        own, theirs = embeds
+        length, ids = own.shape[1], [*answer, *more]
         report.prompt_lengths.add(length)
+        report.kv_offsets |= set(range(length, length + len(ids)))
+        own_steps = self.model.get_input_embeddings()(torch.tensor([ids]))  # (1, T, D)
+        steps = self._looked_up(torch.tensor(ids))[None]
         cache = Cache(self.decoder, length + len(ids))
-        prefill, decode = (self.references[phase] for phase in PHASES)
-        outputs = prefill(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
-        report.prefill.see(outputs.logits[0, 0], self.decoder.step(embeds[0].numpy(), cache))
-        for token in ids[: _DECODE_STEPS + 1]:
-            step = self.model.get_input_embeddings()(torch.tensor([[token]]))  # (1, 1, D)
-            report.kv_offsets.add(cache.used)
-            outputs = decode(inputs_embeds=step, use_cache=True, **cache_argument(cache_of(outputs)))
-            report.decode.see(outputs.logits[0, 0], self.decoder.step(step[0].numpy(), cache))
+        found = [self.decoder.step(theirs[0].numpy(), cache)]
+        found += [self.decoder.step(steps[0, i : i + 1].numpy(), cache) for i in range(len(ids))]
+        language = self.model.language_model
+        wanted = language(inputs_embeds=torch.cat([own, own_steps], dim=1), logits_to_keep=len(ids) + 1).logits[0]
+        report.fidelity.see(wanted[: len(answer)], stacked(found[: len(answer)]), torch.tensor(answer))
+        same = self._rounded(theirs, steps) if self.held else wanted  # (T + 1, V)
+        report.prefill.see(same[0], found[0])
+        for logits, step in zip(same[1:], found[1:], strict=True):
+            report.decode.see(logits, step)
+
+    def _rounded(self, embeds: Tensor, steps: Tensor) -> Tensor:
+        """The logits of torch with the weights and activations of the files: (1, S, D), (1, T, D) -> (T + 1, V)."""
+        language, past = self.model.language_model, None
+        for read in self.decoder.pieces(embeds[0].numpy()):
+            piece = torch.from_numpy(read)[None]
+            with self._as_written("prefill"):
+                outputs = language(inputs_embeds=piece, use_cache=True, logits_to_keep=1, **cache_argument(past))
+            past = cache_of(outputs)
+        logits = outputs.logits[0]
+        with self._as_written("decode"):
+            outputs = language(inputs_embeds=steps, use_cache=True, **cache_argument(past))
+        return torch.cat([logits, outputs.logits[0]])
+
+    def _as_written(self, phase: str) -> AbstractContextManager[None]:
+        if phase not in self.held:
+            return nullcontext()
+        one_by_one = phase == "decode"
+        return as_written(self.model.language_model, self.plan.recipe(phase), self.held[phase], one_by_one=one_by_one)
 
     def faults(self) -> list[str]:
         """What differs too much, part by part and scale by scale."""
@@ -247,7 +297,8 @@ class _Check:
                 faults += [f"scale {m}, {fault}" for fault in _too_far(phase, precision[phase], getattr(report, phase))]
             faults += [f"scale {m}, {fault}" for fault in self._answer_faults(report)]
         same = sum(wanted == chosen for wanted, chosen in self.choices)
-        if same < coarsest([precision["tower"]]).choices * len(self.choices):
+        rounded = [precision["tower"], *([precision["decode"]] if self.manifest.embedding.block else [])]
+        if same < coarsest(rounded).choices * len(self.choices):
             faults.append(
                 f"the router chooses otherwise for {len(self.choices) - same} of {len(self.choices)} questions"
             )
@@ -256,6 +307,11 @@ class _Check:
     def _answer_faults(self, report: ScaleReport) -> list[str]:
         allowed = coarsest(list(self.manifest.precision.values()))
         faults = []
+        if report.answers and not (lost := report.fidelity.mean_kl(report.groups)).points <= self.max_loss:
+            faults.append(
+                f"the chances of the next token moved by {lost.points:.3g} nats (interval {lost.low:.3g} to"
+                f" {lost.high:.3g}, allowed {self.max_loss:g})"
+            )
         if report.answers - len(report.other_answers) < allowed.answers * report.answers:
             faults.append(f"{len(report.other_answers)} answers are others ({report.other_answers[0]})")
         if report.answers and report.lost.low > allowed.points:
@@ -270,7 +326,8 @@ class _Check:
         for phase, file in files.items():
             if file is None:
                 continue
-            found = weight_faults(self.model.language_model, self.plan, phase, self.manifest.path(file))
+            calibrated = self.manifest.calibrated.get(phase, [])
+            found = weight_faults(self.model.language_model, self.plan, phase, self.manifest.path(file), calibrated)
             more = f" and {len(found) - _FAULTS_SHOWN} more" if len(found) > _FAULTS_SHOWN else ""
             faults += [f"{file}: {', '.join(found[:_FAULTS_SHOWN])}{more}"] if found else []
         return faults
@@ -282,7 +339,8 @@ class _Check:
             "against": "torch, float32; the files ran in onnxruntime on the CPU",
             "target": self.manifest.target,
             "precision": precision,
-            "tolerance": {name: asdict(TOLERANCES[name]) for name in sorted(set(precision.values()))},
+            "tolerance": {name: asdict(tolerance(name)) for name in sorted(set(precision.values()))},
+            "max_loss": self.max_loss,
             "rows": row_ids,
             **self.metrics.facts(),
             "traced": "vision tower and connectors, at a batch of two; the decoder was written, no length of it traced",
@@ -291,6 +349,7 @@ class _Check:
             "scales": {
                 str(m): {
                     **{phase: vars(getattr(report, phase)) for phase in ("connector", *PHASES)},
+                    "fidelity": report.fidelity.facts(report.groups),
                     "answers": report.answers,
                     "same_answers": report.answers - len(report.other_answers),
                     "answer_tokens": report.tokens,
@@ -317,7 +376,7 @@ def _threads_that_pay(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _too_far(phase: str, precision: str, difference: Difference) -> list[str]:
-    allowed = TOLERANCES[precision].relative
+    allowed = tolerance(precision).relative
     if difference.max_relative <= allowed:
         return []
     return [

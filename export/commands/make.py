@@ -30,7 +30,20 @@ _FOLDER = click.Path(path_type=Path)
 @click.option(
     "--precision",
     help="Of each part: tower=int8,connector=float32,prefill=int8,decode=int4. A word alone "
-    "is for prefill and decode; int4-128 has wider blocks than int4. Left out: the target's own.",
+    "is for prefill and decode; int4-fast is smaller and faster than int4, and loses more. auto takes the smallest and "
+    "fastest that passes verification. Left out: the target's own.",
+)
+@click.option(
+    "--calibration-rows",
+    type=click.IntRange(min=0),
+    default=64,
+    show_default=True,
+    help="Rows that 4 and 8 bits are fitted to, none of them verified with. 0 rounds each weight by itself.",
+)
+@click.option(
+    "--max-loss",
+    type=click.FloatRange(min=0),
+    help="Nats a token that the chances of reference answers may move by. Left out: the precision's own.",
 )
 @click.option(
     "--max-length",
@@ -58,6 +71,9 @@ def export(
         made = make_bundle(wanted, out, overwrite=overwrite, start=bars.start)
     listed = ", ".join(map(str, made.source.scales))
     click.echo(f"{out}: {wanted.target}, scales {listed}, {made.size_bytes / 2**20:.1f} MiB, {len(made.rows)} rows")
+    for refused in made.refused:
+        click.echo(f"refused: {refused}")
+    click.echo(f"precision: {', '.join(f'{part} {chosen}' for part, chosen in made.plan.precision.items())}")
     _say_verified(made.report)
     _say_prefill(made.plan.apart, out)
     first = made.rows[0]
@@ -75,7 +91,8 @@ def export(
 @click.option("--run", "run_folder", type=_FOLDER, default=Path("run"), show_default=True, help="What it is made of.")
 @click.option("--rows", "rows_path", type=_FOLDER, help="Left out, what the run was trained from.")
 @click.option("--verify-rows", type=click.IntRange(min=1), default=24, show_default=True, help="At each scale.")
-def verify(bundle: Path, run_folder: Path, rows_path: Path | None, verify_rows: int) -> None:
+@click.option("--max-loss", type=click.FloatRange(min=0), help="As of `export`; left out, what was allowed there.")
+def verify(bundle: Path, run_folder: Path, rows_path: Path | None, verify_rows: int, max_loss: float | None) -> None:
     """Hold a bundle against its run, as `export` did; one that fails is removed.
 
     \b
@@ -87,21 +104,24 @@ def verify(bundle: Path, run_folder: Path, rows_path: Path | None, verify_rows: 
     from export.bundle.verify import sample_rows, verify_bundle
     from export.runtime.artefact import write_json
     from export.runtime.errors import CheckFailed
-    from export.runtime.manifest import read_manifest
+    from export.runtime.manifest import read_manifest, read_verification
     from mvlm_core.data.of_run import rows_for
     from mvlm_core.data.reading import read_rows
     from mvlm_core.progress import Bars
 
-    scales = read_manifest(bundle).scales
+    manifest = read_manifest(bundle)
+    scales, before = manifest.scales, read_verification(manifest) or {}
+    allowed = before.get("max_loss") if max_loss is None else max_loss
     source = read_source(run_folder, None, scales)
     rows = sample_rows(read_rows(rows_for(run_folder, rows_path)), verify_rows)
     try:
         with Bars() as bars:
-            report = verify_bundle(source, bundle, rows, bars.start("verifying", len(rows) * len(scales)))
+            report = verify_bundle(source, bundle, rows, bars.start("verifying", len(rows) * len(scales)), allowed)
     except CheckFailed as error:
         shutil.rmtree(bundle)
         raise CheckFailed(f"{error}; {bundle} was removed") from None
-    write_json(bundle / "verify.json", report)
+    kept = {"calibration": before["calibration"]} if "calibration" in before else {}
+    write_json(bundle / "verify.json", report | kept)
     reseal(bundle)
     _say_verified(report)
     click.echo(f"next: {shlex.join(['mvlm', 'bench', str(bundle)])}")
@@ -115,6 +135,11 @@ def _say_verified(report: dict[str, Any]) -> None:
             f"{scale:>5} tokens: {facts['same_answers']} of {facts['answers']} answers are torch's; accuracy"
             f" {100 * accuracy['bundle']:.1f} %, torch {100 * accuracy['torch']:.1f} %:"
             f" {lost['points']:.1f} points lost [{lost['low']:.1f}, {lost['high']:.1f}]"
+        )
+        kl, nats, top1 = (facts["fidelity"][name]["mean"] for name in ("kl", "nats", "top1"))
+        click.echo(
+            f"{'':>5}         reference answers: KL {kl:.3g} nats a token (allowed {report['max_loss']:g}),"
+            f" first choice kept {100 * top1:.1f} %, {nats:+.3f} nats"
         )
     router = report["router"]
     if router["asked"]:

@@ -11,13 +11,37 @@ import numpy as np
 from export.runtime.errors import MvlmError
 
 from .dialects import CacheForm, Dialect, FusedDialect, PrimitiveDialect, StandardDialect
-from .quantize import WIDE_BLOCK, Blocks, Dense, DynamicInt8, StoredInt4, StoredInt8
-from .writer import Product
+from .grids import Numbers
+from .recipe import HEAD, OTHERS, Recipe
 
+PHASES = ("prefill", "decode")
 PARTS = ("tower", "connector", "prefill", "decode")
 FLOATS: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16)}
+# The forms of layers in bundles whose manifest names none: what a precision stood for before it could be calibrated.
+OLD_WORDS: dict[str, dict[str, dict[str, str]]] = {
+    "fused": {
+        "int8": {OTHERS: "dynamic8", HEAD: "8b32"}, "int4": {OTHERS: "4b32"}, "int4-fast": {OTHERS: "4b128"},
+        "int4-128": {OTHERS: "4b128"},
+    },
+    "standard": {"int8": {OTHERS: "stored8"}, "int4": {OTHERS: "stored4"}},
+}  # fmt: skip
 # What the runtime opens a bundle's files with.
 Provider = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Forms that the layers of a precision are chosen from, by what each costs this model (`export.rounding`).
+
+    Attributes:
+        forms: the cheapest first.
+        unit: of the budget, `bits` a weight (scales included) or `time` of a prompt's product.
+        mean: the most that a weight of the blocks may cost on average.
+    """
+
+    forms: tuple[str, ...]
+    unit: Literal["bits", "time"]
+    mean: float
 
 
 @dataclass(frozen=True)
@@ -34,6 +58,9 @@ class Target:
         floats: what is computed in where weights are integers.
         apart: prefill and decode may differ in precision, as two graphs over one cache.
         forbids: what cannot be asked for, and why.
+        forms: of a precision, the forms of layers where they are others than `OLD_WORDS` has.
+        ladder: what `--precision auto` tries, the smallest and fastest first.
+        choices: of a precision, what calibration may choose the forms of layers from; the head keeps its own.
     """
 
     name: str
@@ -45,7 +72,15 @@ class Target:
     floats: str
     apart: bool
     forbids: Mapping[str, str] = field(default_factory=dict)
+    forms: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+    ladder: tuple[str, ...] = ()
     most_positions: int | None = None
+
+    @property
+    def engine_of_words(self) -> str:
+        """Whose nodes multiply few bits: onnxruntime's own, or ONNX's."""
+        return "fused" if self.dialect == "fused" else "standard"
 
     @property
     def engine(self) -> str:
@@ -59,14 +94,14 @@ class Target:
         kind = StandardDialect if self.dialect == "standard" else PrimitiveDialect
         return kind(self.cache, positions)
 
-    def product(self, precision: str) -> Product:
-        """How linear layers of the language model are written."""
-        if precision in FLOATS:
-            return Dense()
-        fused = {"int8": DynamicInt8(), "int4": Blocks(4), "int4-128": Blocks(4, WIDE_BLOCK)}
-        standard = {"int8": StoredInt8(), "int4": StoredInt4()}
-        products: dict[str, Any] = fused if self.dialect == "fused" else standard
-        return products[precision]
+    def words(self, precision: str) -> Mapping[str, str]:
+        """The forms of the language model's layers before calibration chooses others, as `Recipe` reads them."""
+        known = {**OLD_WORDS[self.engine_of_words], **self.forms}
+        return {OTHERS: "float"} if precision in FLOATS else known[precision]
+
+    def product(self, precision: str) -> Recipe:
+        """How linear layers of the language model are written without calibration."""
+        return Recipe(self.words(precision))
 
     def floats_of(self, precision: str) -> np.dtype[Any]:
         """What a part of this precision computes in, and keeps its cache in."""
@@ -80,6 +115,19 @@ def _each(tower: str, connector: str, decoder: str) -> dict[str, tuple[str, ...]
     }  # fmt: skip
 
 
+_NEW_NAME = "it is called int4-fast now"
+# A head in 8 bits: it costs little, and what it loses is lost in every token. What `down_proj` reads holds the massive
+# activations of real models (docs/precision.md), which one scale for a whole step cannot tell from the rest.
+_CPU_FORMS = {
+    "int8": {OTHERS: "dynamic8", "down_proj": "8b32", HEAD: "8b32"},
+    "int4": {OTHERS: "4b32z", HEAD: "8b64"}, "int4-fast": {OTHERS: "4b128z", HEAD: "8b128"},
+}  # fmt: skip
+# In `int4` no block is so wide that a step for several conversations adds up in another order than for one.
+_CPU_CHOICES = {
+    "int8": Choice(("dynamic8", "8b128", "8b32"), "time", 1.3),
+    "int4": Choice(("4b32z", "8b64"), "bits", 5.5),
+    "int4-fast": Choice(("4b128z", "4b64z", "8b128"), "bits", 4.9),
+}
 _NO_INT4_20 = "four-bit weights need opset 21, and TensorRT 10.3 reads opsets up to 20"
 _NO_FLOAT32 = "TensorRT has no fused attention in single precision"
 # A cache that is written by TensorScatter is allocated whole: this many positions, unless --max-length names another.
@@ -90,31 +138,36 @@ TARGETS = {
     for target in (
         Target(
             "ort-cpu", "any CPU, by onnxruntime", "cpu", "fused", "in place",
-            _each("float32 int8", "float32", "float32 int8 int4 int4-128"), "float32", apart=True,
+            _each("float32 int8", "float32", "float32 int8 int4 int4-fast"), "float32", apart=True,
+            forbids={"int4-128": _NEW_NAME}, forms=_CPU_FORMS,
+            choices=_CPU_CHOICES,
+            ladder=("prefill=int8,decode=int4-fast", "prefill=int8,decode=int4", "int4", "int8", "float32"),
         ),
         Target(
             "ort-cuda", "an NVIDIA GPU, by onnxruntime", "cuda", "fused", "in place",
-            _each("float16 float32", "float16 float32", "float16 float32 int4 int4-128"), "float16", apart=True,
-            forbids={"int8": "onnxruntime has no fast 8-bit product for CUDA"},
+            _each("float16 float32", "float16 float32", "float16 float32 int4 int4-fast"), "float16", apart=True,
+            ladder=("int4-fast", "int4", "float16"),
+            forbids={"int4-128": _NEW_NAME, "int8": "onnxruntime has no fast 8-bit product for CUDA"},
         ),
         Target(
             "jetpack-6.2", "Jetson Orin, by TensorRT 10.3", "tensorrt", "primitive", "concat",
             _each("float16 float32", "float16 float32", "float16 float32 int8"), "float16", apart=False,
-            forbids={"int4": _NO_INT4_20},
+            ladder=("int8", "float16"), forbids={"int4": _NO_INT4_20},
         ),
         Target(
             "jetpack-7.2", "Jetson Orin or Thor, by TensorRT 10.16", "tensorrt", "standard", "scatter",
             _each("float16 float32", "float16 float32", "float16 int8 int4"), "float16", apart=False,
-            forbids={"float32": _NO_FLOAT32}, most_positions=_STATIC_POSITIONS,
+            ladder=("int4", "int8", "float16"), forbids={"float32": _NO_FLOAT32}, most_positions=_STATIC_POSITIONS,
         ),
         Target(
             "rtx", "an RTX machine, by TensorRT for RTX 1.7", "tensorrt-rtx", "standard", "scatter",
             _each("float16 float32", "float16 float32", "float16 int8 int4"), "float16", apart=False,
-            forbids={"float32": _NO_FLOAT32}, most_positions=_STATIC_POSITIONS,
+            ladder=("int4", "int8", "float16"), forbids={"float32": _NO_FLOAT32}, most_positions=_STATIC_POSITIONS,
         ),
         Target(
             "onnx", "any engine that reads ONNX's own operators", "cpu", "primitive", "concat",
             _each("float32 float16", "float32 float16", "float32 float16 int8"), "float32", apart=False,
+            ladder=("int8", "float32"),
             forbids={"int4": "four-bit weights need opset 21, which many engines do not read"},
         ),
     )
@@ -130,11 +183,19 @@ def target(name: str) -> Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a bundle is to be: for which target, in which precision each part, for how long a conversation."""
+    """What a bundle is to be: for which target, in which precision each part, for how long a conversation.
+
+    `words` are the forms of the language model's layers in each phase, as `Recipe` reads them.
+    """
 
     target: Target
     precision: Mapping[str, str]
     positions: int
+    words: Mapping[str, Mapping[str, str]]
+
+    def recipe(self, phase: str, numbers: Mapping[str, Numbers] | None = None) -> Recipe:
+        """How the linear layers of a phase are written, with the numbers that calibration found."""
+        return Recipe(self.words[phase], numbers or {})
 
     @property
     def apart(self) -> bool:
@@ -157,7 +218,9 @@ def plan(name: str, precision: str | None, asked_positions: int | None, model_po
     most = min(model_positions, asked_of.most_positions or model_positions)
     if asked_positions is not None and asked_positions > model_positions:
         raise MvlmError(f"--max-length {asked_positions}: the model was made for {model_positions} positions")
-    return Plan(asked_of, parse_precision(precision, asked_of), asked_positions or most)
+    chosen = parse_precision(precision, asked_of)
+    words = {phase: asked_of.words(chosen[phase]) for phase in PHASES}
+    return Plan(asked_of, chosen, asked_positions or most, words)
 
 
 def parse_precision(text: str | None, asked_of: Target) -> dict[str, str]:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from .grids import Grid, Numbers
+
 # A module of transformers; torch types what hangs on a module as tensor or module, whatever it is.
 Block = Any
 Array = NDArray[Any]
@@ -35,23 +37,35 @@ class Geometry:
 
 
 class Product(Protocol):
-    """A linear layer without its bias, in one precision."""
+    """How linear layers multiply, without their bias."""
 
     @property
     def by_row(self) -> bool:
         """Whether a position's result is its own, whatever others are multiplied with it."""
 
-    def __call__(self, writer: Writer, x: str, weight: Tensor, name: str) -> str:
-        """x (…, K) times the transpose of weight (N, K) -> (…, N)."""
+    def __call__(self, writer: Writer, x: str, weight: Tensor, name: str, numbers: Numbers | None = None) -> str:
+        """x (…, K) times the transpose of weight (N, K) -> (…, N). `numbers` are stored where the weight was rounded
+        already; a form rounds it to the nearest otherwise."""
 
-    def head(self, writer: Writer, x: str, weight: Tensor, name: str) -> str:
+    def head(self, writer: Writer, x: str, weight: Tensor, name: str, numbers: Numbers | None = None) -> str:
         """The same for one position and the vocabulary: x (1, D), weight (V, D) -> (1, V)."""
 
-    def rounded(self, weight: Tensor) -> Tensor:
-        """The weight (N, K) as the file holds it, in float32: what verification gives to torch."""
 
-    def rounded_head(self, weight: Tensor) -> Tensor:
-        """The same for the head."""
+class Form(Product, Protocol):
+    """A product in one form of numbers."""
+
+    def grid_of(self, k: int) -> Grid | None:
+        """What the weights of a layer with K inputs are rounded to, where that is blocks."""
+
+    def read(self, stored: Callable[[str], Array], n: int, k: int) -> Numbers:
+        """The numbers (N, K) of a layer in a file, where `grid_of` has a grid: `stored` gives what lies there under the
+        layer's name and an ending."""
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        """The weight (N, K) rounded to the nearest, in float32."""
+
+    def seen(self, x: Tensor, *, one_by_one: bool = False) -> Tensor:
+        """The activations (…, K) of a step as the product rounds them, or of as many steps of one position each."""
 
 
 class Writer:

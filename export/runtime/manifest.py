@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,31 @@ class DecoderGraph:
 
 @dataclass(frozen=True)
 class Embedding:
-    """Where the embedding table (V, D) lies in a file of the bundle."""
+    """Where the embedding table (V, D) lies in a file of the bundle.
+
+    With a `block` it lies there in 8 bits, `dtype` uint8: rows made up to whole blocks, 128 standing for nought, and at
+    `scale_offset` a float32 scale for each block, row by row.
+    """
 
     file: str
     offset: int
     shape: tuple[int, int]
     dtype: str
+    block: int | None = None
+    scale_offset: int = 0
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks a row has."""
+        return -(-self.shape[1] // self.block) if self.block else 0
+
+    @property
+    def ends(self) -> int:
+        """The first byte of the file behind table and scales."""
+        rows, width = self.shape
+        if not self.block:
+            return self.offset + _BYTES[self.dtype] * rows * width
+        return max(self.offset + rows * self.blocks * self.block, self.scale_offset + 4 * rows * self.blocks)
 
 
 @dataclass(frozen=True)
@@ -105,6 +124,10 @@ class Manifest:
     model_sha256: str
     sha256: str  # of bundle.json, which answers for every other file
     chat: ChatFacts | None = None  # None in a bundle of before, which takes one question about one picture
+    # By phase: in which form each layer of the language model is written, and which of them were calibrated. None in
+    # bundles of before, whose precisions stood for one form each.
+    forms: dict[str, dict[str, str]] | None = None
+    calibrated: dict[str, list[str]] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -187,15 +210,16 @@ def _check_names(manifest: Manifest, files: dict[str, tuple[str, int]]) -> None:
     unknown = sorted(used - set(files))
     if unknown:
         raise MvlmError(f"{manifest.folder / 'bundle.json'} gives no hash for {', '.join(unknown)}: export again")
-    known = manifest.router.scales if manifest.router else manifest.scales
-    if not known[0] <= min(manifest.scales) <= max(manifest.scales) <= known[-1]:
+    of_router = manifest.router.scales if manifest.router else manifest.scales
+    if not of_router[0] <= min(manifest.scales) <= max(manifest.scales) <= of_router[-1]:
         raise MvlmError(
-            f"the router of {manifest.folder} was fitted for {known[0]} to {known[-1]} tokens, and the bundle's scales"
-            " go beyond: export again"
+            f"the router of {manifest.folder} was fitted for {of_router[0]} to {of_router[-1]} tokens, and the bundle's"
+            " scales go beyond: export again"
         )
     table = manifest.embedding
-    end = table.offset + _BYTES.get(table.dtype, 0) * table.shape[0] * table.shape[1]
-    if table.dtype not in _BYTES or table.offset < 0 or min(table.shape) < 1 or end > files[table.file][1]:
+    known = ("uint8",) if table.block else tuple(_BYTES)
+    sound = table.dtype in known and min(table.offset, table.scale_offset, min(table.shape) - 1) >= 0
+    if not sound or table.ends > files[table.file][1]:
         raise MvlmError(f"the embedding table of {manifest.folder} does not lie in {table.file}: export again")
 
 
@@ -219,7 +243,8 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
         max_length=int(value["max_length"]),
         tokenizer=str(value["tokenizer"]),
         embedding=Embedding(
-            str(table["file"]), int(table["offset"]), (int(table["shape"][0]), int(table["shape"][1])), table["dtype"]
+            str(table["file"]), int(table["offset"]), (int(table["shape"][0]), int(table["shape"][1])), table["dtype"],
+            int(table["block"]) if table.get("block") else None, int(table.get("scale_offset", 0)),
         ),
         vision=_graph(graphs["vision"]),
         connectors={scale: _graph(graphs["connectors"][str(scale)]) for scale in scales},
@@ -233,6 +258,8 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
         model_sha256=str(value["model_sha256"]),
         sha256=str(value[SEAL]),
         chat=_chat(value["chat"]) if value.get("chat") else None,
+        forms={str(phase): dict(words) for phase, words in value["forms"].items()} if "forms" in value else None,
+        calibrated={str(phase): list(layers) for phase, layers in value.get("calibrated", {}).items()},
     )  # fmt: skip
 
 

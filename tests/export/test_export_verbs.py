@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import shlex
 import shutil
@@ -135,9 +136,15 @@ def test_the_example_answers(made, capsys, monkeypatch):
 def test_two_graphs_say_what_they_cost(made, tmp_path, mvlm):
     out = tmp_path / "bundle"
     done = mvlm(
-        *arguments(made, out, "--scales", "4", "--precision", "prefill=int8,decode=int4", "--max-length", "200")
-    )
+        *arguments(made, out, "--scales", "4", "--precision", "prefill=int8,decode=int4", "--max-length", "200"),
+        "--max-loss", "9",
+    )  # fmt: skip
     assert done.exit_code == 0, done.output
+    verified = json.loads((out / "verify.json").read_text())
+    assert verified["calibration"]["rows"] == 3  # all that are not of the test split
+    assert set(verified["calibration"]["foretold_nats"]) == {"prefill", "decode"}
+    assert "KL" in done.output
+    assert "(allowed 9)" in done.output
     assert "prefill has a graph of its own" in done.output
     assert "points lost" in done.output
     manifest = json.loads((out / "bundle.json").read_text())
@@ -153,8 +160,42 @@ def test_two_graphs_say_what_they_cost(made, tmp_path, mvlm):
     again = mvlm("verify", str(out), "--run", str(made.run), "--rows", str(made.rows), "--verify-rows", "2")
     assert again.exit_code == 0, again.output
     assert "    4 tokens: " in again.output
-    assert len(json.loads((out / "verify.json").read_text())["rows"]) == 2
+    anew = json.loads((out / "verify.json").read_text())
+    assert len(anew["rows"]) == 2
+    assert (anew["max_loss"], anew["calibration"]) == (9, verified["calibration"])
     Runtime.load(out)  # sealed again
+
+
+def test_a_precision_that_loses_too_much_names_layers_and_the_next_that_passes(made, tmp_path, mvlm):
+    asked = arguments(made, tmp_path / "bundle", "--no-router", "--scales", "4")
+    failed = mvlm(*asked, "--precision", "int4-fast", "--max-loss", "0.0001", "--calibration-rows", "2")
+    assert failed.exit_code == 1
+    assert "the chances of the next token moved by" in failed.output
+    assert re.search(r"the layers that cost most: layers\.\d\.\S+ \(4b128z, \w+: \S+\), ", failed.output)
+    assert "--precision float32 passes" in failed.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_auto_takes_the_first_that_passes(made, tmp_path, mvlm):
+    out = tmp_path / "bundle"
+    done = mvlm(*arguments(made, out, "--no-router", "--scales", "4", "--precision", "auto", "--max-loss", "1e-4"))
+    assert done.exit_code == 0, done.output
+    assert json.loads((out / "bundle.json").read_text())["precision"]["decode"] == "float32"
+    assert done.output.count("refused: ") == 4
+    assert "refused: prefill=int8,decode=int4-fast: the exported files do not compute" in done.output
+
+
+def test_without_calibration_and_without_rows_for_it(made, tmp_path, mvlm):
+    out, rows = tmp_path / "bundle", tmp_path / "rows"
+    shutil.copytree(made.rows, rows)
+    (rows / "rows.jsonl").write_text((rows / "rows.jsonl").read_text().replace('"val"', '"test"'))
+    asked = ["--no-router", "--scales", "4", "--precision", "int4", "--max-loss", "9", "--rows", str(rows)]
+    failed = mvlm(*arguments(made, out), *asked)
+    assert failed.exit_code == 2
+    assert "no row is left to calibrate with" in failed.output
+    done = mvlm(*arguments(made, out), *asked, "--calibration-rows", "0")
+    assert done.exit_code == 0, done.output
+    assert json.loads((out / "bundle.json").read_text())["calibrated"] == {}
 
 
 def test_verify_removes_what_fails(made, tmp_path, mvlm, monkeypatch):

@@ -57,7 +57,7 @@ def test_a_target_nobody_knows():
         ("ort-cpu", None, "float32 float32 float32 float32"),
         ("ort-cpu", "int4", "float32 float32 int4 int4"),
         ("ort-cpu", "prefill=int8, decode=int4", "float32 float32 int8 int4"),
-        ("ort-cpu", "prefill=int8,decode=int4-128", "float32 float32 int8 int4-128"),
+        ("ort-cpu", "prefill=int8,decode=int4-fast", "float32 float32 int8 int4-fast"),
         ("ort-cpu", "tower=int8", "int8 float32 float32 float32"),
         ("rtx", None, "float16 float16 float16 float16"),
         ("rtx", "int4,tower=float32", "float32 float16 int4 int4"),
@@ -70,9 +70,10 @@ def test_precisions(name, text, chosen):
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("ort-cpu", "float16", "prefill=float16 (it takes float32, int8, int4, int4-128); decode=float16"),
+        ("ort-cpu", "float16", "prefill=float16 (it takes float32, int8, int4, int4-fast); decode=float16"),
         ("ort-cpu", "towr=int8", "there is no part 'towr': tower, connector, prefill, decode"),
         ("ort-cpu", "connector=int8", "connector=int8 (it takes float32)"),
+        ("ort-cpu", "int4-128", "prefill=int4-128 (it is called int4-fast now)"),
         ("jetpack-6.2", "int4", "four-bit weights need opset 21, and TensorRT 10.3 reads opsets up to 20"),
         ("rtx", "float32", "TensorRT has no fused attention in single precision"),
         ("ort-cuda", "int8", "no fast 8-bit product for CUDA"),

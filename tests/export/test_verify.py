@@ -14,6 +14,7 @@ import torch
 from onnx import numpy_helper
 
 from export.bundle import verify as verification
+from export.bundle.fidelity import Fidelity
 from export.bundle.files import reseal
 from export.bundle.tolerance import TOLERANCES, coarsest, points_lost
 from export.bundle.verify import Difference, sample_rows, verify_bundle
@@ -25,6 +26,8 @@ from mvlm_core.data.reading import read_rows
 from tests.support.bundles import Made, bundle_for, nested_pool_bundle, pool_bundle, query_bundle
 from tests.support.tiny import one_question
 
+# What these models of a few thousand random weights lose by 4 bits is no measure of anything.
+LOSS = 9.0
 EXACT = TOLERANCES["float32"].relative
 FAMILIES = {
     "pool, resnet, qwen3": pool_bundle, "nested_pool, resnet, llama": nested_pool_bundle,
@@ -42,7 +45,7 @@ EVERY_PART = [
 OTHERS = {
     "int8": ("ort-cpu", "tower=int8,int8"),
     "int4": ("ort-cpu", "int4"),
-    "int4, wide blocks": ("ort-cpu", "int4-128"),
+    "int4, wide blocks": ("ort-cpu", "int4-fast"),
     "two graphs": ("ort-cpu", "prefill=int8,decode=int4"),
     "primitive": ("onnx", None),
     "jetpack": ("jetpack-6.2", "int8"),
@@ -63,7 +66,7 @@ def made(request) -> Made:
 
 def verify(made: Made, bundle=None, scales=(4, 9), rows: int = 1) -> dict:
     source, steps = replace(made.source, scales=scales), []
-    report = verify_bundle(source, bundle or made.bundle, sample_rows(read_rows(made.rows), rows), steps.append)
+    report = verify_bundle(source, bundle or made.bundle, sample_rows(read_rows(made.rows), rows), steps.append, LOSS)
     assert sum(steps) == rows * len(scales)
     return report
 
@@ -141,6 +144,27 @@ def test_rotary_tables_shifted_in_any_precision(other, tmp_path):
     rewrite(bundle, shift_rotary)
     with pytest.raises(CheckFailed, match=r"prefill in \S+ differs"):
         verify(other, bundle)
+
+
+def test_chances_that_move_by_more_than_is_allowed(other):
+    """By the arithmetic of the definition, from what torch and the real runtime say."""
+    facts = verify(other, scales=(4,), rows=2)["scales"]["4"]["fidelity"]
+    assert 0 <= facts["kl"]["low"] <= facts["kl"]["mean"] <= facts["kl"]["high"]
+    assert 0 <= facts["top1"]["mean"] <= 1
+    source, rows = replace(other.source, scales=(4,)), sample_rows(read_rows(other.rows), 2)
+    less = facts["kl"]["mean"] * 0.99
+    with pytest.raises(CheckFailed, match=r"scale 4, the chances of the next token moved by \S+ nats \(interval"):
+        verify_bundle(source, other.bundle, rows, lambda steps: None, less)
+    assert verify_bundle(source, other.bundle, rows, lambda steps: None, less * 1.02)["max_loss"] == less * 1.02
+
+
+def test_divergence_and_nats_by_hand():
+    seen = Fidelity()
+    one, other = torch.tensor([[0.0, 0, 0]]), torch.log(torch.tensor([[0.5, 0.25, 0.25]]))
+    seen.see(one, other, torch.tensor([1]))
+    np.testing.assert_allclose(seen.kl, [(np.log(2 / 3) + 2 * np.log(4 / 3)) / 3], rtol=1e-6)
+    np.testing.assert_allclose(seen.nats, [np.log(4 / 3)], rtol=1e-6)
+    assert (seen.first, seen.top1) == (seen.kl, [1.0])
 
 
 def test_a_mask_off_by_one_in_any_dialect(other, tmp_path):

@@ -102,7 +102,7 @@ def test_a_decoder_says_whether_it_takes_several(tmp_path, dialect):
     assert written(random_model("qwen3"), tmp_path, DIALECTS[dialect]).takes_several == (dialect == "fused")
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8", "int4", "int4-128", "prefill=int8,decode=int4"])
+@pytest.mark.parametrize("precision", ["float32", "int8", "int4", "int4-fast", "prefill=int8,decode=int4"])
 def test_every_precision_answers_the_same_together(precision, at_once):
     """Where one conversation could change what another gives, they are written one by one (`Product.by_row`)."""
     made = bundle_for(pool_bundle(), "ort-cpu", precision)
@@ -110,7 +110,7 @@ def test_every_precision_answers_the_same_together(precision, at_once):
     pictures = [made.picture(i) for i in range(6)]
     alone = [runtime.ask(picture, QUESTION, 9, **LONG) for picture in pictures]
     same(runtime.ask_many(pictures, QUESTION, 9, **LONG), alone)
-    assert bool(at_once) == runtime.decoder.takes_several == (precision not in ("int8", "int4-128"))
+    assert bool(at_once) == runtime.decoder.takes_several == (precision not in ("int8", "int4-fast"))
 
 
 # Answers

@@ -71,7 +71,7 @@ def test_a_cache_that_grows_is_read_at_once(tmp_path, monkeypatch):
     """Each piece would copy all that was read before it."""
     decoder = written(random_model("qwen3"), tmp_path, DIALECTS["standard, concat"])
     monkeypatch.setattr(sessions, "_PIECE", 4)
-    assert [len(piece) for piece in decoder._pieces(np.zeros((11, 8), np.float32))] == [11]
+    assert [len(piece) for piece in decoder.pieces(np.zeros((11, 8), np.float32))] == [11]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -193,12 +193,12 @@ class Decoder:
 
     def step(self, inputs_embeds: NDArray[np.float32], cache: Cache) -> NDArray[np.float32]:
         """Read S more positions after those in the cache: (S, D) -> logits (V,) of the last one."""
-        for piece in self._pieces(inputs_embeds):
+        for piece in self.pieces(inputs_embeds):
             logits = self._read(piece, cache)
         return logits
 
-    def _pieces(self, inputs_embeds: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """A prompt as it is read: whole, or in pieces of one size where that is faster."""
+    def pieces(self, inputs_embeds: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """A prompt (S, D) as it is read: whole, or in pieces of one size where that is faster."""
         if len(inputs_embeds) <= _PIECE or self.facts.cache != "in place" or self.device.provider != "cpu":
             return [inputs_embeds]
         return np.array_split(inputs_embeds, -(-len(inputs_embeds) // _PIECE))

@@ -13,18 +13,31 @@ from export.runtime.request import Request
 
 Array = NDArray[np.float32]
 _FEW = 256  # tokens that are sorted before all are
+# What stands for nought in a table of 8 bits.
+_NOUGHT = np.float32(128)
 
 
 class EmbeddingTable:
     """The language model's embedding table (V, D), mapped from its file rather than read into memory."""
 
     def __init__(self, manifest: Manifest) -> None:
-        place = manifest.embedding
-        self._rows = np.memmap(manifest.path(place.file), place.dtype, "r", place.offset, place.shape)
+        place, file = manifest.embedding, manifest.path(manifest.embedding.file)
+        self._width, self._scales = place.shape[1], None
+        shape: tuple[int, ...] = place.shape
+        if place.block:
+            blocks = (place.shape[0], place.blocks)
+            self._scales = np.memmap(file, np.float32, "r", place.scale_offset, blocks)
+            shape = (*blocks, place.block)
+        self._rows = np.memmap(file, place.dtype, "r", place.offset, shape)
 
     def rows(self, ids: Sequence[int]) -> Array:
         """(T ids) -> (T, D)."""
-        return self._rows[np.asarray(ids, np.int64)].astype(np.float32)  # a table of halves too
+        wanted = np.asarray(ids, np.int64)
+        rows = self._rows[wanted].astype(np.float32)  # a table of halves too
+        if self._scales is None:
+            return rows
+        restored = (rows - _NOUGHT) * self._scales[wanted][..., None]  # (T, blocks, block)
+        return restored.reshape(len(wanted), -1)[:, : self._width]
 
 
 class Sampler:
