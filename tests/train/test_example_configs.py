@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from mvlm_core.checkpoints.import_checkpoint import import_checkpoint
 from mvlm_core.modeling.processing import turn
+from mvlm_core.modeling.scales import pool_scales, require_scales
 from mvlm_core.train.build import build_model, build_processor, resolve_config
 from mvlm_core.train.config import TrainConfig, read_config, scenes_config
+from mvlm_core.train.model_config import ModelConfig
+from mvlm_core.train.scale_sampling import possible_scales
 from tests.support import backbones
 from tests.support.backbones import write_language_model, write_tower
+from tests.support.families import make, picture
 from tests.support.tiny import ANSWERS, QUESTIONS, drawn_picture, one_question
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
@@ -51,8 +56,28 @@ def assert_shows(config, model, processor, question: str = QUESTIONS[0]) -> None
 def test_all_are_tested():
     """Those of accelerate's launcher are read in test_training_page."""
     assert {file.name for file in CONFIGS.iterdir() if not file.name.startswith("accelerate_")} == {
-        "demo.yaml", "m3.yaml", "mqt_stage1.yaml", "mqt_stage2.yaml", "small_model.yaml",
+        "demo.yaml", "m3.yaml", "mqt_stage1.yaml", "mqt_stage2.yaml", "small_model.yaml", "smolvlm2.yaml",
+        "internvl3_5.yaml",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "grid_side"), [("smolvlm2.yaml", "smolvlm", 8), ("internvl3_5.yaml", "internvl", 16)]
+)
+def test_a_family_becomes_a_nested_model(name, kind, grid_side, tmp_path):
+    """The recipe's scales are those of the real grid; on a tiny checkpoint of the family, of those that it has."""
+    config = read_config(CONFIGS / name)
+    shown = {*config.scales, *possible_scales(config.stages[0].show)}
+    require_scales(sorted(shown, key=str), pool_scales(grid_side))
+    (tmp_path / "run").mkdir()
+    checkpoint = make(kind, tmp_path / "checkpoint")
+    import_checkpoint(checkpoint, tmp_path / "run", vision_tower=None, num_heads=16, bar=lambda *_: lambda _: None)
+    small = {"scales": (4, "4@4", "native"), "model": ModelConfig(start=tmp_path / "run")}
+    stage = config.stages[0].model_copy(update={"show": (4, "native")})
+    config, model, processor = built(config.model_copy(update=small | {"stages": (stage,)}))
+    for scale in config.scales:
+        batch = processor(images=[picture(200, 90)], text=processor.ask(QUESTIONS[0]), scale=scale)
+        assert model(**batch).logits.isfinite().all()
 
 
 def test_the_demos_is_the_recipe_itself():
