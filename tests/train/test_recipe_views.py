@@ -121,3 +121,25 @@ def test_tiles_are_stretched():
     with pytest.raises(ValueError, match="pictures with tiles are stretched over them, and fit is pad"):
         ImageConfig(tiles=4, fit="pad")
     assert MvlmImageProcessor().view_spec is None
+
+
+def test_the_tokens_are_told_beforehand(rows, tmp_path, mvlm):
+    begin = tmp_path / "begin"
+    assert mvlm("import", make("smolvlm", tmp_path / "checkpoint"), "--out", begin).exit_code == 0
+    result = mvlm("data", "check", rows, "--config", config_file(tmp_path, rows, model={"start": str(begin)}))
+    assert result.exit_code == 0, (result.output, result.exc_info)
+    processor = load_run(begin)[1]
+    wide = processor(text=processor.ask("how many?"), images=[str(rows / "0.png")], scale="4@native")
+    assert "4@native" in result.output
+    alone = processor(text=processor.ask("how many?"), images=[str(rows / "0.png")], scale=4)
+    assert wide["input_ids"].shape[1] > alone["input_ids"].shape[1]
+
+
+def test_more_views_than_fit_are_named_before_a_step(rows, tmp_path, mvlm):
+    begin = tmp_path / "begin"
+    assert mvlm("import", make("smolvlm", tmp_path / "checkpoint"), "--out", begin).exit_code == 0
+    stage = STAGE | {"show": ["4@native"], "max_tokens": 60}
+    config = config_file(tmp_path, rows, model={"start": str(begin)}, stages=[stage])
+    result = mvlm("train", config, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "tokens at scale 4@native do not fit into 60 without leaving out a picture" in result.output
