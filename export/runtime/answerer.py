@@ -94,7 +94,14 @@ class Answerer:
         """A picture's values (1, P, ·) as the tokens of one scale of the bundle: (1, m, D)."""
         graph = self.manifest.connectors[num_visual_tokens]
         session = self._connector(num_visual_tokens)
-        return run_session(session, [graph.outputs["tokens"]], {graph.inputs["values"]: values})[0]
+        tokens = run_session(session, [graph.outputs["tokens"]], {graph.inputs["values"]: values})[0]
+        wanted = (1, num_visual_tokens, self.manifest.embedding.shape[1])
+        if tokens.shape != wanted:
+            raise MvlmError(
+                f"{graph.file} gives {tokens.shape} and not {wanted}: it is another scale's; export again",
+                code="bad-bundle",
+            )
+        return tokens
 
     def _connector(self, num_visual_tokens: int) -> Any:
         """The open connector of a scale; where a bundle holds many, those that nobody asks for are never opened."""

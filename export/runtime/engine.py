@@ -17,6 +17,7 @@ from export.runtime.routing.costs import read_costs
 
 from .answer import Answer, Clock, Stream, pieces_in_thread, read_in_thread
 from .answerer import Answerer
+from .bundle_files import Verify
 from .chat import Chats, Conversed, Truncate
 from .errors import MvlmError
 from .image import Order, Picture
@@ -37,14 +38,29 @@ class Runtime(Answerer):
     """The door: a bundle that looks at pictures, and answers."""
 
     @classmethod
-    def load(cls, path: str | Path, provider: str = "cpu", threads: int | None = None) -> Runtime:
-        """Open the bundle at `path` on `provider`. Raises `MvlmError` when it is not whole or cannot be opened."""
+    def load(
+        cls, path: str | Path, provider: str = "cpu", threads: int | None = None, *,
+        sha256: str | None = None, verify: Verify | None = None,
+    ) -> Runtime:  # fmt: skip
+        """Open the bundle at `path` on `provider`.
+
+        A bundle is a program: `sha256` names the one that is meant, by the `manifest_sha256` of its bundle.json, which
+        answers for every other file. `verify` says when files are hashed: "always"; "changed", which remembers what
+        it has hashed of a large bundle; "never". Left out, it is "always" where `sha256` is named, else "changed".
+        Raises `MvlmError` when the bundle is not whole, is another one, or cannot be opened.
+        """
         if not isinstance(path, str | Path):
             raise MvlmError(f"{path!r} is no path of a bundle: name its folder")
         device = Device(provider, threads)
-        manifest = read_manifest(Path(path))
+        manifest = read_manifest(Path(path), sha256=sha256, verify=verify)
         require_provider(manifest, provider)
-        return cls(manifest, device, read_costs(manifest.folder, device_name(provider, threads), manifest.sha256))
+        try:
+            return cls(manifest, device, read_costs(manifest.folder, device_name(provider, threads), manifest.sha256))
+        except MvlmError:
+            raise
+        except Exception as error:  # of values that a sealed manifest may hold, and that nothing can be made of
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise MvlmError(f"{path} is not in order ({reason}): export again", code="bad-bundle") from error
 
     def verified(self, num_visual_tokens: int) -> str:
         """In a person's words: in which precision a scale was held against torch, and what it lost."""

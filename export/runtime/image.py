@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ MAX_PIXELS = 64_000_000
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _LARGEST_SHRINK = 64
 _LONGEST_NAME = 200
+_MOST_SIDE = 16_384
+_FITS = ("stretch", "crop", "pad")
 _ORIENTATION = 0x0112  # of EXIF
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -44,10 +47,20 @@ class ImageSpec:
         resample = value.get("resample", "bicubic")
         if resample not in FILTERS:
             raise MvlmError(f"pictures are to be resized by {resample!r}, and only by {', '.join(FILTERS)} they can be")
-        return cls(int(value["size_px"]), tuple(value["mean"]), tuple(value["std"]), value["fit"], resample)
+        size_px, (mean, std) = value["size_px"], (_channels(value[name]) for name in ("mean", "std"))
+        if not isinstance(size_px, int) or not 1 <= size_px <= _MOST_SIDE or value["fit"] not in _FITS or 0 in std:
+            raise MvlmError(f"pictures of {size_px!r} pixels, fit {value['fit']!r}, std {std} are not made here")
+        return cls(size_px, mean, std, value["fit"], resample)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _channels(value: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(channel) for channel in value)
+    if not all(map(math.isfinite, (red, green, blue))):
+        raise ValueError("a mean or deviation that is not finite")
+    return red, green, blue
 
 
 def open_picture(

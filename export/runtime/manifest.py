@@ -8,15 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .artefact import read_artefact, sha256_file, sha256_json
+from .artefact import read_artefact, sha256_json
+from .bundle_files import Verify, require_files, require_known_data
 from .errors import MvlmError
 from .families import PREFIX_NESTED, current_name
 from .features import FEATURE_VERSION
 from .image import ImageSpec
 
 SEAL = "manifest_sha256"
+_MOST = 2**31
+_STEP_INPUTS = {
+    "inputs_embeds", "position_ids", "seqlens_k", "total_sequence_length", "attention_mask", "write_indices",
+}  # fmt: skip
 CACHE_FORMS = ("in place", "scatter", "concat")
-_MOST_FILES = 4096
 # Families whose coarse tokens begin the finer ones; another's are read anew at every scale, which is always right.
 _BYTES = {"float32": 4, "float16": 2}  # of one number
 
@@ -138,20 +142,27 @@ class Manifest:
         return self.family in PREFIX_NESTED
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read and check a bundle.
+def read_manifest(folder: Path, *, sha256: str | None = None, verify: Verify | None = None) -> Manifest:
+    """Read and check a bundle. `sha256` is what its manifest's hash must be; `verify` is of `require_files`.
 
-    Raises `MvlmError`: no bundle, a newer format or feature version, a file that is missing or changed, a path that
-    leads out of the folder, a description that was edited.
+    Raises `MvlmError`: no bundle, another than the one of `sha256`, a newer format or feature version, a file that is
+    missing or changed, or that no hash is given for, a path that leads out of the folder, a description that was
+    edited or makes no sense.
     """
     value = read_artefact(folder, "bundle")
-    if value.get(SEAL) != seal(value):
+    sealed = _seal_of(folder, value)
+    if value.get(SEAL) != sealed:
         raise MvlmError(f"{folder / 'bundle.json'} was changed after export: export again", code="changed-bundle")
+    if sha256 is not None and sha256 != sealed:
+        raise MvlmError(
+            f"{folder} is another bundle than the one asked for: its hash is {sealed}, and {sha256} was named",
+            code="wrong-bundle",
+        )
     try:
         manifest = _parse(folder, value)
         files = {str(name): (str(facts["sha256"]), int(facts["bytes"])) for name, facts in value["files"].items()}
         feature_version = int(value["feature_version"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         reason = f"{type(error).__name__}: {error}".split("\n")[0][:120]
         raise MvlmError(f"{folder / 'bundle.json'} is not in order ({reason}): export again") from None
     if manifest.router and feature_version != FEATURE_VERSION:
@@ -159,8 +170,9 @@ def read_manifest(folder: Path) -> Manifest:
             f"the router of {folder} reads features of version {feature_version}, and this mvlm computes version"
             f" {FEATURE_VERSION}: export again with this mvlm"
         )
-    _check_files(folder, files)
+    require_files(folder, files, sealed, verify or ("changed" if sha256 is None else "always"))
     _check_names(manifest, files)
+    require_known_data(folder, sorted({graph.file for graph in _graphs(manifest)}), files)
     return manifest
 
 
@@ -185,26 +197,22 @@ def seal(value: dict[str, Any]) -> str:
     return sha256_json({key: part for key, part in value.items() if key != SEAL})
 
 
-def _check_files(folder: Path, files: dict[str, tuple[str, int]]) -> None:
-    if len(files) > _MOST_FILES:
-        raise MvlmError(f"{folder / 'bundle.json'} names {len(files)} files: at most {_MOST_FILES} are read")
-    home, wrong = folder.resolve(), []
-    for name, (sha256, size) in sorted(files.items()):
-        path = folder / name
-        if not path.resolve().is_relative_to(home):
-            raise MvlmError(f"{folder / 'bundle.json'} names {name}, outside the bundle: export again", code="bad-path")
-        if not path.is_file():
-            wrong.append(f"{name} is missing")
-        elif path.stat().st_size != size or sha256_file(path) != sha256:
-            wrong.append(f"{name} was changed")
-    if wrong:
-        raise MvlmError(f"the bundle {folder} is not whole: {', '.join(wrong)}: export again", code="changed-bundle")
+def _seal_of(folder: Path, value: dict[str, Any]) -> str:
+    try:
+        return seal(value)
+    except (ValueError, RecursionError):  # half a character, or nested too deep to be written again
+        raise MvlmError(f"{folder / 'bundle.json'} is not in order: export again") from None
+
+
+def _graphs(manifest: Manifest) -> list[Graph]:
+    decoder = manifest.decoder
+    return [
+        manifest.vision, *manifest.connectors.values(), decoder.graph, *([decoder.prefill] if decoder.prefill else [])
+    ]  # fmt: skip
 
 
 def _check_names(manifest: Manifest, files: dict[str, tuple[str, int]]) -> None:
-    graphs = [manifest.vision, *manifest.connectors.values(), manifest.decoder.graph]
-    graphs += [manifest.decoder.prefill] if manifest.decoder.prefill else []
-    used = {manifest.tokenizer, manifest.embedding.file, *(graph.file for graph in graphs)}
+    used = {manifest.tokenizer, manifest.embedding.file, *(graph.file for graph in _graphs(manifest))}
     used |= {manifest.router.file} if manifest.router else set()
     used |= {manifest.chat.template} if manifest.chat else set()
     unknown = sorted(used - set(files))
@@ -228,7 +236,7 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
     scales = tuple(int(scale) for scale in value["scales"])
     if not scales:
         raise ValueError("no scales")
-    decoder, table, router = graphs["decoder"], value["embedding"], value["router"]
+    table, router = value["embedding"], value["router"]
     return Manifest(
         folder=folder,
         family=current_name(str(value["family"])),
@@ -246,14 +254,9 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
             str(table["file"]), int(table["offset"]), (int(table["shape"][0]), int(table["shape"][1])), table["dtype"],
             int(table["block"]) if table.get("block") else None, int(table.get("scale_offset", 0)),
         ),
-        vision=_graph(graphs["vision"]),
-        connectors={scale: _graph(graphs["connectors"][str(scale)]) for scale in scales},
-        decoder=DecoderGraph(
-            _graph(decoder["graph"]), tuple(decoder["past"]), tuple(decoder["present"]),
-            int(decoder["kv_heads"]), int(decoder["head_dim"]), _one_of(decoder["cache"], CACHE_FORMS),
-            _one_of(decoder["cache_dtype"], tuple(_BYTES)), int(decoder["positions"]),
-            _graph(decoder["prefill"]) if decoder.get("prefill") else None,
-        ),
+        vision=_graph(graphs["vision"], ("pixel_values",), ("values", "words")),
+        connectors={scale: _graph(graphs["connectors"][str(scale)], ("values",), ("tokens",)) for scale in scales},
+        decoder=_decoder(graphs["decoder"]),
         router=None if router is None else _router(router),
         model_sha256=str(value["model_sha256"]),
         sha256=str(value[SEAL]),
@@ -268,8 +271,30 @@ def _chat(value: dict[str, Any]) -> ChatFacts:
     return ChatFacts(str(value["template"]), tokens)
 
 
-def _graph(value: dict[str, Any]) -> Graph:
-    return Graph(str(value["file"]), dict(value["inputs"]), dict(value["outputs"]))
+def _graph(value: dict[str, Any], inputs: Sequence[str] = (), outputs: Sequence[str] = ()) -> Graph:
+    """A graph that has at least the inputs and outputs of these roles."""
+    return Graph(str(value["file"]), _names(value["inputs"], inputs), _names(value["outputs"], outputs))
+
+
+def _names(value: dict[str, Any], roles: Sequence[str]) -> dict[str, str]:
+    if not all(isinstance(name, str) for name in value.values()) or not set(roles) <= set(value):
+        raise ValueError(f"a graph whose tensors are called {value!r}"[:100])
+    return dict(value)
+
+
+def _decoder(value: dict[str, Any]) -> DecoderGraph:
+    past, present = tuple(value["past"]), tuple(value["present"])
+    sizes = [int(value[name]) for name in ("kv_heads", "head_dim", "positions")]
+    if not past or len(past) != len(present) or not all(isinstance(name, str) for name in (*past, *present)):
+        raise ValueError("a cache without names")
+    graphs = [_graph(value[key], (), ("logits",)) for key in ("graph", "prefill") if value.get(key)]
+    if not all(1 <= size <= _MOST for size in sizes) or any(set(graph.inputs) - _STEP_INPUTS for graph in graphs):
+        raise ValueError("a decoder of no sizes, or with inputs that nothing gives")
+    kv_heads, head_dim, positions = sizes
+    return DecoderGraph(
+        graphs[0], past, present, kv_heads, head_dim, _one_of(value["cache"], CACHE_FORMS),
+        _one_of(value["cache_dtype"], tuple(_BYTES)), positions, graphs[1] if len(graphs) > 1 else None,
+    )  # fmt: skip
 
 
 def _one_of(value: Any, known: Sequence[str]) -> str:

@@ -7,8 +7,7 @@ import shutil
 
 import pytest
 
-from export.runtime import MvlmError, Runtime
-from export.runtime import manifest as manifests
+from export.runtime import MvlmError, Runtime, bundle_files
 from export.runtime.artefact import sha256_file
 from export.runtime.manifest import SEAL, read_manifest, seal
 from tests.support.bundles import pool_bundle
@@ -124,7 +123,7 @@ def test_a_description_that_makes_no_sense(bundle, change, says):
 
 
 def test_too_many_files(bundle, monkeypatch):
-    monkeypatch.setattr(manifests, "_MOST_FILES", 3)
+    monkeypatch.setattr(bundle_files, "_MOST_FILES", 3)
     refused(bundle, "at most 3 are read")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from export.runtime.errors import MvlmError
 from export.runtime.manifest import Manifest
 from export.runtime.request import Request
 
@@ -31,8 +32,14 @@ class EmbeddingTable:
         self._rows = np.memmap(file, place.dtype, "r", place.offset, shape)
 
     def rows(self, ids: Sequence[int]) -> Array:
-        """(T ids) -> (T, D)."""
+        """(T ids) -> (T, D). Raises `MvlmError` for ids that the table has no rows for: parts of two bundles."""
         wanted = np.asarray(ids, np.int64)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self._rows):
+            raise MvlmError(
+                f"the prompt or tokenizer names a token beyond the {len(self._rows)} rows of the embedding table:"
+                " export again",
+                code="bad-bundle",
+            )
         rows = self._rows[wanted].astype(np.float32)  # a table of halves too
         if self._scales is None:
             return rows

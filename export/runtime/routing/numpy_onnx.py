@@ -43,12 +43,12 @@ class GraphWalk:
         if not path.is_file() or path.stat().st_size > _LARGEST_BYTES:
             raise MvlmError(f"{path} is missing, or too large for a router: fit and export again")
         try:
-            model = _fields(memoryview(path.read_bytes()))
-            graph = _fields(model[7][0])
-            self.metadata = {_text(pair[1][0]): _text(pair[2][0]) for pair in map(_fields, model[14])}
+            model = fields_of(memoryview(path.read_bytes()))
+            graph = fields_of(model[7][0])
+            self.metadata = {_text(pair[1][0]): _text(pair[2][0]) for pair in map(fields_of, model[14])}
             self._constants = dict(map(_tensor, graph[5]))
             self._nodes = [_node(node) for node in graph[1]]
-            self._outputs = [_text(_fields(value)[1][0]) for value in graph[12]]
+            self._outputs = [_text(fields_of(value)[1][0]) for value in graph[12]]
             self._trees = {n.output: Trees(n.attributes) for n in self._nodes if n.op == "TreeEnsembleRegressor"}
         except (IndexError, KeyError, ValueError, struct.error) as error:
             raise MvlmError(f"{path} is no router ({type(error).__name__}: {error}): fit and export again") from None
@@ -161,7 +161,11 @@ _OPERATORS: dict[str, Callable[..., Array]] = {
 }
 
 
-def _fields(message: memoryview) -> defaultdict[int, list[Any]]:
+# All that a router's graph may hold: none of them runs for longer than its inputs are large.
+ROUTER_OPERATORS = frozenset({*_OPERATORS, "TreeEnsembleRegressor"})
+
+
+def fields_of(message: memoryview) -> defaultdict[int, list[Any]]:
     """A protobuf message as field number -> values: ints as they are, strings and messages as bytes."""
     found: defaultdict[int, list[Any]] = defaultdict(list)
     at = 0
@@ -214,7 +218,7 @@ def _text(value: memoryview) -> str:
 
 
 def _tensor(message: memoryview) -> tuple[str, Array]:
-    fields = _fields(message)
+    fields = fields_of(message)
     dtype, shape = _DTYPES[fields[2][0]], list(_ints(fields[1]))
     values: Array
     if fields[9]:
@@ -225,13 +229,13 @@ def _tensor(message: memoryview) -> tuple[str, Array]:
 
 
 def _node(message: memoryview) -> Node:
-    fields = _fields(message)
+    fields = fields_of(message)
     inputs = tuple(_text(name) for name in fields[1])
     return Node(_text(fields[4][0]), inputs, _text(fields[2][0]), dict(map(_attribute, fields[5])))
 
 
 def _attribute(message: memoryview) -> tuple[str, Any]:
-    fields = _fields(message)
+    fields = fields_of(message)
     kind = fields[20][0]
     if kind not in _ATTRIBUTES:
         raise ValueError(f"an attribute of type {kind}")

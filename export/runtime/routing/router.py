@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from export.runtime.backends.onnx import Device, open_session
 from export.runtime.errors import MvlmError
+from export.runtime.graph_facts import operators
 from export.runtime.manifest import RouterFacts
 
-from .numpy_onnx import GraphWalk
+from .numpy_onnx import ROUTER_OPERATORS, GraphWalk
 from .policy import DEAREST_PRICE, NO_LOOK, Policy, Seen, escalations, interpolate, is_strange, priced_at
 
 Array = NDArray[np.float32]
@@ -103,6 +104,8 @@ class Router:
                 " the bundle's scales lies outside: label those scales and fit again"
             )
         self._path, self._device = path, device
+        if graph is None:
+            _require_operators(path)
         self._graph = graph or (GraphWalk(path) if device is None else open_session(path, device))
         self._known = _read_metadata(self._graph, path)
         self._names = _NAMES[int(self._known["format_version"])]
@@ -304,6 +307,15 @@ class _Names(NamedTuple):
 # A graph of format 1 has other names for two of its ends, and its description for two of its keys.
 _NAMES = {1: _Names("familiarity", "least_familiarity"), 2: _Names("p_value", "least_p_value")}
 _FORMER_KEYS = {"least_familiarity": "least_p_value", "promises": "risk_bounds"}
+
+
+def _require_operators(path: Path) -> None:
+    """Raise `MvlmError` for a graph with more in it than a router needs: one with a loop might never end."""
+    unknown = operators(path) - ROUTER_OPERATORS if path.is_file() else set()
+    if unknown:
+        raise MvlmError(
+            f"{path} has operators that no router needs ({', '.join(sorted(unknown))}): fit and export again"
+        )
 
 
 def _read_metadata(graph: Any, path: Path) -> dict[str, Any]:
