@@ -28,6 +28,7 @@ VERBS = {
     "bench": "export.commands.device:bench",
     "verify": "export.commands.make:verify",
     "run": "export.commands.ask:run",
+    "chat": "export.commands.chat:chat",
     "serve": "export.commands.ask:serve",
     "demo": "mvlm_core.commands.train_label:demo",
 }

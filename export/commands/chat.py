@@ -1,0 +1,89 @@
+"""The verb `chat`: a running conversation with a bundle in the terminal. It knows no torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from export.runtime.errors import MvlmError
+
+_HELP = "/image PATH shows a picture with the next question, /new forgets what was said, /quit (or Ctrl-D) ends"
+
+
+@click.command()
+@click.option("--bundle", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)
+@click.option("--provider", default="cpu", show_default=True)
+@click.option("--threads", type=int, help="Left out: as many as cores.")
+@click.option(
+    "--scale", default="auto", show_default=True, help="auto, or how many visual tokens a picture is shown in."
+)
+@click.option("--system", help="What the model is told before anything else.")
+@click.option("--max-new-tokens", type=int, default=256, show_default=True)
+def chat(bundle: Path, provider: str, threads: int | None, scale: str, system: str | None, max_new_tokens: int) -> None:
+    """Talk with a bundle about pictures: each line is a question, and what was said before is remembered.
+
+    \b
+    Example:
+      mvlm chat --bundle bundle
+    """
+    from export.runtime import Runtime
+
+    if scale != "auto" and not scale.isdecimal():
+        raise MvlmError(f"--scale {scale!r} is neither auto nor a number of visual tokens", code="bad-scale")
+    runtime = Runtime.load(bundle, provider, threads)
+    _ = runtime.chats  # a bundle without a template is refused before anything is asked
+    talk = _Talk(runtime, "auto" if scale == "auto" else int(scale), system, max_new_tokens)
+    click.secho(_HELP, err=True, dim=True)
+    while (line := _line()) is not None and line != "/quit":
+        try:
+            talk.take(line)
+        except MvlmError as error:  # a slip is no reason to lose the conversation
+            click.secho(str(error), err=True, fg="red")
+
+
+class _Talk:
+    """The messages so far, and the pictures that go with the next question."""
+
+    def __init__(self, runtime: Any, scale: Any, system: str | None, longest: int) -> None:
+        self._runtime, self._scale, self._longest = runtime, scale, longest
+        self._system = [{"role": "system", "content": system}] if system else []
+        self._said: list[dict[str, Any]] = []
+        self._shown: list[Any] = []
+
+    def take(self, line: str) -> None:
+        """A command, or a question."""
+        word, _, rest = line.partition(" ")
+        if word == "/image":
+            self._shown.append(self._runtime.look(Path(rest.strip())))
+        elif word == "/new":
+            self._said, self._shown = [], []
+        elif word.startswith("/"):
+            raise MvlmError(f"there is no {word}: {_HELP}")
+        elif line.strip():
+            self._ask(line)
+
+    def _ask(self, question: str) -> None:
+        content = [*({"type": "image", "image": view} for view in self._shown), {"type": "text", "text": question}]
+        said = [*self._said, {"role": "user", "content": content}]
+        with self._runtime.stream_chat(
+            [*self._system, *said], self._scale, truncate="oldest", max_new_tokens=self._longest
+        ) as stream:
+            for piece in stream:
+                click.echo(piece, nl=False)
+            answer = stream.answer
+        click.echo()
+        dropped = f"; {answer.dropped_turns} earlier messages did not fit" if answer.dropped_turns else ""
+        read = f"{answer.new_tokens} of {answer.prompt_tokens} tokens read{dropped}"
+        click.secho(f"{answer.reason}; {read}", err=True, dim=True)
+        self._said, self._shown = [*said, {"role": "assistant", "content": answer.text}], []
+
+
+def _line() -> str | None:
+    """The next line that a person types; None at the end."""
+    if sys.stdin.isatty():
+        click.secho("> ", nl=False, err=True)
+    line = sys.stdin.readline()
+    return line.rstrip("\n") if line else None
