@@ -24,7 +24,7 @@ from .image import Order, Picture
 from .machine import device_name
 from .manifest import read_manifest, read_verification, require_provider
 from .messages import Turn, read_turns
-from .request import Options, Scale, request_of
+from .request import Options, Scale, request_of, require_several
 from .view import View, look
 
 Array = NDArray[np.float32]
@@ -96,6 +96,7 @@ class Runtime(Answerer):
 
         `decode.batch.answer_many` says when they are written at once.
         """
+        require_several(pictures, "pictures")
         request = request_of(question, scale, options)
         self.require_answerable(request)
         views = (picture if isinstance(picture, View) else self.look(picture) for picture in pictures)

@@ -6,7 +6,10 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, TypedDict
+
+import numpy as np
 
 from export.runtime.routing.router import Terms
 
@@ -16,6 +19,7 @@ Scale = int | Literal["auto"]
 _MOST_CHOICES = 64
 _COLDEST = 1e-6  # colder, logits that are divided by it leave float32
 _MOST_STOPS = 16
+_WHOLE = ("scale", "max_new_tokens", "top_k", "seed")
 _MOST_BIASES = 1024
 
 
@@ -87,6 +91,8 @@ class Request:
         """Raises `MvlmError` for everything that can be seen to be wrong without a bundle."""
         if not isinstance(self.question, str) or not self.question.strip():
             raise MvlmError("the question is empty: ask something", code="empty-question")
+        for text in (self.question, *self.stop, *self.choices):
+            _require_whole(text)
         if not (self.scale == "auto" or _is_whole(self.scale)):
             raise MvlmError(
                 f"there is no scale {self.scale!r}: name a number of visual tokens, or auto", code="bad-scale"
@@ -143,7 +149,8 @@ def request_of(question: str, scale: Scale, options: Mapping[str, Any]) -> Reque
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise MvlmError(f"there is no option {name!r}: {hint}", code="bad-option")
-    named = dict(options)
+    named = {name: _plain(name, value) for name, value in options.items()}
+    scale = _plain("scale", scale)
     named["logit_bias"] = _biases(named.get("logit_bias") or {})
     for name in ("stop", "choices"):
         value = named.get(name) or ()
@@ -157,6 +164,26 @@ def _biases(value: object) -> tuple[tuple[int, float], ...]:
         raise MvlmError(f"logit_bias is no mapping of at most {_MOST_BIASES} ids to numbers", code="bad-option")
     ids = (int(token) if isinstance(token, str) and token.isdecimal() and len(token) < 10 else token for token in value)
     return tuple(zip(ids, value.values(), strict=True))
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A number of numpy as Python's, and a whole one that JSON wrote with a point as whole."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return int(value) if name in _WHOLE and isinstance(value, float) and value.is_integer() else value
+
+
+def _require_whole(text: object) -> None:
+    """Raise `MvlmError` for half a character (a lone surrogate), which no tokenizer takes."""
+    try:
+        str(text).encode()
+    except UnicodeEncodeError:
+        raise MvlmError(f"the text {text!r:.60} holds half a character: write it whole", code="bad-option") from None
+
+
+def require_several(value: object, what: str) -> None:
+    """Raise `MvlmError` for one text where several are asked for: its letters would be taken for them."""
+    if isinstance(value, str | bytes | Path):
+        raise MvlmError(f"ask_many takes a list of {what}, and this is one: put it into a list", code="bad-option")
 
 
 def _require_texts(texts: tuple[Any, ...], name: str, most: int) -> None:

@@ -19,7 +19,7 @@ from .answerer import Answerer
 from .features import image_features
 from .image import Order, Picture, preprocess
 from .looked import Looked
-from .request import Options, Scale, request_of
+from .request import Options, Scale, request_of, require_several
 
 Array = NDArray[np.float32]
 
@@ -49,6 +49,7 @@ class View(Looked):
 
         `decode.batch.answer_many` says when they are written at once.
         """
+        require_several(questions, "questions")
         requests = [request_of(question, scale, options) for question in questions]
         for request in requests:
             self.runtime.require_answerable(request)

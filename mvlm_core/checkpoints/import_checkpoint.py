@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import GenerationConfig
 
 from export.runtime.artefact import describe, sha256_file, write_json
-from export.runtime.errors import MvlmError
+from export.runtime.errors import MvlmError, listed
 from export.runtime.views import ViewSpec
 from mvlm_core.backbones.processor_files import read_images, read_words
 from mvlm_core.backbones.tensor_files import Stored, faults_of, read_json, read_tensors
@@ -39,6 +39,15 @@ from .run_folder import write_run_facts
 
 # Opens a progress bar with a label and a length, and returns what advances it.
 Bar = Callable[[str, int], Callable[[int], None]]
+
+
+_ADAPTERS = (
+    "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin",
+)  # fmt: skip
+_PROJECTOR = "mm_projector.bin"
+_WEIGHTS = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ def import_checkpoint(checkpoint: Path, out: Path, *, vision_tower: Path | None,
     Raises `MvlmError` for a checkpoint that is not whole, naming every tensor that is left over, missing, of another
     shape or type, or not finite; and for one that describes what our model does not do.
     """
+    _require_merged(checkpoint)
     if is_family(checkpoint):
         return _import_family(checkpoint, out, vision_tower, bar)
     stored = read_tensors(checkpoint)
@@ -122,6 +132,21 @@ def _hashes(files: list[Path], bar: Bar) -> dict[str, str]:
 
 def _tell(out: Path, layout: str, files: dict[str, str], unused: list[str], notes: list[str]) -> None:
     write_json(out / "import.json", describe("import", layout=layout, files=files, unused=unused, notes=notes))
+
+
+def _require_merged(checkpoint: Path) -> None:
+    """Raise `MvlmError` for a folder of adapters: what they change would be left out, and the base alone read."""
+    found = sorted(name for name in _ADAPTERS if (checkpoint / name).is_file())
+    if found:
+        raise MvlmError(
+            f"{checkpoint} holds adapters ({', '.join(found)}), which are not read: merge them into their base first"
+            " (LLaVA's scripts/merge_lora_weights.py, or merge_and_unload of peft), and import what comes out"
+        )
+    if (checkpoint / _PROJECTOR).is_file() and not any((checkpoint / name).is_file() for name in _WEIGHTS):
+        raise MvlmError(
+            f"{checkpoint} holds a projector ({_PROJECTOR}) without its language model: put both into one checkpoint,"
+            " as LLaVA's load_pretrained_model with --model-base and then save_pretrained do, and import that"
+        )
 
 
 def grow_words(state: dict[str, Tensor], config: MvlmConfig) -> list[str]:
@@ -233,10 +258,10 @@ def _collect(parts: list[_Part], shapes: dict[str, torch.Size], config: MvlmConf
         tensors = {name: tensor for name, tensor in part.stored.tensors.items() if name not in part.unused}
         wanted = {name: shapes[ours] for name, ours in part.ours.items()}
         found = faults_of(tensors, wanted, _constants(config, tensors), advance)
-        faults += [f"  {part.stored.folder.resolve().name}: {fault}" for fault in found]
+        faults += [f"{part.stored.folder.resolve().name}: {fault}" for fault in found]
         state |= {ours: tensors[name] for name, ours in part.ours.items() if name in tensors}
     if faults:
-        raise MvlmError(f"tensors not in order: {len(faults)}; get the checkpoint again:\n" + "\n".join(faults))
+        raise MvlmError(f"tensors not in order: {len(faults)}; get the checkpoint again:{listed(faults, most=200)}")
     return state
 
 
