@@ -19,7 +19,6 @@ Scale = int | Literal["auto"]
 _MOST_CHOICES = 64
 _COLDEST = 1e-6  # colder, logits that are divided by it leave float32
 _MOST_STOPS = 16
-_WHOLE = ("scale", "max_new_tokens", "top_k", "seed")
 _MOST_BIASES = 1024
 
 
@@ -149,8 +148,8 @@ def request_of(question: str, scale: Scale, options: Mapping[str, Any]) -> Reque
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise MvlmError(f"there is no option {name!r}: {hint}", code="bad-option")
-    named = {name: _plain(name, value) for name, value in options.items()}
-    scale = _plain("scale", scale)
+    named = {name: _plain(value) for name, value in options.items()}
+    scale = _plain(scale)
     named["logit_bias"] = _biases(named.get("logit_bias") or {})
     for name in ("stop", "choices"):
         value = named.get(name) or ()
@@ -166,10 +165,9 @@ def _biases(value: object) -> tuple[tuple[int, float], ...]:
     return tuple(zip(ids, value.values(), strict=True))
 
 
-def _plain(name: str, value: Any) -> Any:
-    """A number of numpy as Python's, and a whole one that JSON wrote with a point as whole."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return int(value) if name in _WHOLE and isinstance(value, float) and value.is_integer() else value
+def _plain(value: Any) -> Any:
+    """A number of numpy as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _require_whole(text: object) -> None:
