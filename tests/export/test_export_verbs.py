@@ -227,6 +227,12 @@ def test_what_cannot_be_had_is_said_before_anything_is_written(made, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
+def test_prompts_alone_in_8_bits_pass_their_own_verification(made, tmp_path, mvlm):
+    """Decoding reads the cache that 8 bits wrote, and is held to what those allow."""
+    done = mvlm(*arguments(made, tmp_path / "bundle", "--scales", "9", "--precision", "prefill=int8"))
+    assert done.exit_code == 0, done.output
+
+
 def test_rows_that_are_too_long_are_named_before_a_graph_is_written(made, tmp_path, mvlm, monkeypatch):
     monkeypatch.setattr(make, "write_bundle", None)
     done = mvlm(*arguments(made, tmp_path / "bundle", "--scales", "36", "--max-length", "40"))
