@@ -323,6 +323,14 @@ _IN_SHORT: dict[str, tuple[str, Callable[[Figures], str]]] = {
         "a training step at all scales, packed, against M3's own way",
         lambda found: f"{found['ratio']:.2f} times as fast",
     ),
+    "gpu_fast": (
+        "the same on a GPU, 0.5 B weights in bf16",
+        lambda found: f"{found['0.5B ways']['packed_over_m3']:.2f} times as fast ({found['machine']['gpu']})",
+    ),
+    "gpu_real": (
+        "SmolLM2-135M with a tower from nothing, minutes on a GPU: right answers by tokens, %",
+        lambda found: "; ".join(f"{scale}: {100 * right:.1f}" for scale, right in found["ladder"].items()),
+    ),
 }
 
 
