@@ -26,6 +26,7 @@ from mvlm_core.label.sweep import Sweep, sweep_pictures
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
 from mvlm_core.modeling.processing import MvlmProcessor
 from mvlm_core.scenes.patch_tags import PatchTags
+from mvlm_core.train.build import resolve_config
 from mvlm_core.train.config import TrainConfig
 from mvlm_core.train.packing import Packer
 from mvlm_core.train.plan import Group, Plan, group_rows
@@ -76,7 +77,14 @@ def _learned(
             if begin is None
             else exchanged_config(cell.family, begin, rows, cell.seed, size)
         )
-        train(config, folder / RUN, resume=False, overwrite=False, progress=lambda name, steps: lambda: None, say=print)
+        train(
+            resolve_config(config),
+            folder / RUN,
+            resume=False,
+            overwrite=False,
+            progress=lambda name, steps: lambda: None,
+            say=print,
+        )
         shutil.rmtree(folder / RUN / "checkpoints")
         return *load_run(folder / RUN), []
     assert begin

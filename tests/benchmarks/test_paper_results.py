@@ -106,7 +106,7 @@ def test_need_without_luck_stays():
     assert told.mean_tokens == told.cross_sample_tokens == np.mean(SCALES)
     shares = needs([made_up("nested", 0, scores)])[0]["stable_from"]
     assert shares == pytest.approx([0.25] * 4)
-    assert seeds_table([made_up("nested", 0, scores)]).runs.shape == (400, 1, 4)
+    assert seeds_table([made_up("nested", 0, scores)]).samples.shape == (400, 1, 4)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_gradients_are_of_questions_that_are_answered_rightly(world, finished, m
     pictures = of_splits(world, ("test",))
     told = [("a", row.id, float(row.task != "letter")) for picture in pictures for row in picture.rows]
     lines = [{"id": row, "score": score} for _, row, score in told]
-    monkeypatch.setattr("paper_gallery.sweep_pictures", lambda *_: (lines, []))
+    monkeypatch.setattr("benchmarks.paper.gallery.sweep_pictures", lambda *_: (lines, []))
     sweep = Sweep(finished, world, SCALES, ("test",))
     chosen = telling_questions(model, processor, pictures, sweep)
     kinds = [row.task for _, row in chosen]

@@ -131,7 +131,7 @@ def test_several_pictures_are_answered_by_a_run_and_end_a_bundles_evaluation(mvl
 
 def test_stopped_and_started_again_it_goes_on(mvlm, made, tasks, tmp_path, monkeypatch):
     out = tmp_path / "eval"
-    arguments = ("eval", made.run, "--scales", "1,9", "--tasks", "rows", "--include-path", tasks, "--limit", 1)
+    arguments = ("benchmark", made.run, "--scales", "1,9", "--tasks", "rows", "--include-path", tasks, "--limit", 1)
     started: list[list[str]] = []
 
     def start(parts, folders, advance):
