@@ -15,12 +15,12 @@ import torch
 from transformers import AutoConfig
 
 from benchmarks.decode.own import EVERY_SCALE
+from benchmarks.tiny_models import tiny_model, tiny_processor
 from export.bundle.files import write_bundle
 from export.bundle.source import read_source
 from export.graphs.targets import plan
 from export.runtime import Runtime
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
-from tests.support.tiny import tiny_model, tiny_processor
 
 # A CLIP tower of twelve layers on pictures of 24 x 24 patches.
 _TOWER = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.tiny_models import drawn_picture, tiny_model, tiny_processor
 from export.bundle.files import write_bundle
 from export.bundle.source import read_source
 from export.graphs.targets import plan
 from export.runtime.families import Family
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
-from tests.support.tiny import drawn_picture, tiny_model, tiny_processor
 
 _SCALES = (9, 36, 144)
 _HEAD = 64

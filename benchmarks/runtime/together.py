@@ -19,10 +19,9 @@ import numpy as np
 import torch
 
 from benchmarks.machine import keep
+from benchmarks.runtime.products import one_product
 from benchmarks.runtime.quality import sampled, torch_scores
-from benchmarks.runtime.random_models import random_run  # and with it the folder of the tests, where `products` lies
-
-# isort: split
+from benchmarks.runtime.random_models import random_run
 from export.bundle.files import write_bundle
 from export.bundle.source import Source, read_source
 from export.graphs.quantize import WIDE_BLOCK, Blocks, Dense, DynamicInt8
@@ -32,7 +31,6 @@ from export.runtime import Answer, Runtime
 from export.runtime.backends.onnx import Cache
 from export.runtime.backends.together import Together
 from mvlm_core.data.row import Row
-from tests.support.products import one_product
 
 _PRECISIONS = ("float32", "int4", "prefill=int8,decode=int4")
 _ROWS = (1, 2, 4, 8, 16)

@@ -7,10 +7,10 @@ import onnx
 import pytest
 import torch
 
+from benchmarks.runtime.products import one_product
 from export.graphs.grids import Grid, nearest
 from export.graphs.quantize import WIDE_BLOCK, Blocks, Dense, DynamicInt8, StoredInt4, StoredInt8, form, per_output
 from export.runtime import MvlmError
-from tests.support.products import one_product
 
 PRODUCTS = {
     "dense": Dense(), "4 bits": Blocks(4), "4 bits, wide blocks": Blocks(4, WIDE_BLOCK), "8 bits": Blocks(8),

@@ -80,6 +80,10 @@ def faults_of_export(found: Imports) -> list[str]:
     return [f"{file}: {name}" for file, name in found if name.split(".")[0] == "router"]
 
 
+def faults_of_the_benchmarks(found: Imports) -> list[str]:
+    return [f"{file}: {name}" for file, name in found if name.split(".")[0] == "tests"]
+
+
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     """Every module from which imports lead back to itself, with one way there."""
     found: list[list[str]] = []
@@ -149,6 +153,9 @@ RULES = {
          ("mvlm_core/train/recipe.py", "export.runtime.serve.server")],
     ),
     "export knows no router's fit": (faults_of_export, "export", [("export/bundle/make.py", "router.fit.fit")]),
+    "the benchmarks take nothing from the tests": (
+        faults_of_the_benchmarks, "benchmarks", [("benchmarks/runtime/random_models.py", "tests.support.tiny")],
+    ),
 }  # fmt: skip
 
 

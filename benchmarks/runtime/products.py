@@ -1,4 +1,4 @@
-"""One linear layer as a graph of its own, for the tests and for benchmarks/runtime/together.py."""
+"""One linear layer as a graph of its own, which the tests use too."""
 
 from __future__ import annotations
 
