@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from export.runtime.artefact import read_artefact, sha256_file
+from export.runtime.artefact import read_artefact, require_facts, sha256_file
 from export.runtime.errors import MvlmError
 from export.runtime.features import FEATURE_VERSION
 
@@ -169,13 +169,6 @@ def _ood_probes(folder: Path, facts: dict[str, Any]) -> dict[str, tuple[Floats, 
     kinds = np.array(table["kind"].to_pylist(), str)
     image, question = (_matrix(table[kind], len(facts["feature_names"][kind]))[0] for kind in ("image", "question"))
     return {str(kind): (image[kinds == kind], question[kinds == kind]) for kind in np.unique(kinds)}
-
-
-def require_facts(facts: dict[str, Any], wanted: tuple[str, ...], file: Path) -> None:
-    """Raise `MvlmError` unless the facts of an artefact hold everything that is read from them."""
-    missing = [name for name in wanted if name not in facts]
-    if missing:
-        raise MvlmError(f"{file} says nothing of {', '.join(missing)}: make the folder again")
 
 
 def _assemble(

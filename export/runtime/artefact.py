@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,13 @@ def read_artefact(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise MvlmError(f"{file} has format {version}, and this mvlm reads up to {FORMAT_VERSION}: upgrade mvlm")
     return value
+
+
+def require_facts(facts: Mapping[str, Any], wanted: Iterable[str], file: Path) -> None:
+    """Raise `MvlmError` unless the facts of an artefact hold everything that is read from them."""
+    missing = [name for name in wanted if name not in facts]
+    if missing:
+        raise MvlmError(f"{file} says nothing of {', '.join(missing)}: make the folder again")
 
 
 def describe(name: str, **facts: Any) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def report(router: Path, labels: Path, out: Path, only_granularity: bool, overwr
     """
     from router.labels import read_table
     from router.report import granularity, summary
-    from router.report.evaluate import STEPS, evaluate, read_router
+    from router.report.evaluate import STEPS, evaluate, router_of_labels
     from router.report.report import write_report
 
     if only_granularity:
@@ -133,7 +133,7 @@ def report(router: Path, labels: Path, out: Path, only_granularity: bool, overwr
         return
     refuse_if_filled(out, overwrite=overwrite)
     table = read_table(labels, str(read_artefact(router, "router").get("target", "score")))
-    facts = read_router(router, table, labels)
+    facts = router_of_labels(router, table, labels)
     with click.progressbar(length=STEPS, label=f"{'evaluating':<28}", width=30) as bar:
         evaluation = evaluate(router, facts, table, bar.update)
     with output_folder(out, overwrite=overwrite) as folder:

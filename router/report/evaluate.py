@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from export.runtime.artefact import read_artefact, sha256_file
 from export.runtime.errors import MvlmError
 from export.runtime.routing.policy import Policy, Seen, is_strange
+from export.runtime.routing.router_folder import read_router
 from router.estimators.base import ScaleEstimator
 from router.estimators.candidates import candidates
 from router.fit.write import OUT_OF_FOLD, ask_graph
-from router.labels import Table, require_facts
+from router.labels import Table
 from router.metrics import Interval, Reliability, Resamples, interval, ladder, reliability
 from router.policy import follow, operating_points, outcome_of
 
@@ -48,10 +48,7 @@ FLAT = 0.05
 # A kind counts as learned when its finest scale is right this often, or surely better than its commonest answer.
 _LEARNED = 0.6
 _ABOVE_COMMONEST = 0.1
-_FACTS = (
-    "scales", "cost_unit", "estimator", "seed", "constant", "default_price", "feature_version", "model_sha256", "files",
-    "risk_bounds", "least_p_value",
-)  # fmt: skip
+_FACTS = ("estimator", "seed", "constant", "risk_bounds", "least_p_value")
 
 
 @dataclass(frozen=True)
@@ -122,16 +119,12 @@ class Evaluation:
         }
 
 
-def read_router(folder: Path, table: Table, labels: Path) -> dict[str, Any]:
+def router_of_labels(folder: Path, table: Table, labels: Path) -> dict[str, Any]:
     """router.json, checked to be whole and to have been fitted for the model and scales of a table."""
-    facts = read_artefact(folder, "router")
-    require_facts(facts, _FACTS, folder / "router.json")
-    for name in ("router.onnx", OUT_OF_FOLD):
-        if not (folder / name).is_file() or sha256_file(folder / name) != facts["files"].get(name):
-            raise MvlmError(f"{folder / name} is missing or was changed since it was written: fit again")
-    for name, what in (("model_sha256", "model"), ("feature_version", "feature version"), ("scales", "scales")):
-        if facts[name] != table.facts[name]:
-            raise MvlmError(f"{folder} and {labels} are of another {what}: fit the router on these labels")
+    hash_of_model = table.facts["model_sha256"]
+    facts = read_router(folder, hash_of_model, of=str(labels), facts=_FACTS, files=(OUT_OF_FOLD,)).facts
+    if facts["scales"] != table.facts["scales"]:
+        raise MvlmError(f"{folder} and {labels} are of other scales: fit the router on these labels")
     return facts
 
 

@@ -131,6 +131,15 @@ def test_a_router_that_does_not_belong(tmp_path, facts, says):
         read_source(made.run, tmp_path / "router", [1, 9])
 
 
+def test_a_router_that_says_too_little(tmp_path):
+    made = pool_bundle()
+    write_router(tmp_path / "router", made.run)
+    file = tmp_path / "router" / "router.json"
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "costs"}))
+    with pytest.raises(MvlmError, match=r"router\.json says nothing of costs: make the folder again"):
+        read_source(made.run, tmp_path / "router", [1, 9])
+
+
 def test_neither_router_nor_scales():
     with pytest.raises(MvlmError, match="name them with --scales"):
         read_source(pool_bundle().run, None, None)

@@ -12,7 +12,7 @@ from router.fit.write import ask_graph
 from router.labels import read_table
 from router.metrics import Resamples, gain_samples, interval
 from router.policy import Outcome, choose, follow, price_for_budget
-from router.report.evaluate import STEPS, evaluate, read_out_of_fold, read_router
+from router.report.evaluate import STEPS, evaluate, read_out_of_fold, router_of_labels
 from router.report.summary import claims, lines, verdict
 from tests.support.judged import fit_into
 from tests.support.labels_maker import (
@@ -68,7 +68,7 @@ def test_where_the_picture_only_is_said_to_decide_the_claim_falls(tmp_path):
     make_labels(tmp_path / "labels", Recipe(kinds=kinds(easy=Kind(-3.0, "picture"), fine=Kind(3.5, "picture"))))
     table = read_table(tmp_path / "labels")
     folder = fit_into(tmp_path / "router", table)
-    e = evaluate(folder, read_router(folder, table, tmp_path / "labels"), table, lambda steps: None)
+    e = evaluate(folder, router_of_labels(folder, table, tmp_path / "labels"), table, lambda steps: None)
     assert all(at.gain.low > 0 for at in e.policy("router").at)
     assert abs(e.picture_mean.value) < 0.02
     assert any(claim.startswith("NOT SHOWN: where the picture decides (easy, fine)") for claim in claims(e))
@@ -192,7 +192,7 @@ def test_budgets_where_no_stated_one_lies_between_the_costs(tmp_path):
     alter(tmp_path / "labels", facts={"cost": [100.0, 120.0, 150.0, 400.0], "cost_unit": "ms"})
     table = read_table(tmp_path / "labels")
     folder = fit_into(tmp_path / "router", table)
-    e = evaluate(folder, read_router(folder, table, tmp_path / "labels"), table, lambda steps: None)
+    e = evaluate(folder, router_of_labels(folder, table, tmp_path / "labels"), table, lambda steps: None)
     assert [at.budget for at in e.policy("router").at] == [200]
     assert any("at exactly a mean of so many ms" in line for line in lines(e))
 
@@ -200,5 +200,5 @@ def test_budgets_where_no_stated_one_lies_between_the_costs(tmp_path):
 def test_progress_is_told_of_every_step(made):
     folder, table, _ = made("noise")
     told = []
-    evaluate(folder / "router", read_router(folder / "router", table, folder / "labels"), table, told.append)
+    evaluate(folder / "router", router_of_labels(folder / "router", table, folder / "labels"), table, told.append)
     assert sum(told) == STEPS

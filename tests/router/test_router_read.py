@@ -13,7 +13,7 @@ from export.runtime import MvlmError
 from export.runtime.features import FEATURE_VERSION
 from router.fit.write import OUT_OF_FOLD
 from router.labels import read_table
-from router.report.evaluate import read_out_of_fold, read_router
+from router.report.evaluate import read_out_of_fold, router_of_labels
 from tests.support.judged import fit_into
 from tests.support.labels_maker import (
     Recipe,
@@ -65,16 +65,22 @@ def pair(tmp_path):
 @pytest.mark.parametrize(
     ("facts", "says"),
     [
-        ({"model_sha256": "another model"}, "router and .*labels are of another model: fit the router on these labels"),
-        ({"feature_version": FEATURE_VERSION + 1}, "are of another feature version: fit the router"),
-        ({"scales": [1, 4, 9, 144]}, "are of another scales: fit the router"),
+        (
+            {"model_sha256": "another model"},
+            "router was fitted for another model than that of .*labels: fit again on its labels",
+        ),
+        (
+            {"feature_version": FEATURE_VERSION + 1},
+            f"reads features of version {FEATURE_VERSION + 1}, and this mvlm computes",
+        ),
+        ({"scales": [1, 4, 9, 144]}, "are of other scales: fit the router on these labels"),
     ],
 )
 def test_a_router_for_something_else(pair, facts, says):
     file = pair / "router" / "router.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | facts))
     with pytest.raises(MvlmError, match=says):
-        read_router(pair / "router", read_table(pair / "labels"), pair / "labels")
+        router_of_labels(pair / "router", read_table(pair / "labels"), pair / "labels")
 
 
 @pytest.mark.parametrize("name", ["router.onnx", OUT_OF_FOLD])
@@ -83,11 +89,11 @@ def test_router_files_that_were_changed_or_are_missing(pair, name):
     file = pair / "router" / name
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(MvlmError, match=f"{name} is missing or was changed since it was written: fit again"):
-        read_router(pair / "router", table, pair / "labels")
+    with pytest.raises(MvlmError, match=f"{name} is missing or was changed since it was written: fit the router again"):
+        router_of_labels(pair / "router", table, pair / "labels")
     file.unlink()
     with pytest.raises(MvlmError, match=f"{name} is missing or was changed"):
-        read_router(pair / "router", table, pair / "labels")
+        router_of_labels(pair / "router", table, pair / "labels")
 
 
 def test_a_router_that_says_too_little(pair):
@@ -96,7 +102,7 @@ def test_a_router_that_says_too_little(pair):
     del facts["default_price"]
     file.write_text(json.dumps(facts))
     with pytest.raises(MvlmError, match=r"router\.json says nothing of default_price: make the folder again"):
-        read_router(pair / "router", read_table(pair / "labels"), pair / "labels")
+        router_of_labels(pair / "router", read_table(pair / "labels"), pair / "labels")
     file.write_text(json.dumps(facts | {"format_version": 99}))
     with pytest.raises(MvlmError, match="upgrade mvlm"):
-        read_router(pair / "router", read_table(pair / "labels"), pair / "labels")
+        router_of_labels(pair / "router", read_table(pair / "labels"), pair / "labels")

@@ -10,7 +10,7 @@ from pathlib import Path
 from router.fit.fit import fit_table
 from router.fit.write import write_router
 from router.labels import read_table
-from router.report.evaluate import evaluate, read_router
+from router.report.evaluate import evaluate, router_of_labels
 from tests.support.labels_maker import (
     FLAT,
     NOISE,
@@ -45,7 +45,7 @@ def judged(name):
     table = read_table(folder / "labels")
     with quick():
         fit_into(folder / "router", table)
-        facts = read_router(folder / "router", table, folder / "labels")
+        facts = router_of_labels(folder / "router", table, folder / "labels")
         return folder, table, evaluate(folder / "router", facts, table, lambda steps: None)
 
 

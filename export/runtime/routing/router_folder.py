@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.runtime.artefact import read_artefact, sha256_file
+from export.runtime.artefact import read_artefact, require_facts, sha256_file
 from export.runtime.errors import MvlmError
 from export.runtime.features import FEATURE_VERSION
 from export.runtime.manifest import RouterFacts
 
 ROUTER_FILE = "router.onnx"
+_FACTS = ("scales", "costs", "cost_unit", "default_price", "feature_version", "model_sha256", "files")
 
 
 @dataclass(frozen=True)
@@ -32,19 +34,34 @@ class RouterSource:
         return RouterFacts(ROUTER_FILE, self.scales, tuple(costs), unit, price)
 
 
-def read_router(folder: Path, hash_of_model: str) -> RouterSource:
-    """Raises `MvlmError`: no router, one of another model or feature version, one whose graph is missing or changed."""
+def read_router(
+    folder: Path,
+    hash_of_model: str,
+    *,
+    of: str = "this run",
+    facts: Iterable[str] = (),
+    files: Iterable[str] = (),
+) -> RouterSource:
+    """A router folder, checked to be whole and to be of a model.
+
+    `of` is what the hash of the model was taken from, for people; `facts` and `files` are what is read besides that
+    which the runtime needs.
+
+    Raises `MvlmError`: no router, one of another model or feature version, one that says too little, one of whose files
+    is missing or changed.
+    """
     if not folder.is_dir():
         raise MvlmError(f"there is no router {folder}: fit one with `mvlm fit-router`, or export with --no-router")
-    facts = read_artefact(folder, "router")
-    if facts.get("model_sha256") != hash_of_model:
-        raise MvlmError(f"the router {folder} was fitted for another model: label this run and fit again")
-    if facts.get("feature_version") != FEATURE_VERSION:
+    found = read_artefact(folder, "router")
+    require_facts(found, dict.fromkeys([*_FACTS, *facts]), folder / "router.json")
+    if found["model_sha256"] != hash_of_model:
+        raise MvlmError(f"the router {folder} was fitted for another model than that of {of}: fit again on its labels")
+    if found["feature_version"] != FEATURE_VERSION:
         raise MvlmError(
-            f"the router {folder} reads features of version {facts.get('feature_version')}, and this mvlm computes"
+            f"the router {folder} reads features of version {found['feature_version']}, and this mvlm computes"
             f" version {FEATURE_VERSION}: label and fit again"
         )
-    file = folder / ROUTER_FILE
-    if not file.is_file() or facts.get("files", {}).get(ROUTER_FILE) != sha256_file(file):
-        raise MvlmError(f"{file} is missing or was changed: fit the router again")
-    return RouterSource(folder, facts)
+    for file in (folder / name for name in (ROUTER_FILE, *files)):
+        if not file.is_file() or found["files"].get(file.name) != sha256_file(file):
+            raise MvlmError(f"{file} is missing or was changed since it was written: fit the router again")
+    return RouterSource(folder, found)
