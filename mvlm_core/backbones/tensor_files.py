@@ -41,7 +41,7 @@ def read_tensors(folder: Path) -> Stored:
         if (folder / f"{kind}.index.json").is_file():
             return _read_shards(folder, folder / f"{kind}.index.json")
         if (folder / kind).is_file():
-            return Stored(folder, _read_file(folder / kind), [folder / kind])
+            return Stored(folder, read_file(folder / kind), [folder / kind])
     raise MvlmError(f"{folder} holds no weights, neither {' nor '.join(_KINDS)} nor an index of shards: check the path")
 
 
@@ -134,7 +134,7 @@ def _read_shards(folder: Path, index: Path) -> Stored:
     tensors: dict[str, Tensor] = {}
     faults = []
     for shard in names:
-        held = _read_file(folder / shard)
+        held = read_file(folder / shard)
         listed = {name for name, place in places.items() if place == shard}
         faults += [f"{name} is listed in {shard}, which does not hold it" for name in sorted(listed - set(held))]
         faults += [f"{name} stands in {shard}, and the index does not say so" for name in sorted(set(held) - listed)]
@@ -144,7 +144,8 @@ def _read_shards(folder: Path, index: Path) -> Stored:
     return Stored(folder, tensors, [folder / name for name in names])
 
 
-def _read_file(file: Path) -> dict[str, Tensor]:
+def read_file(file: Path) -> dict[str, Tensor]:
+    """The tensors of one file. Raises `MvlmError` when it is broken, or holds more than tensors."""
     try:
         if file.suffix == ".safetensors":
             return load_file(file)

@@ -36,18 +36,10 @@ from .import_family import FamilyCheckpoint, is_family
 from .layouts import CLIP_TEXT_HALF, CONNECTOR, HEAD, TOWER, WORD_TABLE, Layout, recognise, tower_prefix
 from .remote_code import carry_code
 from .run_folder import write_run_facts
+from .unmerged import require_merged, require_nothing_beside
 
 # Opens a progress bar with a label and a length, and returns what advances it.
 Bar = Callable[[str, int], Callable[[int], None]]
-
-
-_ADAPTERS = (
-    "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin",
-)  # fmt: skip
-_PROJECTOR = "mm_projector.bin"
-_WEIGHTS = (
-    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,10 +67,11 @@ def import_checkpoint(checkpoint: Path, out: Path, *, vision_tower: Path | None,
     Raises `MvlmError` for a checkpoint that is not whole, naming every tensor that is left over, missing, of another
     shape or type, or not finite; and for one that describes what our model does not do.
     """
-    _require_merged(checkpoint)
+    require_merged(checkpoint)
     if is_family(checkpoint):
         return _import_family(checkpoint, out, vision_tower, bar)
     stored = read_tensors(checkpoint)
+    require_nothing_beside(stored)
     layout, told = recognise(stored.tensors), read_json(checkpoint / "config.json")
     tower = _tower_folder(checkpoint, layout, vision_tower)
     config = _read_config(checkpoint, layout, stored, tower, num_heads)
@@ -132,21 +125,6 @@ def _hashes(files: list[Path], bar: Bar) -> dict[str, str]:
 
 def _tell(out: Path, layout: str, files: dict[str, str], unused: list[str], notes: list[str]) -> None:
     write_json(out / "import.json", describe("import", layout=layout, files=files, unused=unused, notes=notes))
-
-
-def _require_merged(checkpoint: Path) -> None:
-    """Raise `MvlmError` for a folder of adapters: what they change would be left out, and the base alone read."""
-    found = sorted(name for name in _ADAPTERS if (checkpoint / name).is_file())
-    if found:
-        raise MvlmError(
-            f"{checkpoint} holds adapters ({', '.join(found)}), which are not read: merge them into their base first"
-            " (LLaVA's scripts/merge_lora_weights.py, or merge_and_unload of peft), and import what comes out"
-        )
-    if (checkpoint / _PROJECTOR).is_file() and not any((checkpoint / name).is_file() for name in _WEIGHTS):
-        raise MvlmError(
-            f"{checkpoint} holds a projector ({_PROJECTOR}) without its language model: put both into one checkpoint,"
-            " as LLaVA's load_pretrained_model with --model-base and then save_pretrained do, and import that"
-        )
 
 
 def grow_words(state: dict[str, Tensor], config: MvlmConfig) -> list[str]:

@@ -25,6 +25,7 @@ from mvlm_core.modeling.vision_towers import leading_tokens, require_tower, towe
 
 from .config_files import telling
 from .family import FAMILIES, Family, require
+from .unmerged import require_nothing_beside
 
 _HEAD = "language_model.lm_head.weight"
 _LANGUAGE_MODELS = ("llama", "qwen2", "qwen3", "mistral")
@@ -61,6 +62,7 @@ class FamilyCheckpoint:
         self.connector = self.family.connector(told)
         self.side = self._grid_side()
         self.stored = read_tensors(folder)
+        require_nothing_beside(self.stored)
         self.loaded = self._load()
         self.config = self._config()
         self.tokenizer = read_tokenizer(folder, "tokenizer.json")

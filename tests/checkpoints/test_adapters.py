@@ -1,8 +1,14 @@
 """Folders of adapters, and of a projector alone: refused with the way out, instead of reading the base in silence."""
 
-import pytest
+from pathlib import Path
 
-from tests.support.checkpoints import ROWS, stock_llava, write_original
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from export.runtime.errors import MvlmError
+from tests.support.checkpoints import PROJECTOR, ROWS, Tensors, read, stock_llava, write_original
+from tests.support.families import make
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin"])
@@ -22,3 +28,56 @@ def test_a_projector_alone(tmp_path, mvlm):
     done = mvlm("import", tmp_path / "checkpoint", "--out", tmp_path / "run")
     assert done.exit_code == 2
     assert "holds a projector (mm_projector.bin) without its language model" in done.output
+
+
+def bfloat16(tensors: Tensors) -> Tensors:
+    return {name: tensor.bfloat16() for name, tensor in tensors.items()}
+
+
+@pytest.fixture
+def whole(tmp_path) -> tuple[Path, Tensors]:
+    """A checkpoint that is whole, and its projector."""
+    folder = write_original(tmp_path / "checkpoint", stock_llava(ROWS))
+    tensors = load_file(folder / "model.safetensors")
+    return folder, {name: tensor for name, tensor in tensors.items() if "mm_projector" in name}
+
+
+@pytest.mark.parametrize("kept", [dict, bfloat16])
+def test_a_copy_of_the_projector_is_fine(whole, tmp_path, kept):
+    folder, projector = whole
+    torch.save(kept(projector), folder / "mm_projector.bin")
+    read(folder, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("mm_projector.bin", lambda tensor: tensor * 1.5),
+        ("mm_projector.bin", lambda tensor: (tensor * 1.5).bfloat16()),
+        ("mm_projector.safetensors", lambda tensor: tensor + 1),
+        ("model-00003-of-00003.safetensors", lambda tensor: tensor[:1].clone()),
+    ],
+)
+def test_another_projector_beside_the_weights(whole, mvlm, tmp_path, name, changed):
+    folder, projector = whole
+    other = projector | {PROJECTOR: changed(projector[PROJECTOR])}
+    save_file(other, folder / name) if name.endswith("safetensors") else torch.save(other, folder / name)
+    done = mvlm("import", folder, "--out", tmp_path / "run")
+    assert done.exit_code == 2
+    assert f"{name} lies beside the weights, and 1 of its tensors are not theirs ({PROJECTOR}): if" in done.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_projector_that_the_weights_know_nothing_of(whole, tmp_path):
+    folder, projector = whole
+    torch.save({f"another.{name}": tensor for name, tensor in projector.items()}, folder / "mm_projector.bin")
+    with pytest.raises(MvlmError, match=r"4 of its tensors are not theirs \(another\.model\..*, …\)"):
+        read(folder, tmp_path / "run")
+
+
+def test_safetensors_beside_a_family(tmp_path):
+    folder = tmp_path / "checkpoint"
+    make("smolvlm", folder)
+    save_file({"x": torch.zeros(2)}, folder / "projector.safetensors")
+    with pytest.raises(MvlmError, match=r"projector\.safetensors lies beside the weights"):
+        read(folder, tmp_path / "run")
