@@ -60,10 +60,13 @@ def run(
     from export.runtime import Runtime
     from export.runtime.frames import frames
     from export.runtime.request import request_of
+    from export.runtime.routing.costs import other_bench
 
     scale, options = _request(asked)
     runtime = Runtime.load(bundle, provider, threads)
     runtime.require_answerable(request_of(question, scale, options))
+    if scale == "auto" and (unused := other_bench(bundle, provider, threads)):
+        click.secho(unused, err=True, fg="yellow")
     failed = count = 0
     for frame in itertools.islice(frames(source, every), most):
         count += 1
@@ -112,10 +115,14 @@ def serve(
       mvlm serve --bundle bundle --port 8080
     """
     from export.runtime import Runtime
+    from export.runtime.routing.costs import other_bench
     from export.runtime.serve.server import Limits, Settings, serve_forever
 
     settings = Settings(host, port, token, Limits(queue=queue), log, model_name)
-    serve_forever(Runtime.load(bundle, provider, threads), settings, ready=lambda url: click.echo(f"open {url}"))
+    runtime = Runtime.load(bundle, provider, threads)
+    if unused := other_bench(bundle, provider, threads):
+        click.secho(unused, err=True, fg="yellow")
+    serve_forever(runtime, settings, ready=lambda url: click.echo(f"open {url}"))
 
 
 def _request(asked: dict[str, Any]) -> tuple[Any, Any]:

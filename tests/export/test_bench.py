@@ -18,9 +18,9 @@ from export.device.power import PowerMeter
 from export.runtime import MvlmError, Runtime
 from export.runtime.artefact import write_json
 from export.runtime.backends.onnx import Device
-from export.runtime.machine import device_name
+from export.runtime.machine import device_name, machine
 from export.runtime.manifest import read_manifest
-from export.runtime.routing.costs import bench_folder
+from export.runtime.routing.costs import bench_folder, other_bench
 from tests.support.bundles import pool_bundle
 from tests.support.tiny import QUESTIONS
 
@@ -74,6 +74,22 @@ def test_the_router_weighs_what_was_measured(bundle, mvlm):
     assert Runtime.load(bundle, threads=2).costs is None  # another number of threads is another device
 
 
+def test_what_was_measured_with_other_threads_is_not_dropped_in_silence(bundle, mvlm):
+    write_bench(bundle, read_manifest(bundle).sha256, costs=dict.fromkeys(("1", "4", "9", "36", "144"), 5.0),
+                provider="cpu", threads=THREADS, machine=machine())  # fmt: skip
+    asked = ("run", pool_bundle().picture(0), QUESTIONS[0], "--bundle", bundle, "--max-new-tokens", "1")
+    says = "costs measured with --provider cpu --threads 1 are not used with --provider cpu"
+    assert f"{says} --threads 2: ask as it was measured, or run `mvlm bench" in mvlm(*asked, "--threads", "2").stderr
+    assert f"{says}: ask as it was measured" in mvlm(*asked).stderr
+    assert "are not used" not in mvlm(*asked, "--threads", "1").stderr
+    assert "are not used" not in mvlm(*asked, "--threads", "2", "--scale", "9").stderr  # nothing is weighed
+    elsewhere = bench_folder(bundle, NAME) / "bench.json"
+    write_json(elsewhere, json.loads(elsewhere.read_text()) | {"machine": {"processor": "another"}})
+    assert other_bench(bundle, "cpu", 2) is None
+    elsewhere.write_text("{")
+    assert other_bench(bundle, "cpu", 2) is None
+
+
 def test_scales_below_the_floor_are_never_taken_for_their_price(bundle):
     manifest = read_manifest(bundle)
     write_bench(bundle, manifest.sha256, costs={"1": 5.0, "4": 5.0, "9": 5.0, "36": 5.0, "144": 5.0}, floor=144)
@@ -118,7 +134,7 @@ def write_bench(bundle, sha256: str, **change) -> None:
     if "inf" in str(change):
         (folder / "bench.json").write_text(json.dumps(facts | change))
         return
-    facts |= {"floor": max(map(int, change["costs"]))} if set(change) == {"costs"} else {}
+    facts |= {"floor": max(map(int, change["costs"]))} if "costs" in change and "floor" not in change else {}
     write_json(folder / "bench.json", facts | change)
 
 

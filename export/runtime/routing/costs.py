@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from export.runtime.artefact import read_artefact
 from export.runtime.errors import MvlmError
+from export.runtime.machine import device_name, machine
 
 NAME = "bench"
 
@@ -45,6 +47,33 @@ class CostTable:
 
 def bench_folder(bundle: Path, device: str) -> Path:
     return bundle / "bench" / device
+
+
+def other_bench(bundle: Path, provider: str, threads: int | None) -> str | None:
+    """A line for a person where this machine was measured, and not as it is asked: nothing of that is then weighed.
+
+    None where there is a measurement of what is asked, or none of this machine.
+    """
+    device, here = device_name(provider, threads), machine()
+    if bench_folder(bundle, device).exists():
+        return None
+    found = []
+    for file in sorted(bundle.glob(f"bench/*/{NAME}.json")):
+        with suppress(MvlmError):  # of what is not weighed, no more is asked than whether it is of use
+            facts = read_artefact(file.parent, NAME)
+            if facts.get("machine") == here:
+                found.append(_setting(str(facts.get("provider")), facts.get("threads")))
+    if not found:
+        return None
+    asked = _setting(provider, threads)
+    return (
+        f"costs measured with {' and with '.join(found)} are not used with {asked}: ask as it was measured, or run"
+        f" `mvlm bench {bundle} {asked}`"
+    )
+
+
+def _setting(provider: str, threads: int | None) -> str:
+    return f"--provider {provider}" + ("" if threads is None else f" --threads {threads}")
 
 
 def read_costs(bundle: Path, device: str, bundle_sha256: str) -> CostTable | None:
