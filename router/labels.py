@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from export.runtime.artefact import read_artefact, require_facts, sha256_file
 from export.runtime.errors import MvlmError
 from export.runtime.features import FEATURE_VERSION
+from export.runtime.label_columns import ALWAYS, FEATURES
 
 TEST = "test"
 _FEWEST_GROUPS = 12
@@ -149,12 +150,26 @@ def read_table(folder: Path, target: str = "score") -> Table:
             " label those, with --scales"
         )
     labels, features = (pq.read_table(folder / name) for name in _FILES)
-    table, faults = _assemble(labels, features, facts, target)
+    faults, table = _missing_columns(labels, features, target), None
+    if not faults:
+        table, faults = _assemble(labels, features, facts, target)
     if table is not None:
         faults += _faults(table)
     if faults or table is None:
         raise MvlmError(f"{folder} has {len(faults)} faults; label again:\n" + "\n".join(f"  {f}" for f in faults))
     return replace(table, ood_probes=_ood_probes(folder, facts))
+
+
+def _missing_columns(labels: pa.Table, features: pa.Table, target: str) -> list[str]:
+    wanted = [name for name in ALWAYS if name != "score" or target == "score"]
+    if "num_visual_tokens" not in labels.column_names:  # which stood for the scale in labels of before
+        wanted.append("scale")
+    return [
+        f"{file} has no column {name}"
+        for file, table, names in zip(_FILES, (labels, features), (wanted, FEATURES), strict=True)
+        for name in names
+        if name not in table.column_names
+    ]
 
 
 def _ood_probes(folder: Path, facts: dict[str, Any]) -> dict[str, tuple[Floats, Floats]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from export.runtime.features import (
     question_features,
 )
 from export.runtime.image import open_picture
+from export.runtime.label_columns import FEATURES, FLOATS, LABELS, OOD_PROBES
 from export.runtime.prompt import Prompt
 from export.runtime.views.scale import Scale, ScaleWord, coarse_to_fine
 from mvlm_core.checkpoints.run_folder import Precision, load_run, model_sha256
@@ -51,17 +52,6 @@ from .packed_generation import answer_together, stop_ids
 from .resumable import parts_folder
 from .shown_pictures import ShownPictures
 
-_LABELS = pa.schema(
-    [
-        ("id", pa.string()), ("group", pa.string()), ("task", pa.string()), ("split", pa.string()),
-        ("scale", pa.string()),
-        ("num_visual_tokens", pa.int32()), ("sample", pa.int32()), ("metric", pa.string()), ("score", pa.float32()),
-        ("loss", pa.float32()), ("probability", pa.float32()), ("confidence", pa.float32()), ("margin", pa.float32()),
-        ("prediction", pa.string()), ("answer", pa.string()),
-    ]
-)  # fmt: skip
-_FEATURES = pa.schema([("id", pa.string()), ("image", pa.list_(pa.float32())), ("question", pa.list_(pa.float32()))])
-_STRANGE = pa.schema([("kind", pa.string()), ("image", pa.list_(pa.float32())), ("question", pa.list_(pa.float32()))])
 _FILES = ("labels.parquet", "features.parquet", "ood_probes.parquet")
 # Of so many pictures other kinds are made.
 _OOD_PROBES = 64
@@ -125,11 +115,11 @@ def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, 
         chunk = pictures[start : start + sweep.pictures_per_part]
         if not _part(folder, "features", start).is_file():
             labels, features = sweep_pictures(model, processor, chunk, sweep, metrics)
-            _write(_part(folder, "labels", start), labels, _LABELS)
-            _write(_part(folder, "features", start), features, _FEATURES)
+            _write(_part(folder, "labels", start), labels, LABELS)
+            _write(_part(folder, "features", start), features, FEATURES)
         progress(start + len(chunk), len(pictures))
 
-    _write(folder / "ood_probes.parquet", _ood_probes(model, processor, pictures[:_OOD_PROBES]), _STRANGE)
+    _write(folder / "ood_probes.parquet", _ood_probes(model, processor, pictures[:_OOD_PROBES]), OOD_PROBES)
     return _assemble(folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures), metrics)
 
 
@@ -259,9 +249,11 @@ def _part(folder: Path, table: str, start: int) -> Path:
     return folder / f"{table}-{start:08d}.parquet"
 
 
-def _write(file: Path, lines: list[dict[str, Any]], schema: pa.Schema) -> None:
+def _write(file: Path, lines: list[dict[str, Any]], columns: Mapping[str, str]) -> None:
     beside = file.with_suffix(".partial")
-    pq.write_table(pa.Table.from_pylist(lines, schema), beside)
+    floats = pa.list_(pa.float32())
+    types = [(name, floats if kind == FLOATS else pa.type_for_alias(kind)) for name, kind in columns.items()]
+    pq.write_table(pa.Table.from_pylist(lines, pa.schema(types)), beside)
     beside.replace(file)
 
 

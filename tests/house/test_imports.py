@@ -17,7 +17,8 @@ OURS = {"mvlm_core", "router", "export"}
 # What training and device share: the runtime's own definitions, and the engine where a bundle is evaluated.
 SHARED = {
     "answer", "artefact", "backends", "data_url", "decode", "durable", "engine", "errors", "families", "features",
-    "chat_template", "chat_text", "image", "machine", "manifest", "prompt", "request", "routing", "view", "views",
+    "chat_template", "chat_text", "image", "label_columns", "machine", "manifest", "prompt", "request", "routing",
+    "view", "views",
 }  # fmt: skip
 # Packages of the runtime, and those that only one of its rooms or files may import.
 AT_THE_EDGE = {"numpy", "onnxruntime", "tensorrt", "tokenizers", "jinja2", "PIL"}

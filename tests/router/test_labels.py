@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from export.runtime import MvlmError
+from export.runtime.artefact import sha256_file, write_json
 from export.runtime.features import FEATURE_VERSION
+from export.runtime.label_columns import ALWAYS, LABELS
 from router.labels import read_table
 from tests.support.labels_maker import IMAGE_FEATURES, QUESTION_FEATURES, Recipe, alter, make_labels
 
@@ -272,3 +275,21 @@ def test_agreement_with_the_finest_stands_for_scores_that_are_missing(folder):
     np.testing.assert_array_equal(table.scores, np.tile(np.float32([1, 0, 1, 1]), (96, 1)))
     assert table.target == table.fit_rows.target == "agreement"
     assert table.measures == "answers that agree with the finest scale"
+
+
+def test_columns_that_are_missing_are_all_named(folder):
+    assert set(ALWAYS) <= set(LABELS)
+    for name, columns in (("labels", ["group", "score", "num_visual_tokens"]), ("features", ["question"])):
+        file = folder / f"{name}.parquet"
+        pq.write_table(pq.read_table(file).drop_columns(columns), file)
+    facts = json.loads((folder / "labels.json").read_text())
+    facts["files"] |= {name: sha256_file(folder / name) for name in ("labels.parquet", "features.parquet")}
+    write_json(folder / "labels.json", facts)
+    with pytest.raises(MvlmError, match="4 faults; label again") as refused:
+        read_table(folder)
+    assert str(refused.value).splitlines()[1:] == [
+        "  labels.parquet has no column group", "  labels.parquet has no column score",
+        "  labels.parquet has no column scale", "  features.parquet has no column question",
+    ]  # fmt: skip
+    with pytest.raises(MvlmError, match="3 faults"):
+        read_table(folder, "agreement")

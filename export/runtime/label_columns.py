@@ -1,0 +1,20 @@
+"""The columns of a labels folder, which `mvlm label` writes and the router reads: names, and Arrow's names of types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+FLOATS = "list of float32"
+# labels.parquet: what was answered at one scale.
+LABELS: Mapping[str, str] = {
+    "id": "string", "group": "string", "task": "string", "split": "string", "scale": "string",
+    "num_visual_tokens": "int32", "sample": "int32", "metric": "string", "score": "float32",
+    "loss": "float32", "probability": "float32", "confidence": "float32", "margin": "float32",
+    "prediction": "string", "answer": "string",
+}  # fmt: skip
+# features.parquet: what a router sees of a row.
+FEATURES: Mapping[str, str] = {"id": "string", "image": FLOATS, "question": FLOATS}
+# ood_probes.parquet: features of pictures of other kinds.
+OOD_PROBES: Mapping[str, str] = {"kind": "string", "image": FLOATS, "question": FLOATS}
+# What every labels.parquet has, and its scale or its tokens; those of an earlier version may lack the others.
+ALWAYS = ("id", "group", "task", "split", "score", "prediction", "answer")
