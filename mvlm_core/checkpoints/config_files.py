@@ -16,6 +16,8 @@ from mvlm_core.backbones.tensor_files import read_json
 from mvlm_core.modeling.model import MvlmConfig
 from mvlm_core.modeling.scales import parse_scales, pool_scales, require_scales
 
+from .config_sizes import require_sizes
+
 M3_SCALES = "matryoshka_vis_token_scale"
 # Settings of LLaVA's own code that change what is computed, and the values that LLaVA-1.5, M3 and MQT have (or leave
 # out, which means the same there).
@@ -91,6 +93,7 @@ def tower_folder(checkpoint: Path, named: Path | None) -> Path:
 
 def tower_config(folder: Path) -> CLIPVisionConfig:
     file = folder / "config.json"
+    require_sizes(file, with_weights=False)  # which may be the checkpoint's
     with telling(file):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return _require_clip(file, getattr(config, "vision_config", config))

@@ -32,6 +32,7 @@ from .config_files import (
     trained_scales,
     transformers_config,
 )
+from .config_sizes import require_sizes
 from .import_family import FamilyCheckpoint, is_family
 from .layouts import CLIP_TEXT_HALF, CONNECTOR, HEAD, TOWER, WORD_TABLE, Layout, recognise, tower_prefix
 from .remote_code import carry_code
@@ -68,6 +69,7 @@ def import_checkpoint(checkpoint: Path, out: Path, *, vision_tower: Path | None,
     shape or type, or not finite; and for one that describes what our model does not do.
     """
     require_merged(checkpoint)
+    require_sizes(checkpoint / "config.json")
     if is_family(checkpoint):
         return _import_family(checkpoint, out, vision_tower, bar)
     stored = read_tensors(checkpoint)

@@ -74,9 +74,14 @@ def run_config(run: Path) -> MvlmConfig:
 
     from mvlm_core.modeling import model as nested
 
+    from .config_sizes import require_sizes
+
     weight_files(run)
     try:
+        require_sizes(run / "config.json")
         config = AutoConfig.from_pretrained(run, local_files_only=True, trust_remote_code=False)
+    except MvlmError as error:
+        raise MvlmError(f"{run} cannot be loaded ({error}), or train it again") from None
     except (OSError, ValueError) as error:
         raise MvlmError(f"{run} cannot be loaded ({_reason(error)}): train it again") from None
     if not isinstance(config, nested.MvlmConfig):
