@@ -58,7 +58,7 @@ def export(
 
     \b
     Example:
-      mvlm export run --router router --scales 9,36,144 --target ort-cpu --precision prefill=int8,decode=int4
+      mvlm export run --router router --scales 9,36,144 --target ort-cpu
     """
     from export.bundle.make import Wanted, make_bundle
     from mvlm_core.data.of_run import rows_for

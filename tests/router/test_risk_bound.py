@@ -175,5 +175,5 @@ def test_losses_that_are_none(within):
 
 @pytest.mark.parametrize("confidence", [0.2, 1.0, 9.0, float("nan")])
 def test_confidences_that_are_none(confidence):
-    with pytest.raises(MvlmError, match="risk bounds nothing: give one from 50 % to below 100 %"):
+    with pytest.raises(MvlmError, match="bounds nothing: give one from 50 % to below 100 %"):
         Wanted((0.01,), confidence)
