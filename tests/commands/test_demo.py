@@ -111,8 +111,8 @@ WRITES = {
 
 
 # The demo's own example is the rehearsal; those of checkpoints run in test_checkpoint_commands; `serve` runs on and on
-# (test_serve_commands), `build` needs a bundle for TensorRT (test_device_commands), `benchmark` lmms-eval (test_lmms_eval),
-# and the example of `init` names parts on the hub (test_init).
+# (test_serve_commands), `build` needs a bundle for TensorRT (test_device_commands), `benchmark` lmms-eval
+# (test_lmms_eval), and the example of `init` names parts on the hub (test_init).
 ELSEWHERE = {"data", "init", "demo", "import", "export-checkpoint", "serve", "build", "benchmark"}
 
 
