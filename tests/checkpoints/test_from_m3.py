@@ -101,4 +101,4 @@ def test_the_page_installs_what_was_tried():
 
 def test_the_page_shows_files_that_are_there():
     for path in re.findall(r"\]\(([^)#]+)\)", PAGE):
-        assert (ROOT / "examples" / path).exists(), path
+        assert (ROOT / "docs" / path).exists(), path
