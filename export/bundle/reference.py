@@ -131,8 +131,9 @@ def _far(weight: Tensor, numbers: Numbers) -> bool:
 
 
 def _bytes(tensor: TensorProto, folder: Path) -> Array:
+    """What stands in the file: of 4 bits two numbers to a byte, as they lie outside of it too."""
     if tensor.data_location != TensorProto.EXTERNAL:
-        return _flat(numpy_helper.to_array(tensor))
+        return np.frombuffer(tensor.raw_data, np.uint8) if tensor.raw_data else _flat(numpy_helper.to_array(tensor))
     facts = external_data_helper.ExternalDataInfo(tensor)
     return np.memmap(folder / facts.location, np.uint8, "r", int(facts.offset or 0), (int(facts.length or 0),))
 
