@@ -69,8 +69,8 @@ def test_without_a_router_a_scale_is_named(made, tmp_path, mvlm):
 def test_a_verification_that_fails_leaves_nothing(made, tmp_path, mvlm, monkeypatch):
     write = make.write_bundle
 
-    def write_then_change_a_weight(source, plan, folder, progress):
-        write(source, plan, folder, progress)
+    def write_then_change_a_weight(source, plan, folder, progress, *numbers):
+        write(source, plan, folder, progress, *numbers)
         source.model.language_model.model.norm.weight.data[3] += 0.1
 
     monkeypatch.setattr(make, "write_bundle", write_then_change_a_weight)
