@@ -98,10 +98,10 @@ def test_the_page_of_the_runtime_lists_what_there_is():
         assert f"`{name}" in page, name
     for field in fields(Answer):
         assert f"`{field.name}`" in page, field.name
-    code = "".join(path.read_text() for path in (ROOT / "export" / "runtime").glob("*.py"))
-    table = page[page.index("| code | when |") : page.index("## The server")]
-    first = [row.split("|")[1] for row in table.splitlines()[2:] if row.startswith("|")]
-    listed = {name for cell in first for name in re.findall(r"`([a-z-]+)`", cell)}
-    of_the_server = page[page.index("Its own codes:") : page.index("## Examples")]
-    listed |= set(re.findall(r"`([a-z_-]+)`", of_the_server))
+    server = (ROOT / "docs" / "server.md").read_text()
+    code = "".join(path.read_text() for path in (ROOT / "export" / "runtime").rglob("*.py"))
+    listed = set()
+    for table in (page[page.index("| code | when |") :], server[server.index("| code | status | when |") :]):
+        cells = [row.split("|")[1] for row in table.split("\n\n")[0].splitlines()[2:]]
+        listed |= {name for cell in cells for name in re.findall(r"`([a-z_-]+)`", cell)}
     assert listed == set(re.findall(r'code="([a-z_-]+)"', code))

@@ -68,7 +68,7 @@ print(json.dumps(sorted(set(sys.modules) & {"onnxruntime", "tokenizers", "click"
 def test_the_verbs_of_the_runtime_load_no_torch():
     code = """
 import json, sys
-import export.commands, export.runtime_commands
+import export.commands.ask, export.commands.device, export.commands.make
 print(json.dumps(sorted(set(sys.modules) & {"torch", "transformers", "onnx", "onnxruntime"})))
 """
     assert fresh(code) == []
