@@ -9,8 +9,8 @@ from export.graphs.targets import Choice
 
 from .sensitivity import Losses
 
-# How long a product of many positions takes in each form, one scale for all of them being one: by benchmarks/decode on
-# a CPU with AVX512-VNNI.
+# How long a product of many positions takes in each form, one scale for all of them being one, on a CPU with
+# AVX512-VNNI: read from an earlier measurement of such forms, and not measured again with today's.
 _TIMES = {"dynamic8": 1.0, "8b128": 1.67, "8b32": 2.0}
 
 
