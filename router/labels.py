@@ -25,6 +25,8 @@ from export.runtime.errors import MvlmError
 from export.runtime.features import FEATURE_VERSION
 from export.runtime.label_columns import ALWAYS, FEATURES
 
+from .reading import Reading, read_reading
+
 TEST = "test"
 _FEWEST_GROUPS = 12
 _NAMED = 8
@@ -48,6 +50,7 @@ class Table:
     are features of pictures of other kinds, noise say, by kind. `target` is what a
     score of 1 means: `score`, that the answer was right; `agreement`, that it was that of the finest scale.
     `probability` (n, K) is P(right), the model's own of the reference answer; None where labels hold none of some row.
+    `reading` is the pictures and questions themselves, where labels hold them.
     """
 
     ids: NDArray[np.str_]
@@ -66,6 +69,7 @@ class Table:
     target: str = "score"
     ood_probes: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
     probability: Floats | None = None
+    reading: Reading | None = None
 
     @property
     def targets(self) -> Floats:
@@ -115,6 +119,7 @@ class Table:
             **{name: getattr(self, name)[rows] for name in names},
             scales=self.scales, cost=self.cost, facts=self.facts, target=self.target, ood_probes=self.ood_probes,
             probability=None if self.probability is None else self.probability[rows],
+            reading=None if self.reading is None else self.reading.take(rows),
         )  # fmt: skip
 
     @property
@@ -157,7 +162,7 @@ def read_table(folder: Path, target: str = "score") -> Table:
         faults += _faults(table)
     if faults or table is None:
         raise MvlmError(f"{folder} has {len(faults)} faults; label again:\n" + "\n".join(f"  {f}" for f in faults))
-    return replace(table, ood_probes=_ood_probes(folder, facts))
+    return replace(table, ood_probes=_ood_probes(folder, facts), reading=read_reading(folder, facts, table.ids))
 
 
 def _missing_columns(labels: pa.Table, features: pa.Table, target: str) -> list[str]:

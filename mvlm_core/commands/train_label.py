@@ -226,14 +226,18 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
     default=None,
     help="Tokens of an answer at most; left out, half as many again as the longest right one.",
 )
+@click.option(
+    "--patches/--no-patches", default=True, show_default=True,
+    help="Keep each picture's patches, for a router that reads them.",
+)  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @out_option("labels")
 @OVERWRITE
 def label(
     run: Path, rows: Path | None, scales: str | None, splits: str, training_rows: bool, samples: int,
-    metrics: tuple[str, ...], max_new_tokens: int | None, device: str, precision: Literal["float32", "bfloat16"],
-    out: Path, overwrite: bool,
+    metrics: tuple[str, ...], max_new_tokens: int | None, patches: bool, device: str,
+    precision: Literal["float32", "bfloat16"], out: Path, overwrite: bool,
 ) -> None:  # fmt: skip
     """Answer every row at every scale and store what was right. Stopped and started again, it goes on.
 
@@ -243,6 +247,7 @@ def label(
     """
     from mvlm_core.data.of_run import rows_for, run_rows
     from mvlm_core.data.reading import SPLITS
+    from mvlm_core.label.patches import MOST_BYTES
     from mvlm_core.label.sweep import Sweep, ladder
     from mvlm_core.label.sweep import label as sweep_rows
     from mvlm_core.modeling.scales import read_words
@@ -263,8 +268,11 @@ def label(
         )
     asked = read_words(scales) if scales else run_scales(run)
     sweep = Sweep(
-        run, rows, asked, wanted, samples, max_new_tokens, metrics=metrics, device=device, precision=precision
-    )
+        run, rows, asked, wanted, samples, max_new_tokens, metrics=metrics, device=device, precision=precision,
+        patches=patches,
+    )  # fmt: skip
+    if patches:
+        click.echo(f"patches of each picture are kept, in at most {MOST_BYTES:,} bytes (--no-patches leaves them out)")
     with Bars() as bars:
         facts = sweep_rows(sweep, out, overwrite=overwrite, progress=bars.reach("labelling"))
     steps = ladder(out)

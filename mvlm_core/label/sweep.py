@@ -34,7 +34,7 @@ from export.runtime.features import (
     question_features,
 )
 from export.runtime.image import open_picture
-from export.runtime.label_columns import FEATURES, FLOATS, LABELS, OOD_PROBES
+from export.runtime.label_columns import FEATURES, FLOATS, LABELS, OOD_PROBES, READING
 from export.runtime.prompt import Prompt
 from export.runtime.views.scale import Scale, ScaleWord, coarse_to_fine
 from mvlm_core.checkpoints.run_folder import Precision, load_run, model_sha256
@@ -49,6 +49,7 @@ from mvlm_core.train.plan import Group, group_rows
 
 from .lines import LabelLines
 from .packed_generation import answer_together, stop_ids
+from .patches import PatchFiles
 from .resumable import parts_folder
 from .shown_pictures import ShownPictures
 
@@ -65,7 +66,7 @@ class Sweep:
 
     The first of `samples` answers greedily, as a device does; further ones are drawn at temperature 1. `metrics` are
     those of rows that name none, see `metrics_of`. Without `max_new_tokens` answers may be as long as the longest that
-    a row is to be answered by, and half as long again.
+    a row is to be answered by, and half as long again. With `patches` a router can be fitted that reads the pictures.
     """
 
     run: Path
@@ -78,6 +79,7 @@ class Sweep:
     pictures_per_part: int = 32
     device: str = "cpu"
     precision: Precision = "float32"
+    patches: bool = True
 
     def key(self) -> dict[str, Any]:
         """What a part already written must have been made from to be taken over."""
@@ -86,7 +88,7 @@ class Sweep:
             "scales": list(self.scales), "splits": list(self.splits), "samples": self.samples,
             "feature_version": FEATURE_VERSION,
             "max_new_tokens": self.max_new_tokens, "metrics": list(self.metrics),
-            "pictures_per_part": self.pictures_per_part, "precision": self.precision,
+            "pictures_per_part": self.pictures_per_part, "precision": self.precision, "patches": self.patches,
         }  # fmt: skip
 
 
@@ -110,17 +112,23 @@ def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, 
     _require_positions(asked, processor, model, sweep, most)
 
     folder = parts_folder(out, sweep.key())
+    files = PatchFiles(folder, _table(model)) if sweep.patches else None
     starts = range(0, len(pictures), sweep.pictures_per_part)
     for start in starts:
         chunk = pictures[start : start + sweep.pictures_per_part]
         if not _part(folder, "features", start).is_file():
-            labels, features = sweep_pictures(model, processor, chunk, sweep, metrics)
+            shown = ShownPictures(model, processor, [picture.pictures[0] for picture in chunk], sweep.scales)
+            labels, features = sweep_pictures(model, processor, chunk, sweep, metrics, shown)
+            if files:
+                prompt = prompt_of(processor)
+                asked_of = [[(row.id, prompt.question_ids(row.question)) for row in picture.rows] for picture in chunk]
+                files.write(start, _words(shown), asked_of)
             _write(_part(folder, "labels", start), labels, LABELS)
             _write(_part(folder, "features", start), features, FEATURES)
         progress(start + len(chunk), len(pictures))
 
     _write(folder / "ood_probes.parquet", _ood_probes(model, processor, pictures[:_OOD_PROBES]), OOD_PROBES)
-    return _assemble(folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures), metrics)
+    return _assemble(folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures), metrics, files)
 
 
 def new_tokens(processor: MvlmProcessor, rows: Sequence[Row]) -> int:
@@ -163,11 +171,12 @@ def _require_positions(
 
 def sweep_pictures(
     model: MvlmForConditionalGeneration, processor: MvlmProcessor, pictures: Sequence[Group], sweep: Sweep,
-    metrics: RowMetrics | None = None,
+    metrics: RowMetrics | None = None, shown: ShownPictures | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
     """The lines of labels.parquet and of features.parquet for some pictures, each encoded once.
 
-    `metrics` are those of all rows of the sweep; left out, they are chosen by these pictures alone.
+    `metrics` are those of all rows of the sweep; left out, they are chosen by these pictures alone. `shown` are the
+    pictures, where they were encoded already.
     """
     metrics = metrics or metrics_of([row for picture in pictures for row in picture.rows], sweep.metrics)
     most = sweep.max_new_tokens or _FEWEST_NEW_TOKENS
@@ -176,9 +185,8 @@ def sweep_pictures(
     cut = whole[0][0].index(image_id)
     ids_before, ids_after = whole[0][0][:cut], [[ids[cut + 1 :] for ids in questions] for questions in whole]
 
-    shown = ShownPictures(model, processor, [picture.pictures[0] for picture in pictures], sweep.scales)
-    words = shown.words.float().cpu().numpy()  # (B, P, D)
-    table = model.embedding_table.detach().float().cpu().numpy()
+    shown = shown or ShownPictures(model, processor, [picture.pictures[0] for picture in pictures], sweep.scales)
+    words, table = _words(shown), _table(model)
     features = [
         {"id": row.id, "image": of_picture, "question": _of_question(prompt, table, row.question, picture_words)}
         for picture, picture_words in zip(pictures, words, strict=True)
@@ -216,7 +224,7 @@ def _ood_probes(
 
     They show whether it notices: noise, and the same pictures as another camera or renderer might have drawn them.
     """
-    prompt, table = prompt_of(processor), model.embedding_table.detach().float().cpu().numpy()
+    prompt, table = prompt_of(processor), _table(model)
     random = np.random.default_rng(0)
     found = []
     for picture in pictures:
@@ -238,6 +246,15 @@ def _ood_probes(
             question = _of_question(prompt, table, picture.rows[0].question, of_kind)
             found.append({"kind": kind, "image": image_features(of_kind).tolist(), "question": question})
     return found
+
+
+def _words(shown: ShownPictures) -> NDArray[np.float32]:
+    """Every patch as the language model would read it: (B, P, D)."""
+    return shown.words.float().cpu().numpy()
+
+
+def _table(model: MvlmForConditionalGeneration) -> NDArray[np.float32]:
+    return model.embedding_table.detach().float().cpu().numpy()
 
 
 def _of_question(prompt: Prompt, table: NDArray[np.float32], question: str, words: NDArray[np.float32]) -> list[float]:
@@ -265,6 +282,7 @@ def _assemble(
     splits: Counter[str],
     groups: int,
     metrics: RowMetrics,
+    patches: PatchFiles | None,
 ) -> dict[str, Any]:
     whole = folder / "whole"
     shutil.rmtree(whole, ignore_errors=True)
@@ -273,6 +291,7 @@ def _assemble(
         parts = [pq.read_table(_part(folder, table, start)) for start in starts]
         pq.write_table(pa.concat_tables(parts), whole / f"{table}.parquet")
     shutil.copyfile(folder / "ood_probes.parquet", whole / "ood_probes.parquet")
+    reading = patches.assemble(whole, starts) if patches else None
     known = read_artefact(sweep.rows, "rows") if (sweep.rows / "rows.json").is_file() else {}
     key = sweep.key()
     facts = describe(
@@ -285,6 +304,7 @@ def _assemble(
         rows=str(sweep.rows),
         precision=sweep.precision,
         feature_version=FEATURE_VERSION,
+        reading=reading,
         feature_names={"image": image_feature_names(), "question": question_feature_names()},
         samples=sweep.samples,
         **metrics.facts(),
@@ -292,7 +312,7 @@ def _assemble(
         counts={"rows": sum(splits.values()), "groups": groups, "splits": dict(splits)},
         tasks=known.get("tasks", {}),
         key_sha256=sha256_json(key),
-        files={name: sha256_file(whole / name) for name in _FILES},
+        files={name: sha256_file(whole / name) for name in (*_FILES, *(READING if reading else ()))},
     )
     write_json(whole / "labels.json", facts)
     put_in_place(whole, out.absolute())
