@@ -4,17 +4,103 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from export.runtime.artefact import output_folder, refuse_if_filled
-from export.runtime.errors import MvlmError
-from mvlm_core.progress import Bars
+from export.runtime.errors import CheckFailed, MvlmError, listed
+from mvlm_core.progress import Bars, quiet
 
 from .benchmark import INCLUDE
 from .train_label import OVERWRITE, data, out_option, rows_option, say_next
 
+if TYPE_CHECKING:
+    from mvlm_core.data.row import Row
+    from mvlm_core.train.config import TrainConfig
+
 __all__ = ["data"]
+
+
+@data.command()
+@click.argument("rows", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Whose tokens are counted; left out, train.yaml if there is one."
+)
+@click.option("--show", default=3, show_default=True, help="Rows to print with what is supervised in colour.")
+def check(rows: Path | None, config: Path | None, show: int) -> None:
+    """Find every fault of a data set before a run is spent on it, and say how long its rows are at each scale.
+
+    \b
+    Example:
+      mvlm data check rows --config train.yaml
+    """
+    from mvlm_core.data.check import check_pictures
+    from mvlm_core.data.reading import read_rows
+    from mvlm_core.data.show import counts
+
+    if config is None and Path("train.yaml").is_file():
+        config = Path("train.yaml")
+    told = _resolved(config) if config else None
+    rows = rows or (told.rows if told else Path("rows"))
+    click.echo(f"reading {rows}")
+    read = read_rows(rows)
+    pictures = len({picture for row in read for picture in row.pictures})
+    with Bars() as bars:
+        opened = check_pictures(read, bars.start("opening pictures", pictures))
+        lines, more = _tokens(read, told, show, bars) if told else ([], [])
+    remarks, unscorable = _remarks(rows, read)
+    faults = [*opened.faults, *more, *unscorable]
+    for line in [*counts(read), *(f"  {remark}" for remark in [*remarks, *opened.warned]), *lines]:
+        click.echo(line)
+    if told is None:
+        click.echo("  how many tokens a row has follows from a configuration: name one with --config")
+    if faults:
+        raise CheckFailed(f"{rows} has {len(faults)} faults; mend these rows:{listed(faults, most=1000)}")
+    click.echo("no fault")
+    words = ["mvlm", "train", *([] if config in (None, Path("train.yaml")) else [str(config)])]
+    if told is not None and rows.absolute() != told.rows.absolute():
+        words.append(f"rows={rows.absolute()}")
+    say_next(shlex.join(words))
+
+
+def _remarks(path: Path, rows: list[Row]) -> tuple[list[str], list[str]]:
+    """What is worth a look, and the faults of rows that no answer could be right for."""
+    from mvlm_core.data.remarks import router_pictures, scoring, unread_files, unread_keys
+    from mvlm_core.data.row import questions_of
+    from mvlm_core.scoring.of_rows import choose_metrics, unscorable
+
+    asked = [question for row in rows if row.split != "train" or row.metric for question in questions_of(row)]
+    metrics = choose_metrics(asked)
+    told = [*unread_keys(path), *unread_files(path, rows), *scoring(asked, metrics), router_pictures(rows)]
+    return told, unscorable(asked, metrics)
+
+
+def _resolved(config: Path) -> TrainConfig:
+    from mvlm_core.train.config import read_config
+
+    with quiet():
+        from mvlm_core.train.build import resolve_config
+
+        return resolve_config(read_config(config))
+
+
+def _tokens(rows: list[Row], config: TrainConfig, show: int, bars: Bars) -> tuple[list[str], list[str]]:
+    """What there is to say of the rows as tokens, and their faults."""
+    from mvlm_core.data.check import check_tokens, unlike_rows
+    from mvlm_core.data.show import coloured, lengths
+    from mvlm_core.train.build import build_processor, positions_of
+
+    processor = build_processor(config, [row for row in rows if row.split == "train"] or rows)
+    told = [stage.max_tokens for stage in config.stages if stage.loss == "answers"]
+    limits = [most for most in told if most is not None]
+    most = min(limits, default=None)
+    report = check_tokens(
+        rows, processor, config.scales, most, bars.start("counting tokens", len(rows)),
+        kept=max(limits) if limits and len(limits) == len(told) else None, positions=positions_of(config.model),
+    )  # fmt: skip
+    shown = [coloured(row, processor.encode(row.messages()), processor) for row in unlike_rows(rows, show)]
+    return [*lengths(report, most), *shown], report.faults
 
 
 @data.command()

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
 from export.runtime.artefact import output_folder, refuse_if_filled
-from export.runtime.errors import CheckFailed, MvlmError
+from export.runtime.errors import MvlmError
 from export.runtime.families import FAMILIES, Family
 from mvlm_core.progress import Bars, quiet
-
-if TYPE_CHECKING:
-    from mvlm_core.data.row import Row
-    from mvlm_core.train.config import TrainConfig
 
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
 _FLAT_LADDER = 0.05
@@ -81,74 +76,6 @@ def scenes(out: Path, train: int, val: int, test: int, family: Family, seed: int
     say_next("mvlm data check" if out == Path("rows") else f"mvlm data check {out}")
 
 
-@data.command()
-@click.argument("rows", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "--config", type=click.Path(path_type=Path), help="Whose tokens are counted; left out, train.yaml if there is one."
-)
-@click.option("--show", default=3, show_default=True, help="Rows to print with what is supervised in colour.")
-def check(rows: Path | None, config: Path | None, show: int) -> None:
-    """Find every fault of a data set before a run is spent on it, and say how long its rows are at each scale.
-
-    \b
-    Example:
-      mvlm data check rows --config train.yaml
-    """
-    from mvlm_core.data.check import check_pictures
-    from mvlm_core.data.reading import read_rows
-    from mvlm_core.data.show import counts
-
-    if config is None and Path("train.yaml").is_file():
-        config = Path("train.yaml")
-    told = _resolved(config) if config else None
-    rows = rows or (told.rows if told else Path("rows"))
-    click.echo(f"reading {rows}")
-    read = read_rows(rows)
-    pictures = len({picture for row in read for picture in row.pictures})
-    with Bars() as bars:
-        faults = check_pictures(read, bars.start("opening pictures", pictures))
-        lines, more = _tokens(read, told, show, bars) if told else ([], [])
-    faults += more
-    for line in [*counts(read), *lines]:
-        click.echo(line)
-    if told is None:
-        click.echo("  how many tokens a row has follows from a configuration: name one with --config")
-    if faults:
-        raise CheckFailed(f"{rows} has {len(faults)} faults; mend these rows:\n" + "\n".join(f"  {f}" for f in faults))
-    click.echo("no fault")
-    words = ["mvlm", "train", *([] if config in (None, Path("train.yaml")) else [str(config)])]
-    if told is not None and rows.absolute() != told.rows.absolute():
-        words.append(f"rows={rows.absolute()}")
-    say_next(shlex.join(words))
-
-
-def _resolved(config: Path) -> TrainConfig:
-    from mvlm_core.train.config import read_config
-
-    with quiet():
-        from mvlm_core.train.build import resolve_config
-
-        return resolve_config(read_config(config))
-
-
-def _tokens(rows: list[Row], config: TrainConfig, show: int, bars: Bars) -> tuple[list[str], list[str]]:
-    """What there is to say of the rows as tokens, and their faults."""
-    from mvlm_core.data.check import check_tokens, unlike_rows
-    from mvlm_core.data.show import coloured, lengths
-    from mvlm_core.train.build import build_processor, positions_of
-
-    processor = build_processor(config, [row for row in rows if row.split == "train"] or rows)
-    told = [stage.max_tokens for stage in config.stages if stage.loss == "answers"]
-    limits = [most for most in told if most is not None]
-    most = min(limits, default=None)
-    report = check_tokens(
-        rows, processor, config.scales, most, bars.start("counting tokens", len(rows)),
-        kept=max(limits) if limits and len(limits) == len(told) else None, positions=positions_of(config.model),
-    )  # fmt: skip
-    shown = [coloured(row, processor.encode(row.messages()), processor) for row in unlike_rows(rows, show)]
-    return [*lengths(report, most), *shown], report.faults
-
-
 def _nothing(_: str) -> None:
     """What processes besides the first one say."""
 
@@ -168,6 +95,7 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
     """
     if "=" in config.name and not config.exists():  # `mvlm train seed=1` means train.yaml with an override
         config, overrides = Path("train.yaml"), (str(config), *overrides)
+    from mvlm_core.data.picture_warnings import picture_warnings
     from mvlm_core.train.config import read_config
 
     with quiet():
@@ -180,7 +108,7 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
     say = click.echo if process_state().is_main_process else _nothing
     for source in sources:
         say(source)
-    with Bars() as bars, quiet():
+    with picture_warnings(say), Bars() as bars, quiet():
 
         def progress(stage: str, steps: int) -> Callable[[], None]:
             advance = bars.start(f"training, stage {stage}", steps)
@@ -246,6 +174,7 @@ def label(
       mvlm label run --rows rows --scales 1,4,9,36,144
     """
     from mvlm_core.data.of_run import rows_for, run_rows
+    from mvlm_core.data.picture_warnings import picture_warnings
     from mvlm_core.data.reading import SPLITS
     from mvlm_core.label.patches import MOST_BYTES
     from mvlm_core.label.sweep import Sweep, ladder
@@ -273,7 +202,7 @@ def label(
     )  # fmt: skip
     if patches:
         click.echo(f"patches of each picture are kept, in at most {MOST_BYTES:,} bytes (--no-patches leaves them out)")
-    with Bars() as bars:
+    with picture_warnings(click.echo), Bars() as bars:
         facts = sweep_rows(sweep, out, overwrite=overwrite, progress=bars.reach("labelling"))
     steps = ladder(out)
     click.echo(f"{facts['counts']['rows']} rows at {len(steps)} scales in {out}; mean score at each:")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,26 +23,40 @@ if TYPE_CHECKING:
     from mvlm_core.modeling.processing import MvlmProcessor
 
 
-def check_pictures(rows: list[Row], progress: Callable[[int], None]) -> list[str]:
-    """Open every picture: the faults of those that cannot be read, and of equal pictures in several splits."""
-    faults = []
+@dataclass
+class PictureReport:
+    """What came of opening pictures: faults, and what the library that read them warned of, each by its row."""
+
+    faults: list[str] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
+
+
+def check_pictures(rows: list[Row], progress: Callable[[int], None]) -> PictureReport:
+    """Open every picture. Faults are those that cannot be read, and equal pictures in several splits."""
+    report = PictureReport()
     first_row: dict[PictureSource, Row] = {}
     for row in rows:
         for picture in row.pictures:
             first_row.setdefault(picture, row)
     splits_of: dict[str, dict[str, PictureSource]] = defaultdict(dict)
     for picture, row in first_row.items():
-        try:
-            pixels = open_picture(picture.read())
-            require_shape(pixels)
-            splits_of[hashlib.sha256(pixels.tobytes()).hexdigest()].setdefault(row.split, picture)
-        except MvlmError as error:
-            faults.append(f"id {row.id}, {picture}: {str(error).removeprefix(f'{picture} ')}")
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            try:
+                pixels = open_picture(picture.read())
+                require_shape(pixels)
+                splits_of[hashlib.sha256(pixels.tobytes()).hexdigest()].setdefault(row.split, picture)
+            except MvlmError as error:
+                report.faults.append(f"id {row.id}, {picture}: {str(error).removeprefix(f'{picture} ')}")
+                warned.clear()  # the fault says it
+        told = dict.fromkeys(" ".join(str(one.message).split()) for one in warned)
+        report.warned += [f"id {row.id}, {picture}: {text}" for text in told]
         progress(1)
     for same in splits_of.values():
         if len(same) > 1:
-            faults.append("the same picture in several splits: " + ", ".join(f"{p} ({s})" for s, p in same.items()))
-    return faults
+            shown = ", ".join(f"{p} ({s})" for s, p in same.items())
+            report.faults.append(f"the same picture in several splits: {shown}")
+    return report
 
 
 @dataclass(frozen=True)

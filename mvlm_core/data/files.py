@@ -49,7 +49,7 @@ def data_files(path: Path) -> DataFiles:
     Raises `MvlmError` when there are none, or files of several kinds.
     """
     if os.path.isfile(path):
-        if path.suffix not in (_LINES, _LIST, _TABLE, _TAR):
+        if path.suffix not in kinds_of_files():
             raise MvlmError(f"{path} is no data file: .jsonl, .json, .parquet and .tar are read")
         return DataFiles(path.parent, path.suffix, {_split_of(Path(path.name)): [path]})
     if os.path.isfile(path / ROWS_FILE):
@@ -230,7 +230,17 @@ def _members(path: Path) -> list[str]:
 
 
 def _is_picture(field: str) -> bool:
-    return f".{field}".lower().endswith(_PICTURES)
+    return is_picture_file(f".{field}")
+
+
+def is_picture_file(name: str) -> bool:
+    """Whether a file is a picture, by how its name ends."""
+    return name.lower().endswith(_PICTURES)
+
+
+def kinds_of_files() -> tuple[str, ...]:
+    """How the names of data files end."""
+    return _LINES, _LIST, _TABLE, _TAR
 
 
 def _of_sample(sample: dict[str, Any]) -> Any:

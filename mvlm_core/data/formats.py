@@ -246,6 +246,16 @@ _FORMATS: dict[str, Callable[[dict[str, Any]], Said]] = {
 }  # fmt: skip
 
 
+# What is read of a row in every format.
+_EVERYWHERE = ("id", "image", "images", "group", "split", "task", "metric", "votes", "options")
+
+
+def keys_read(value: dict[str, Any]) -> tuple[str, ...]:
+    """The keys of a row that are read, by its format."""
+    kind = next(key for key in _FORMATS if value.get(key) is not None)
+    return (*_EVERYWHERE, kind, *(("answers",) if kind == "question" else ()))
+
+
 def _column(value: dict[str, Any]) -> list[Any]:
     """The pictures beside the text of a row."""
     one, many = value.get("image"), value.get("images")

@@ -14,7 +14,7 @@ from .row import SPLITS, Row
 
 SPLITS_FILE = "splits.json"
 # Of fewer pictures a router cannot be fitted, nor a report made.
-_FEWEST_PICTURES = 12
+FEWEST_PICTURES = 12
 
 
 def splits_file(path: Path) -> Path:
@@ -55,9 +55,9 @@ def split_rows(rows: Sequence[Row], val: float, test: float, seed: int) -> dict[
     rest = [n for n in range(len(ordered)) if n not in of_test]
     of_val = {rest[i] for i in _every(len(rest), val / (1 - test))}
     for name, found in (("val", of_val), ("test", of_test)):
-        if len(found) < _FEWEST_PICTURES:
+        if len(found) < FEWEST_PICTURES:
             raise MvlmError(
-                f"{len(found)} pictures would be of the split {name}, and a router needs {_FEWEST_PICTURES}:"
+                f"{len(found)} pictures would be of the split {name}, and a router needs {FEWEST_PICTURES}:"
                 f" raise --{name}, or add pictures (there are {len(clusters)})"
             )
     of = {n: "test" if n in of_test else "val" if n in of_val else "train" for n in range(len(ordered))}

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from export.runtime.errors import MvlmError
 
 from .edit_distance import anls
-from .folding import as_list, words
+from .folding import as_list
 from .matching import contains, exact, f1, verdict, yes_no
 from .numbers import number, relaxed
 from .options import choice, chosen_option
 from .reading_numbers import read_number
+from .sentences import is_sentence
 from .vqa_accuracy import vqa
 
 _OF_ANSWERS: dict[str, Callable[[str, Sequence[str]], float]] = {
@@ -20,8 +21,6 @@ _OF_ANSWERS: dict[str, Callable[[str, Sequence[str]], float]] = {
     "f1": f1,
 }  # fmt: skip
 METRICS = (*_OF_ANSWERS, "vqa", "choice", "agreement")
-# More words than a short answer has: such answers are hardly ever given again word for word.
-_SENTENCE = 5
 
 
 @dataclass(frozen=True)
@@ -123,5 +122,5 @@ def guess(references: Sequence[Reference]) -> Metric:
     answered = [reference.answers for reference in references if reference.answers]
     if not answered:
         return Metric("agreement")
-    lengths = sorted(min(len(words(answer)) for answer in answers) for answers in answered)
-    return Metric("f1" if lengths[len(lengths) // 2] > _SENTENCE else "exact")
+    sentences = sum(all(map(is_sentence, answers)) for answers in answered)
+    return Metric("f1" if sentences >= len(answered) - len(answered) // 2 else "exact")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from export.runtime.errors import MvlmError
+from export.runtime.errors import MvlmError, listed
 
 from .metrics import Metric, Reference, fault, guess, read_metric, score_with
 
@@ -45,6 +45,18 @@ def metrics_of(rows: Sequence[Row], said: Sequence[str] = ()) -> RowMetrics:
 
     Raises `MvlmError` for a metric that there is not, a task that no row has, and rows that their metric cannot score.
     """
+    metrics = choose_metrics(rows, said)
+    if faults := unscorable(rows, metrics):
+        raise MvlmError(
+            f"{len(faults)} rows cannot be scored as asked; mend them, or name another metric with"
+            f" --metric{listed(faults, most=_NAMED)}"
+        )
+    return metrics
+
+
+def choose_metrics(rows: Sequence[Row], said: Sequence[str] = ()) -> RowMetrics:
+    """The metric of each row, whether it can score it or not. Raises `MvlmError` for a metric that there is not, and a
+    task that no row has."""
     by_task = dict(_read(text) for text in said)
     strange = sorted(task for task in by_task if task and task not in {row.task for row in rows})
     if strange:
@@ -54,15 +66,12 @@ def metrics_of(rows: Sequence[Row], said: Sequence[str] = ()) -> RowMetrics:
         if row.metric is None and not {row.task or "", ""} & by_task.keys():
             silent[row.task or ""].append(row)
     guessed = {task: guess([row.reference for row in members]) for task, members in silent.items()}
-    of = {row.id: _metric(row, by_task, guessed) for row in rows}
-    faults = [f"id {row.id}: {why}" for row in rows if (why := fault(of[row.id], row.reference))]
-    if faults:
-        more = f"\n  and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
-        raise MvlmError(
-            f"{len(faults)} rows cannot be scored as asked; mend them, or name another metric with --metric:\n"
-            + "\n".join(f"  {line}" for line in faults[:_NAMED]) + more
-        )  # fmt: skip
-    return RowMetrics(of, guessed)
+    return RowMetrics({row.id: _metric(row, by_task, guessed) for row in rows}, guessed)
+
+
+def unscorable(rows: Sequence[Row], metrics: RowMetrics) -> list[str]:
+    """The rows that no answer could be right for by their metric, a line each."""
+    return [f"id {row.id}: {why}" for row in rows if (why := fault(metrics.of[row.id], row.reference))]
 
 
 def _read(text: str) -> tuple[str, Metric]:
