@@ -252,7 +252,7 @@ static void answer(const std::string& folder, const std::string& picture, const 
   const int64_t positions = static_cast<int64_t>(prompt.size()) / table.width + most;
   if (positions > bundle["max_length"].whole())
     throw Refused("question, picture and answer need " + std::to_string(positions) + " positions, and the decoder" +
-                  " has " + std::to_string(bundle["max_length"].whole()) + ": ask in fewer words");
+                  " has " + std::to_string(bundle["max_length"].whole()) + ": ask in fewer words, or for a shorter answer");
 
   std::set<int64_t> stops;
   for (const Json& id : bundle["stop_ids"].items) stops.insert(id.whole());

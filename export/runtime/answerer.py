@@ -116,14 +116,24 @@ class Answerer:
         self.require_offered(request)
         needed = self.positions(request)
         if needed > self.manifest.max_length:
+            visual, room = self._largest(request), self.room(request)
             raise MvlmError(
-                f"the question with {self._largest(request)} visual tokens and an answer of {self.room(request)}"
-                f" tokens needs {needed} positions, and the decoder has {self.manifest.max_length}: ask in fewer words",
+                f"the question with {visual} visual tokens and an answer of {room} tokens needs {needed} positions, and"
+                f" the decoder has {self.manifest.max_length}: {self.way_out(request, needed - room, visual)}",
                 code="too-long",
             )
 
+    def way_out(self, request: Request, read: int, visual: int) -> str:
+        """What to shorten where `read` positions, `visual` of them pictures, leave no room for the answer."""
+        left = self.manifest.max_length - read
+        if left > 0:
+            return "give shorter choices" if request.choices else f"allow an answer of at most {left} tokens"
+        fewer = "name a coarser scale" if visual > read - visual and request.scale != min(self.manifest.scales) else ""
+        return fewer or "ask in fewer words"
+
     def require_offered(self, request: Request) -> None:
-        """Raise `MvlmError` for a scale or terms that this bundle does not have."""
+        """Raise `MvlmError` for a scale, terms or tokens that this bundle does not have."""
+        self.require_tokens(request)
         offered = self.manifest.scales
         if request.scale == "auto" and self.router is None:
             raise MvlmError(f"this bundle holds no router: name a scale, one of {_listed(offered)}", code="no-router")
@@ -139,6 +149,13 @@ class Answerer:
                     " scale",
                     code="no-costs",
                 )
+
+    def require_tokens(self, request: Request) -> None:
+        """Raise `MvlmError` for a biased token that the model does not know."""
+        known = self.manifest.embedding.shape[0]
+        unknown = [token for token, _ in request.logit_bias if token >= known]
+        if unknown:
+            raise MvlmError(f"logit_bias names token {unknown[0]}, and the model has {known}", code="bad-option")
 
     def positions(self, request: Request) -> int:
         """How many positions a question and its answer need at most."""

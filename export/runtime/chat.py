@@ -143,6 +143,7 @@ class Chats:
     def _plan(
         self, turns: tuple[Conversed, ...], request: Request, clock: Clock, truncate: Truncate, fit: bool
     ) -> Plan:
+        self._answerer.require_tokens(request)
         if any(turn.looked for turn in turns):
             self._answerer.require_offered(request)
         picked, dropped = self._picked(turns, request, clock), 0
@@ -155,19 +156,22 @@ class Chats:
             elif left < room:
                 shorter = _without_oldest(turns) if truncate else None
                 if shorter is None:
-                    raise self._too_long(len(transcript), room, picked)
+                    raise self._too_long(len(transcript), request, picked, alone=len(turns) == 1)
                 dropped += len(turns) - len(shorter)
                 picked = picked[len(picked) - sum(len(turn.looked) for turn in shorter) :]
                 turns = shorter
                 continue
             return Plan(turns, picked, transcript, request, dropped)
 
-    def _too_long(self, length: int, room: int, picked: Sequence[Picked]) -> MvlmError:
+    def _too_long(self, length: int, request: Request, picked: Sequence[Picked], *, alone: bool) -> MvlmError:
         shown = sum(picture.scale for picture in picked)
+        room, most = self._answerer.room(request), self._manifest.max_length
+        way = "leave out earlier turns, or pictures, or name a coarser scale"
+        if alone or length < most:
+            way = self._answerer.way_out(request, length, shown)
         return MvlmError(
             f"the conversation has {length} tokens, {shown} of them pictures, and with an answer of {room} it does not"
-            f" fit the decoder's {self._manifest.max_length} positions: leave out earlier turns, or pictures, or name a"
-            " coarser scale",
+            f" fit the decoder's {most} positions: {way}",
             code="too-long",
         )
 

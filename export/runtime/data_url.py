@@ -9,9 +9,8 @@ from urllib.parse import unquote
 
 from export.runtime.errors import MvlmError
 
-# What the head says of the picture is not looked at further: its first bytes say what it is.
-_HEAD = re.compile(r"\s*data:(?P<kind>[^,;]{0,100})(?P<more>(?:;[^,;]{0,100}){0,8}),", re.ASCII | re.IGNORECASE)
-_NOT_PICTURES = re.compile(r"(?!image/|application/octet-stream$|$)", re.ASCII | re.IGNORECASE)
+# Of what kind the head says that the picture is, is not looked at: its first bytes say what it is.
+_HEAD = re.compile(r"\s*data:[^,;]{0,100}(?P<more>(?:;[^,;]{0,100}){0,8}),", re.ASCII | re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/=_\-\s]*", re.ASCII)
 _LEAST = 40  # characters: shorter than any picture's, and longer than what people write by mistake
 _TO_STANDARD = str.maketrans("-_", "+/", "= \t\r\n\f\v")
@@ -49,7 +48,7 @@ def _encoded(text: object) -> str | None:
     found = _HEAD.match(text)
     if found:
         is_base64 = found["more"].lower().rpartition(";")[2].strip() == "base64"
-        return text[found.end() :] if is_base64 and not _NOT_PICTURES.match(found["kind"].strip()) else None
+        return text[found.end() :] if is_base64 else None
     return text if len(text) >= _LEAST and _BASE64.fullmatch(text[:_LEAST]) else None
 
 

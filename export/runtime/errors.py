@@ -5,6 +5,7 @@ It stands in the runtime because the runtime stands at the bottom of the house: 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 
 
@@ -28,6 +29,15 @@ class CheckFailed(MvlmError):
 
     def __init__(self, message: str, *, code: str = "check-failed") -> None:
         super().__init__(message, code=code)
+
+
+def shown(value: object) -> str:
+    """A value for a message: on one line, and short, however much a caller sent."""
+    try:
+        text = reprlib.repr(value)
+    except ValueError:  # a whole number with more digits than Python spells
+        return "a number of very many digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def listed(faults: Sequence[str], most: int = 12) -> str:

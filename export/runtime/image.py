@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import MvlmError
 
@@ -92,6 +92,11 @@ def open_picture(
             return _upright_rgb(opened, name, most_pixels or MAX_PIXELS, on_white)
     except MvlmError:
         raise
+    except UnidentifiedImageError:
+        raise MvlmError(
+            f"{name} cannot be read as a picture (it is none of {', '.join(_FORMATS)}): save it anew",
+            code="bad-picture",
+        ) from None
     except Exception as error:  # decoders of broken files raise whatever they stumble over
         reason = (str(error).split("\n")[0] or type(error).__name__)[:120]
         raise MvlmError(f"{name} cannot be read as a picture ({reason}): save it anew", code="bad-picture") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,13 +14,14 @@ import numpy as np
 
 from export.runtime.routing.router import Terms
 
-from .errors import MvlmError
+from .errors import MvlmError, shown
 
 Scale = int | Literal["auto"]
 _MOST_CHOICES = 64
 _COLDEST = 1e-6  # colder, logits that are divided by it leave float32
 _MOST_STOPS = 16
 _MOST_BIASES = 1024
+_ID = re.compile(r"0|[1-9][0-9]{0,8}")  # as JSON spells the id of a token
 
 
 class Options(TypedDict, total=False):
@@ -94,35 +96,39 @@ class Request:
             _require_whole(text)
         if not (self.scale == "auto" or _is_whole(self.scale)):
             raise MvlmError(
-                f"there is no scale {self.scale!r}: name a number of visual tokens, or auto", code="bad-scale"
+                f"there is no scale {shown(self.scale)}: name a number of visual tokens, or auto", code="bad-scale"
             )
         for field in fields(Terms):
             value = getattr(self, field.name)
             if value is not None and not _within(value, 0, math.inf):
                 named = field.name.replace("_", " ")
-                raise MvlmError(f"the {named} is {value}: give a number from 0 up", code="bad-price")
+                raise MvlmError(f"the {named} is {shown(value)}: give a number from 0 up", code="bad-price")
         _ = self.terms
         if self.deadline_ms is not None and not (_within(self.deadline_ms, 0, math.inf) and self.deadline_ms > 0):
-            raise MvlmError(f"the deadline is {self.deadline_ms} ms: give a number above 0", code="bad-option")
+            raise MvlmError(f"the deadline is {shown(self.deadline_ms)} ms: give a number above 0", code="bad-option")
         if not _is_whole(self.max_new_tokens) or self.max_new_tokens < 1:
             raise MvlmError(
-                f"an answer of at most {self.max_new_tokens} tokens is none: allow at least 1", code="bad-option"
+                f"an answer of at most {shown(self.max_new_tokens)} tokens is none: allow at least 1", code="bad-option"
             )
         if not _within(self.temperature, 0, math.inf):
-            raise MvlmError(f"the temperature is {self.temperature}: give a number from 0 up", code="bad-option")
+            raise MvlmError(f"the temperature is {shown(self.temperature)}: give a number from 0 up", code="bad-option")
         if not (_within(self.top_p, 0, 1) and self.top_p > 0):
-            raise MvlmError(f"top_p is {self.top_p}: give a number above 0, at most 1", code="bad-option")
+            raise MvlmError(f"top_p is {shown(self.top_p)}: give a number above 0, at most 1", code="bad-option")
         if not _is_whole(self.top_k) or self.top_k < -1:
-            raise MvlmError(f"top_k is {self.top_k!r}: give a whole number from 1 up, or 0 for all", code="bad-option")
+            raise MvlmError(
+                f"top_k is {shown(self.top_k)}: give a whole number from 1 up, or 0 for all", code="bad-option"
+            )
         if not _within(self.min_p, 0, 1):
-            raise MvlmError(f"min_p is {self.min_p!r}: give a number from 0 to 1", code="bad-option")
+            raise MvlmError(f"min_p is {shown(self.min_p)}: give a number from 0 to 1", code="bad-option")
         for name in ("presence_penalty", "frequency_penalty"):
             if not _within(getattr(self, name), -2, 2):
-                raise MvlmError(f"{name} is {getattr(self, name)!r}: give a number from -2 to 2", code="bad-option")
+                raise MvlmError(
+                    f"{name} is {shown(getattr(self, name))}: give a number from -2 to 2", code="bad-option"
+                )
         if any(not (_is_whole(token) and token >= 0 and _within(bias, -100, 100)) for token, bias in self.logit_bias):
             raise MvlmError("logit_bias holds something else than ids and numbers from -100 to 100", code="bad-option")
         if self.seed is not None and not (_is_whole(self.seed) and self.seed >= 0):
-            raise MvlmError(f"the seed is {self.seed!r}: give a whole number from 0 up", code="bad-option")
+            raise MvlmError(f"the seed is {shown(self.seed)}: give a whole number from 0 up", code="bad-option")
         _require_texts(self.stop, "stop", _MOST_STOPS)
         _require_texts(self.choices, "choices", _MOST_CHOICES)
         if any(not choice.strip() for choice in self.choices):
@@ -147,10 +153,10 @@ def request_of(question: str, scale: Scale, options: Mapping[str, Any]) -> Reque
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise MvlmError(f"there is no option {name!r}: {hint}", code="bad-option")
+            raise MvlmError(f"there is no option {shown(name)}: {hint}", code="bad-option")
     named = {name: _plain(value) for name, value in options.items()}
     scale = _plain(scale)
-    named["logit_bias"] = _biases(named.get("logit_bias") or {})
+    named["logit_bias"] = _biases({} if named.get("logit_bias") is None else named["logit_bias"])
     for name in ("stop", "choices"):
         value = named.get(name) or ()
         named[name] = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else (value,)
@@ -161,8 +167,11 @@ def _biases(value: object) -> tuple[tuple[int, float], ...]:
     """Biases by id; JSON spells the ids as texts."""
     if not isinstance(value, Mapping) or len(value) > _MOST_BIASES:
         raise MvlmError(f"logit_bias is no mapping of at most {_MOST_BIASES} ids to numbers", code="bad-option")
-    ids = (int(token) if isinstance(token, str) and token.isdecimal() and len(token) < 10 else token for token in value)
-    return tuple(zip(ids, value.values(), strict=True))
+    ids = (int(token) if isinstance(token, str) and _ID.fullmatch(token) else token for token in value)
+    biases = tuple(zip(ids, value.values(), strict=True))
+    if len({token for token, _ in biases}) < len(biases):
+        raise MvlmError("logit_bias names a token twice: give each id once", code="bad-option")
+    return biases
 
 
 def _plain(value: Any) -> Any:

@@ -18,6 +18,7 @@ from transformers import GenerationConfig
 from export.runtime.artefact import describe, sha256_file, write_json
 from export.runtime.errors import MvlmError, listed
 from export.runtime.views import ViewSpec
+from export.runtime.views.scale import NATIVE
 from mvlm_core.backbones.processor_files import read_images, read_words
 from mvlm_core.backbones.tensor_files import Stored, faults_of, read_json, read_tensors
 from mvlm_core.modeling.model import MvlmConfig, MvlmForConditionalGeneration
@@ -94,6 +95,8 @@ def import_checkpoint(checkpoint: Path, out: Path, *, vision_tower: Path | None,
         config.image_token_id = words.processor.image_token_id
         notes += [*words.notes, *grow_words(state, config)]
 
+    if words:
+        words.processor.default_scale = max(scales or (config.num_queries,))
     (words.processor if words else images).save_pretrained(out)
     write_model(state, config, out)
     carry_code(out)
@@ -109,6 +112,7 @@ def _import_family(checkpoint: Path, out: Path, vision_tower: Path | None, bar: 
         raise MvlmError(f"{checkpoint} holds its vision tower: leave --vision-tower away")
     read = FamilyCheckpoint(checkpoint)
     state, processor = read.state(), read.processor()
+    processor.default_scale = NATIVE
     processor.save_pretrained(out)
     write_model(state, read.config, out, read.generation_config())
     carry_code(out)

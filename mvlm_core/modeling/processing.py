@@ -93,12 +93,15 @@ class MvlmProcessor(ProcessorMixin):
     """Text with one placeholder a picture, and pictures -> `input_ids` with as many as it is shown in, `pixel_values`.
 
     Special tokens that stand in the texts of chat messages, `<image>` among them, stay text: see `encoding.spell`.
+    `default_scale` is what a caller gets who names no scale, as transformers' pipelines do not.
     """
 
     def __init__(
-        self, image_processor: MvlmImageProcessor, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
-    ) -> None:
+        self, image_processor: MvlmImageProcessor, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None,
+        default_scale: int | str | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(image_processor, tokenizer, chat_template=chat_template or TEMPLATES["mvlm"].text)
+        self.default_scale = default_scale
         spec = image_processor.view_spec
         self.image_token = spec.image_token if spec else IMAGE_TOKEN
         self.image_token_id: int = tokenizer.get_vocab()[self.image_token]
@@ -116,14 +119,15 @@ class MvlmProcessor(ProcessorMixin):
 
         `scale` (`36`, `16@4`, `native`: `export.runtime.views.Scale`) is one or one for each picture, in the order of
         the placeholders; `num_visual_tokens` is its older name. What comes back under that name is the tokens of each
-        view. Raises `MvlmError` when the placeholders in the text, the pictures and the scales differ in number.
+        view. Left out, it is `default_scale`. Raises `MvlmError` when the placeholders in the text, the pictures and
+        the scales differ in number, or no scale is said.
         """
         if scale is not None and num_visual_tokens is not None:
             raise MvlmError("scale and num_visual_tokens say the same: give one of the two")
         texts = [text] if isinstance(text, str) else list(text or [])
         pictures = _flat(images)
         marks = sum(row.count(self.image_token) for row in texts)
-        scales = _scales(num_visual_tokens if scale is None else scale, marks)
+        scales = _scales(self._asked(scale, num_visual_tokens, marks), marks)
         if not marks == len(pictures) == len(scales):
             raise MvlmError(
                 f"the text holds {marks} {self.image_token}, and {len(pictures)} pictures and {len(scales)} scales were"
@@ -144,6 +148,14 @@ class MvlmProcessor(ProcessorMixin):
             batch["num_visual_tokens"] = torch.tensor([s.tokens for s in shown for _ in s.views])  # (views,)
             batch |= stitch_tensors(shown)
         return BatchFeature(batch)
+
+    def _asked(self, scale: Any, num_visual_tokens: Any, marks: int) -> Any:
+        """What is asked for, or the default. Raises `MvlmError` for pictures that nothing says how to show."""
+        asked = num_visual_tokens if scale is None else scale
+        asked = self.default_scale if asked is None else asked
+        if asked is None and marks:
+            raise MvlmError("no scale was named, and this run has no default: give scale=, or set default_scale")
+        return asked
 
     def ask(self, question: str) -> str:
         """The text of one question about one picture, ready for an answer."""

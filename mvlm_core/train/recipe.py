@@ -14,6 +14,7 @@ from torch import nn
 from export.runtime.artefact import refuse_if_filled
 from export.runtime.durable import sync, sync_tree
 from export.runtime.errors import MvlmError, listed
+from export.runtime.views.scale import ScaleWord, coarse_to_fine
 from mvlm_core.checkpoints.remote_code import carry_code
 from mvlm_core.checkpoints.run_folder import INDEX, WEIGHTS, read_run_facts, write_run_facts
 from mvlm_core.data.reading import read_rows, rows_sha256, stream_rows
@@ -75,6 +76,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool, overwrite: bool, prog
         if adapted:
             model = fold_in(adapted, stage, folder, out)
 
+    show_by_default(model, processor, coarse_to_fine(config.scales)[-1])
     save_run(trainer, model.eval(), processor, out)
 
 
@@ -235,6 +237,12 @@ def _refuse_sharded_stages(config: TrainConfig) -> None:
             f"{sharded[0]} shards the model for one stage, and {len(config.stages)} are configured: run each as a"
             " configuration of its own, the later ones with model.start"
         )
+
+
+def show_by_default(model: MvlmForConditionalGeneration, processor: MvlmProcessor, scale: ScaleWord) -> None:
+    """Callers who name no scale, as transformers' pipelines, get this one."""
+    processor.default_scale = scale
+    model.config.num_visual_tokens = scale if isinstance(scale, int) else None  # views say theirs with each picture
 
 
 def save_run(trainer: StageTrainer, model: MvlmForConditionalGeneration, processor: MvlmProcessor, out: Path) -> None:

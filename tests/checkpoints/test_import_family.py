@@ -150,6 +150,7 @@ def test_a_scale_that_the_grid_does_not_pool_to_is_refused(family):
 def test_every_tensor_is_accounted_for(family):
     assert "tensors, every one accounted for" in family.imported.notes[0]
     assert family.imported.has_tokenizer
+    assert family.processor.default_scale == "native"
 
 
 def spoil_json(name: str, **change: Any) -> Callable[[Path], None]:

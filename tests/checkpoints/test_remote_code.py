@@ -31,6 +31,7 @@ assert not any(loading.values()), loading
 processor = AutoProcessor.from_pretrained(run, trust_remote_code=True)
 text = processor.ask({QUESTIONS[0]!r})
 batch = processor(images=Image.open(picture), text=text, num_visual_tokens={SCALE})
+assert torch.equal(processor(images=Image.open(picture), text=text)["input_ids"], batch["input_ids"])
 assert torch.equal(model.eval()(**batch).logits, torch.load(logits))
 ids = [model.generate(**batch, max_new_tokens=4, do_sample=False, use_cache=cached) for cached in (True, False)]
 assert torch.equal(*ids)
@@ -48,6 +49,7 @@ def run(request, tmp_path) -> Path:
     batch = processor(images=drawn_picture(), text=processor.ask(QUESTIONS[0]), num_visual_tokens=SCALE)
     torch.save(model(**batch).logits.detach(), tmp_path / "logits.pt")
     model.save_pretrained(tmp_path / "run")
+    processor.default_scale = SCALE
     processor.save_pretrained(tmp_path / "run")
     carry_code(tmp_path / "run")
     return tmp_path / "run"

@@ -30,6 +30,59 @@ def test_half_a_character(change):
     str(error.value).encode()
 
 
+@pytest.mark.parametrize("name", ["temperature", "top_p", "top_k", "min_p", "seed", "price", "presence_penalty",
+                                  "max_new_tokens", "deadline_ms"])  # fmt: skip
+@pytest.mark.parametrize(
+    "value", [["x"] * 10_000, "x" * 10_000, {"x": "y" * 10_000}, -(10**5000), object()], ids=list("abcde")
+)
+def test_messages_are_short_whatever_was_sent(name, value):
+    with pytest.raises(MvlmError) as error:
+        request_of("what?", 9, {name: value})
+    assert len(str(error.value)) < 200
+    assert "\n" not in str(error.value)
+
+
+def test_biases_of_tokens():
+    assert request_of("what?", 9, {"logit_bias": {"7": 1, 8: -1}}).logit_bias == ((7, 1), (8, -1))
+    for bad in ([], "x", {"a": 1}, {"01": 1}, {"٣": 1}, {"-1": 1}, {"1": 101}, {"1": None}, {"1": 1, 1: 2}):
+        with pytest.raises(MvlmError, match="logit_bias"):
+            request_of("what?", 9, {"logit_bias": bad})
+    runtime = Runtime.load(pool_bundle().bundle, threads=1)
+    known = runtime.manifest.embedding.shape[0]
+    view = runtime.look(pool_bundle().picture(0))
+    view.ask("what?", 9, logit_bias={known - 1: 1}, max_new_tokens=1)
+    with pytest.raises(MvlmError, match=f"names token {known}, and the model has {known}"):
+        view.ask("what?", 9, logit_bias={known: 1})
+    with pytest.raises(MvlmError, match=f"names token {known}"):
+        runtime.chat([{"role": "user", "content": "what?"}], logit_bias={known: 1})
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_hottest_temperature_draws_any_token():
+    runtime = Runtime.load(pool_bundle().bundle, threads=1)
+    view = runtime.look(pool_bundle().picture(0))
+    drawn = {view.ask("what?", 9, temperature=1e308, seed=seed, max_new_tokens=1).token_ids for seed in range(6)}
+    assert len(drawn) > 1
+
+
+def test_what_does_not_fit_is_told_what_to_shorten():
+    runtime = Runtime.load(pool_bundle().bundle, threads=1)
+    view = runtime.look(pool_bundle().picture(0))
+    most = runtime.manifest.max_length
+    with pytest.raises(MvlmError, match="allow an answer of at most") as error:
+        view.ask("what?", 9, max_new_tokens=most)
+    fits = int(str(error.value).rsplit(" ", 2)[1])
+    assert view.runtime.positions(request_of("what?", 9, {"max_new_tokens": fits})) == most
+    with pytest.raises(MvlmError, match="give shorter choices"):
+        view.ask("what?", 9, choices=["a" * most, "b"])
+    with pytest.raises(MvlmError, match="ask in fewer words"):
+        view.ask("w" * most, 9)
+    with pytest.raises(MvlmError, match="allow an answer of at most"):
+        runtime.chat([{"role": "user", "content": "what?"}], max_new_tokens=most)
+    with pytest.raises(MvlmError, match="leave out earlier turns"):
+        runtime.chat([{"role": role, "content": "w" * most} for role in ("user", "assistant", "user")])
+
+
 def test_one_text_is_not_several():
     made = pool_bundle()
     runtime = Runtime.load(made.bundle, threads=1)

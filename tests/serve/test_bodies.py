@@ -82,7 +82,7 @@ def test_fields_that_change_nothing_essential_are_left_out_and_listed(served, pi
         ({"max_tokens": "many"}, "max_tokens is 'many'", "max_tokens"),
         ({"max_tokens": 0}, "max_tokens is '0'", "max_tokens"),
         ({"max_tokens": ..., "max_completion_tokens": 1.5}, "max_completion_tokens is '1.5'", "max_completion_tokens"),
-        ({"temperature": "hot"}, "temperature is hot", None),
+        ({"temperature": "hot"}, "temperature is 'hot'", None),
         ({"temperature": 10**400}, "temperature is", None),
         ({"top_p": 0}, "top_p is 0", None),
         ({"stop": [""]}, "stop holds something", None),
@@ -122,7 +122,9 @@ def test_bodies_that_are_refused(served, picture, change, says, param):
         (b"\xff\xfe", "not valid JSON"), (b"[" * 10_000 + b"]" * 10_000, "nested too deep"),
         (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "nested too deep"),
         (b'{"temperature": 1e400}', "the number 1e400 is too large"), (b'{"temperature": NaN}', "NaN is no number"),
-        (b'{"seed": ' + b"1" * 5000 + b"}", "not valid JSON"),
+        (b'{"seed": ' + b"1" * 5000 + b"}", "has 5000 digits"),
+        (b'{"n": 1, "stream": true, "stream": false}', "it names 'stream' twice"),
+        (b'{"mvlm": {"scale": 1, "scale": 9}}', "it names 'scale' twice"),
     ],
 )  # fmt: skip
 def test_bodies_that_are_no_json(served, data, says):
@@ -149,6 +151,7 @@ WAYS = {
     "with spaces": lambda plain: f" data: image/png; base64, {plain} ",
     "of no type": lambda plain: f"data:;base64,{plain}",
     "as bytes": lambda plain: f"data:application/octet-stream;base64,{plain}",
+    "as something that it is not": lambda plain: f"data:text/plain;base64,{plain}",
     "as image/jpg, which there is not": lambda plain: f"data:image/jpg;base64,{plain}",
     "plain": lambda plain: plain,
     "plain and unpadded": lambda plain: plain.rstrip("="),
@@ -178,9 +181,16 @@ def test_what_is_no_base64(url):
         read_data_url(url)
 
 
+@pytest.mark.parametrize("data", [b"", b"AAAA", b"<svg/>", b"%PDF-1.7"])
+def test_what_is_no_picture(served, data):
+    status, said = served.chat(body(data, QUESTION))
+    assert (status, said["error"]["code"]) == (400, "bad-picture")
+    assert "cannot be read as a picture (it is none of BMP, GIF, JPEG" in said["error"]["message"]
+
+
 @pytest.mark.parametrize(
     "url",
-    ["http://example.org/x.png", "file:///etc/passwd", "../x.png", "data:text/html;base64,AA==", "", None, 3, {},
+    ["http://example.org/x.png", "file:///etc/passwd", "../x.png", "data:text/html,AA==", "", None, 3, {},
      "data:image/png,AAAA", "data:image/png;base64", "x" * 39],
 )  # fmt: skip
 def test_no_url_is_fetched_and_no_path_is_read(served, monkeypatch, url):

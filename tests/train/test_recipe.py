@@ -49,6 +49,8 @@ def test_a_run_is_a_model_folder_with_its_history(trained):
     assert [line["num_visual_tokens"] for line in lines[:4]] == [[]] * 4
     assert {m for line in lines[4:] for m in line["num_visual_tokens"]} <= {1, 4, 9, 36, 144}
     assert all(line["loss"] > 0 for line in lines)
+    assert json.loads((trained / "processor_config.json").read_text())["default_scale"] == 144
+    assert json.loads((trained / "config.json").read_text())["num_visual_tokens"] == 144
 
 
 def test_resumed_equals_uninterrupted(trained, scenes, tmp_path, mvlm):

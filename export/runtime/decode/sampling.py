@@ -13,6 +13,7 @@ from export.runtime.manifest import Manifest
 from export.runtime.request import Request
 
 Array = NDArray[np.float32]
+_HOTTEST = 1e30  # hotter, a temperature leaves float32; every token is as likely long before
 _FEW = 256  # tokens that are sorted before all are
 # What stands for nought in a table of 8 bits.
 _NOUGHT = np.float32(128)
@@ -69,7 +70,7 @@ class Sampler:
             return logits
         wanted = logits.copy()
         for token, bias in request.logit_bias:
-            if token < len(wanted):
+            if token < len(wanted):  # a head may be smaller than the table
                 wanted[token] += bias
         for token, count in self._counts.items():
             wanted[token] -= request.presence_penalty + count * request.frequency_penalty
@@ -77,7 +78,9 @@ class Sampler:
 
     def _draw(self, logits: Array) -> int:
         request = self._request
-        probability = np.exp(log_softmax(logits / np.float32(request.temperature)).astype(np.float64))  # (V,)
+        probability = np.exp(
+            log_softmax(logits / np.float32(min(request.temperature, _HOTTEST))).astype(np.float64)
+        )  # (V,)
         likely = self._likeliest(probability)  # ids, the likeliest first
         head = probability[likely]
         # The nucleus of Holtzman et al., arXiv 1904.09751: the shortest head that holds `top_p`.

@@ -8,6 +8,8 @@ from typing import Any
 
 from export.runtime.errors import MvlmError
 
+_MOST_DIGITS = 1000  # of a whole number: more than any that means something
+
 
 class BadField(MvlmError):
     """A field of a body that cannot be had; `param` is its name, as OpenAI's errors have it."""
@@ -20,7 +22,8 @@ class BadField(MvlmError):
 def read_json(body: bytes | bytearray) -> dict[str, Any]:
     """A JSON object. Raises `MvlmError` for anything else, nested however deep, and for numbers beyond a double."""
     try:
-        value = json.loads(body, parse_constant=_no_constant, parse_float=_number)
+        value = json.loads(body, parse_constant=_no_constant, parse_float=_number, parse_int=_whole,
+                           object_pairs_hook=_object)  # fmt: skip
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:120]
         raise MvlmError(f"the body is not valid JSON ({reason})", code="bad-body") from None
@@ -58,6 +61,22 @@ def short(value: object) -> str:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"the number {text[:20]}... has {len(text)} digits")
+    return int(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names are all different: of two values under one name, none is better than the other."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"it names {short(twice)} twice")
+    return value
 
 
 def _number(text: str) -> float:
