@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
@@ -114,7 +115,13 @@ def runtime() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"verbs.md": verbs, "configuration.md": configuration, "runtime.md": runtime}
+def errors() -> str:
+    """Every code and every message of an error, from the sources."""
+    page: str = runpy.run_path(str(Path(__file__).with_name("error_messages.py")))["page"]()
+    return page
+
+
+PAGES = {"verbs.md": verbs, "configuration.md": configuration, "runtime.md": runtime, "errors.md": errors}
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)

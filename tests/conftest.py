@@ -12,11 +12,20 @@ from click.testing import CliRunner, Result
 
 from export.runtime import Runtime
 from mvlm_core.cli import main
+from tests.support import messages
 
 if TYPE_CHECKING:
     from tests.support.bundles import Made
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With MVLM_MESSAGES=FOLDER, note there which messages of errors the tests raise; see tests/support/messages.py."""
+    if folder := os.environ.get("MVLM_MESSAGES"):
+        made: set[tuple[str, int]] = set()
+        messages.watch(made)
+        config.add_cleanup(lambda: messages.keep(made, Path(folder)))
 
 
 @pytest.fixture
