@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ROOMS = ("export", "mvlm_core", "router")
 # The classes of errors, and the code of each where none is named.
-CLASSES = {"MvlmError": "bad-input", "CheckFailed": "check-failed", "BadField": "bad-option"}
+CLASSES = {"MvlmError": "bad-input", "CheckFailed": "check-failed", "BadField": "bad-option", "Refused": "check-failed"}
 # What a code says, and what one does about it; the message says it for the case at hand.
 CODES = {
     "bad-body": "the body of a request is no JSON object: send one",
@@ -55,6 +55,7 @@ CODES = {
     "not-ended": "a stream's answer was read before its end: read the stream first",
     "other-device": "the bundle was exported for another version of TensorRT: export for this one",
     "other-engines": "the engines are another GPU's: `mvlm build` here",
+    "refused-bundle": "the bundle did not pass its verification: export again, or verify it with a loss that you allow",
     "scale-not-allowed": "the connector allows no such scale: the message names those that it does",
     "stale-bench": "the costs were measured on another bundle: `mvlm bench` again",
     "stale-engines": "the engines were built from another bundle: `mvlm build` again",

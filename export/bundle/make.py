@@ -18,6 +18,7 @@ from mvlm_core.modeling.processing import prompt_of
 
 from .files import graph_count, require_room, reseal, write_bundle
 from .refine import StartBar, calibration_rows, refine
+from .refused import Refused, keep_refused
 from .source import Source, read_source
 from .verify import sample_rows, verify_bundle
 
@@ -67,7 +68,8 @@ def make_bundle(wanted: Wanted, out: Path, *, overwrite: bool, start: StartBar) 
     """Write a bundle to `out`, verified against torch on real rows.
 
     Raises `MvlmError` for whatever cannot be had, before anything is written, and `CheckFailed` when the files do not
-    compute what the model computes; `out` is then as it was.
+    compute what the model computes; `out` is then as it was, and where a precision was named the refused bundle stands
+    beside it.
     """
     refuse_if_filled(out, overwrite=overwrite)
     ladder = target(wanted.target).ladder if wanted.precision == AUTO else (wanted.precision,)
@@ -77,10 +79,11 @@ def make_bundle(wanted: Wanted, out: Path, *, overwrite: bool, start: StartBar) 
     every_row = read_rows(wanted.rows)
     verified = sample_rows(every_row, wanted.verify_rows)
     make = partial(_make, source, wanted, (every_row, verified), overwrite=overwrite, start=start)
+    named = wanted.precision != AUTO
     refused: list[str] = []
     for precision in ladder:
         try:
-            return replace(make(precision, out), refused=tuple(refused))
+            return replace(make(precision, out, keep=named), refused=tuple(refused))
         except CheckFailed as error:
             refused.append(f"{precision}: {error}")
     if wanted.precision == AUTO:
@@ -89,14 +92,14 @@ def make_bundle(wanted: Wanted, out: Path, *, overwrite: bool, start: StartBar) 
     raise CheckFailed(f"{refused[0].partition(': ')[2]}{f'; --precision {passes} passes' if passes else ''}")
 
 
-def _next_that_passes(wanted: Wanted, make: Callable[[str, Path], MadeBundle], out: Path) -> str | None:
+def _next_that_passes(wanted: Wanted, make: Callable[..., MadeBundle], out: Path) -> str | None:
     """The first precision that passes of those behind the refused one in the target's ladder; nothing of it is kept."""
     ladder = target(wanted.target).ladder
     behind = ladder[ladder.index(wanted.precision) + 1 :] if wanted.precision in ladder else ladder
     for precision in behind:
         with TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as folder:
             try:
-                make(precision, Path(folder) / "bundle")
+                make(precision, Path(folder) / "bundle", keep=False)
             except CheckFailed:
                 continue
             return precision
@@ -105,9 +108,9 @@ def _next_that_passes(wanted: Wanted, make: Callable[[str, Path], MadeBundle], o
 
 def _make(
     source: Source, wanted: Wanted, rows: tuple[Sequence[Row], Sequence[Row]], precision: str | None, out: Path, *,
-    overwrite: bool, start: StartBar,
+    overwrite: bool, start: StartBar, keep: bool,
 ) -> MadeBundle:  # fmt: skip
-    """One precision, from the plan to the verified bundle."""
+    """One precision, from the plan to the verified bundle; with `keep` a refused one stands beside `out`."""
     every_row, verified = rows
     asked = plan(wanted.target, precision, wanted.max_length, source.positions)
     require_positions(source, asked.positions, verified)
@@ -123,8 +126,9 @@ def _make(
         steps = start("verifying", len(verified) * len(source.scales))
         try:
             report = verify_bundle(source, folder, verified, steps, wanted.max_loss)
-        except CheckFailed as error:
-            raise CheckFailed("; ".join(filter(None, [str(error), refined.worst()]))) from None
+        except Refused as error:
+            kept = f"it stands in {keep_refused(folder, out, error)}" if keep else ""
+            raise CheckFailed("; ".join(filter(None, [str(error), refined.worst(), kept]))) from None
         report |= {"calibration": refined.facts()}
         write_json(folder / "verify.json", report)
         reseal(folder)

@@ -24,7 +24,7 @@ from export.graphs.targets import FLOATS, PHASES, Plan, target
 from export.runtime import Runtime
 from export.runtime.backends.onnx import Cache, Decoder, Device
 from export.runtime.decode.sampling import EmbeddingTable
-from export.runtime.errors import CheckFailed, MvlmError
+from export.runtime.errors import MvlmError
 from export.runtime.features import image_features, question_features
 from export.runtime.manifest import Manifest, read_manifest
 from export.runtime.request import Request
@@ -38,6 +38,7 @@ from .embed import embed_question
 from .fidelity import Fidelity, stacked
 from .files import stop_ids
 from .reference import HeldNumbers, as_written, weight_faults
+from .refused import Refused
 from .source import Source
 from .table import table_faults
 from .tolerance import Lost, coarsest, points_lost, tolerance
@@ -124,9 +125,10 @@ def verify_bundle(
     `max_loss` is how far, in nats a token, the chances of a reference answer's tokens may have moved on average at any
     scale; left out, what `TOLERANCES` allow the precision.
 
-    Raises `CheckFailed` naming every scale and phase that differs by more than `TOLERANCES` allow its precision, the
-    first answer of each scale that may not be another, every scale that lost too much, and every weight and node of
-    the language model that is not the one that belongs there. `MvlmError` without rows, or for another model's bundle.
+    Raises `Refused`, with the report as far as it goes, naming every scale and phase that differs by more than
+    `TOLERANCES` allow its precision, the first answer of each scale that may not be another, every scale that lost too
+    much, and every weight and node of the language model that is not the one that belongs there. `MvlmError` without
+    rows, or for another model's bundle.
     """
     if not rows:
         raise MvlmError("there are no rows to verify with: name some with --rows")
@@ -145,11 +147,11 @@ def verify_bundle(
     except MvlmError as error:
         if error.code != "engine-failed":
             raise
-        raise CheckFailed(f"the exported files do not run: {error}") from None
-    faults = check.faults()
+        raise Refused(f"the exported files do not run: {error}", {}) from None
+    faults, report = check.faults(), check.report([row.id for row in rows])
     if faults:
-        raise CheckFailed(f"the exported files do not compute what the model computes: {'; '.join(faults)}")
-    return check.report([row.id for row in rows])
+        raise Refused(f"the exported files do not compute what the model computes: {'; '.join(faults)}", report)
+    return report
 
 
 class _Check:
@@ -362,6 +364,7 @@ class _Check:
                     "kv_offsets": sorted(report.kv_offsets),
                 }
                 for m, report in self.scales.items()
+                if report.answers  # none where a connector is another scale's
             },
         }
 

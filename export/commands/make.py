@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +92,14 @@ def export(
 @click.option("--verify-rows", type=click.IntRange(min=1), default=24, show_default=True, help="At each scale.")
 @click.option("--max-loss", type=click.FloatRange(min=0), help="As of `export`; left out, what was allowed there.")
 def verify(bundle: Path, run_folder: Path, rows_path: Path | None, verify_rows: int, max_loss: float | None) -> None:
-    """Hold a bundle against its run, as `export` did; one that fails is removed.
+    """Hold a bundle against its run, as `export` did; one that fails gets a name that says so.
 
     \b
     Example:
       mvlm verify bundle --run run --rows rows --verify-rows 200
     """
     from export.bundle.files import reseal
+    from export.bundle.refused import Refused, keep_refused
     from export.bundle.source import read_source
     from export.bundle.verify import sample_rows, verify_bundle
     from export.runtime.artefact import write_json
@@ -117,9 +117,9 @@ def verify(bundle: Path, run_folder: Path, rows_path: Path | None, verify_rows: 
     try:
         with Bars() as bars:
             report = verify_bundle(source, bundle, rows, bars.start("verifying", len(rows) * len(scales)), allowed)
-    except CheckFailed as error:
-        shutil.rmtree(bundle)
-        raise CheckFailed(f"{error}; {bundle} was removed") from None
+    except Refused as error:
+        raise CheckFailed(f"{error}; it stands in {keep_refused(bundle, bundle, error)}; another --precision may"
+                          " pass, or more allowed with --max-loss") from None  # fmt: skip
     kept = {"calibration": before["calibration"]} if "calibration" in before else {}
     write_json(bundle / "verify.json", report | kept)
     reseal(bundle)

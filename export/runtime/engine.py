@@ -22,7 +22,7 @@ from .chat import Chats, Conversed, Truncate
 from .errors import MvlmError
 from .image import Order, Picture
 from .machine import device_name
-from .manifest import read_manifest, read_verification, require_provider
+from .manifest import read_manifest, read_verification, require_passed, require_provider
 from .messages import Turn, read_turns
 from .request import Options, Scale, request_of, require_several
 from .view import View, look
@@ -55,6 +55,7 @@ class Runtime(Answerer):
         manifest = read_manifest(Path(path), sha256=sha256, verify=verify)
         require_provider(manifest, provider)
         try:
+            require_passed(manifest)
             return cls(manifest, device, read_costs(manifest.folder, device_name(provider, threads), manifest.sha256))
         except MvlmError:
             raise

@@ -182,6 +182,16 @@ def read_verification(manifest: Manifest) -> dict[str, Any] | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
+def require_passed(manifest: Manifest) -> None:
+    """Raise `MvlmError` for a bundle that its verification refused."""
+    if "refused" in (read_verification(manifest) or {}):
+        raise MvlmError(
+            f"{manifest.folder} was refused when it was verified, and its verify.json says why: export again, or allow"
+            f" more with `mvlm verify {manifest.folder} --max-loss`",
+            code="refused-bundle",
+        )
+
+
 def require_provider(manifest: Manifest, provider: str) -> None:
     """Raise `MvlmError` for a bundle that was made for another engine than the one it is to run on."""
     if provider != manifest.provider:

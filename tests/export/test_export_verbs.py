@@ -173,7 +173,7 @@ def test_a_precision_that_loses_too_much_names_layers_and_the_next_that_passes(m
     assert "the chances of the next token moved by" in failed.output
     assert re.search(r"the layers that cost most: layers\.\d\.\S+ \(4b128z, \w+: \S+\), ", failed.output)
     assert "--precision float32 passes" in failed.output
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "bundle.refused"]
 
 
 def test_auto_takes_the_first_that_passes(made, tmp_path, mvlm):
@@ -198,7 +198,7 @@ def test_without_calibration_and_without_rows_for_it(made, tmp_path, mvlm):
     assert json.loads((out / "bundle.json").read_text())["calibrated"] == {}
 
 
-def test_verify_removes_what_fails(made, tmp_path, mvlm, monkeypatch):
+def test_what_verify_refuses_is_kept_under_a_name_that_says_so(made, tmp_path, mvlm, monkeypatch):
     bundle = shutil.copytree(made.bundle, tmp_path / "bundle")
     weights = (bundle / "weights.bin").read_bytes()
     (bundle / "weights.bin").write_bytes(bytes(len(weights) // 2) + weights[len(weights) // 2 :])
@@ -206,8 +206,28 @@ def test_verify_removes_what_fails(made, tmp_path, mvlm, monkeypatch):
     failed = mvlm("verify", str(bundle), "--run", str(made.run), "--rows", str(made.rows), "--verify-rows", "1")
     assert failed.exit_code == 1
     assert "do not compute what the model computes" in failed.output
-    assert f"{bundle} was removed" in failed.output
-    assert list(tmp_path.iterdir()) == []
+    kept = tmp_path / "bundle.refused"
+    assert f"it stands in {kept}" in failed.output
+    assert list(tmp_path.iterdir()) == [kept]
+    said = json.loads((kept / "verify.json").read_text())
+    assert said["refused"].startswith("the exported files do not compute what the model computes")
+    assert said["scales"]
+    with pytest.raises(MvlmError, match="was refused when it was verified") as refused:
+        Runtime.load(kept)
+    assert refused.value.code == "refused-bundle"
+
+
+def test_a_refused_bundle_can_be_allowed(made, tmp_path, mvlm):
+    """What is refused for its loss alone stands beside, and opens once more is allowed."""
+    failed = mvlm(*arguments(made, tmp_path / "bundle", "--scales", "9", "--precision", "float32", "--max-loss", "0"))
+    assert failed.exit_code == 1
+    kept = tmp_path / "bundle.refused"
+    assert f"it stands in {kept}" in failed.output
+    assert list(tmp_path.iterdir()) == [kept]
+    allowed = ("--run", str(made.run), "--rows", str(made.rows), "--verify-rows", "1", "--max-loss", "100")
+    done = mvlm("verify", str(kept), *allowed)
+    assert done.exit_code == 0, done.output
+    assert Runtime.load(kept, threads=1).ask(made.picture(0), "what?", 9, max_new_tokens=1).num_visual_tokens == 9
 
 
 @pytest.mark.parametrize(
