@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +12,10 @@ from types import TracebackType
 from typing import Any
 
 import click
+
+# How wide a bar is that leaves room, and what stands beside it: label, brackets, per cent and time left.
+_NARROW = 12
+_BESIDE_A_NARROW_BAR = 28 + 2 + _NARROW + 2 + 6 + 14
 
 
 class Bars:
@@ -29,10 +35,25 @@ class Bars:
 
     def start(self, label: str, length: int) -> Callable[[int], None]:
         """Open a bar and return what advances it."""
+        return self._show(label, length, width=30).update
+
+    def start_told(self, label: str, length: int) -> Callable[[str], None]:
+        """Open a bar with room behind it, and return what advances it by one and says what that came to."""
+        room = max(0, shutil.get_terminal_size().columns - _BESIDE_A_NARROW_BAR)
+        bar = self._show(label, length, width=_NARROW, item_show_func=lambda told: (told or "")[:room])
+        return lambda told: bar.update(1, told)
+
+    def say(self, line: str) -> None:
+        """A line above the open bar, which is drawn again when it moves."""
+        if self._current is not None and sys.stdout.isatty():
+            click.echo("\r\x1b[2K", nl=False, color=True)
+        click.echo(line)
+
+    def _show(self, label: str, length: int, **look: Any) -> Any:
         self._open.close()
-        bar: Any = click.progressbar(length=length, label=f"{label:<28}", show_eta=True, show_percent=True, width=30)
+        bar: Any = click.progressbar(length=length, label=f"{label:<28}", show_eta=True, show_percent=True, **look)
         self._current = self._open.enter_context(bar)
-        return bar.update
+        return self._current
 
     def reach(self, label: str) -> Callable[[int, int], None]:
         """What to call with (done, all): the bar opens at the first call, at a length known only then."""

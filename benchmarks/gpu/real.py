@@ -65,9 +65,9 @@ class Clock:
     def __init__(self) -> None:
         self.ends: dict[str, list[float]] = {}
 
-    def __call__(self, stage: str, steps: int) -> Callable[[], None]:
+    def __call__(self, stage: str, steps: int) -> Callable[[str], None]:
         ends = self.ends[stage] = [time.perf_counter()]
-        return lambda: ends.append(time.perf_counter())
+        return lambda told: ends.append(time.perf_counter())
 
     def seconds(self) -> dict[str, float]:
         """Of a step of each stage, once it runs evenly: the waiting for pictures is among it."""

@@ -82,10 +82,9 @@ def _learned(
             folder / RUN,
             resume=False,
             overwrite=False,
-            progress=lambda name, steps: lambda: None,
+            progress=lambda name, steps: lambda told: None,
             say=print,
         )
-        shutil.rmtree(folder / RUN / "checkpoints")
         return *load_run(folder / RUN), []
     assert begin
     model, processor = load_run(begin)

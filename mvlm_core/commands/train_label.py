@@ -109,12 +109,10 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
     for source in sources:
         say(source)
     with picture_warnings(say), Bars() as bars, quiet():
-
-        def progress(stage: str, steps: int) -> Callable[[], None]:
-            advance = bars.start(f"training, stage {stage}", steps)
-            return lambda: advance(1)
-
-        run_recipe(resolved, out, resume=resume, overwrite=overwrite, progress=progress, say=say)
+        run_recipe(
+            resolved, out, resume=resume, overwrite=overwrite, say=bars.say if say is click.echo else say,
+            progress=lambda stage, steps: bars.start_told(f"training, stage {stage}", steps),
+        )  # fmt: skip
     if not process_state().is_main_process:
         return
     click.echo(f"a trained model in {out}; each step's loss and scale in {out / 'metrics.jsonl'}")

@@ -45,6 +45,7 @@ class TrainConfig(Strict):
         attention, liger: kernels by name; what does not apply here is an error.
         report_to: trackers by the names that transformers has for them, beside metrics.jsonl.
         workers: processes that decode pictures for each training process; 0 decodes in its own.
+        keep_checkpoints: leave the checkpoints of a run that ended well; else they go, since nothing goes on from them.
     """
 
     rows: Path = Path("rows")
@@ -55,6 +56,7 @@ class TrainConfig(Strict):
     liger: bool = False
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     workers: int = Field(0, ge=0)
+    keep_checkpoints: bool = False
     scales: tuple[Word, ...]
     model: ModelConfig
     stages: tuple[StageConfig, ...]

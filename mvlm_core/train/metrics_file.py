@@ -1,4 +1,4 @@
-"""metrics.jsonl: a line of JSON for each step and each evaluation; and the bar that moves with it."""
+"""metrics.jsonl: a line of JSON for each step and each evaluation; and what of it is shown on the way."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,35 @@ from transformers import TrainerCallback, TrainingArguments
 
 from .plan import Schedule
 from .resume import step_of
+from .sample_answer import SampleAnswers
 from .stages import StageConfig
 
 _STATUS = Path("/proc/self/status")
 _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
-_EVALUATION = re.compile(r"eval_(\d+)_loss")
-# What a bar is told: the stage's name and how many steps it has; it answers with a function to call after each.
-StageProgress = Callable[[str, int], Callable[[], None]]
+_EVALUATION = re.compile(r"eval_(.+)_loss")
+# What a bar is told: the stage's name and how many steps it has; it answers with a function to call after each, with
+# what that step came to.
+StageProgress = Callable[[str, int], Callable[[str], None]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Where what is shown on the way goes: the bars of the stages, and lines between them."""
+
+    progress: StageProgress
+    say: Callable[[str], None]
 
 
 class MetricsFile(TrainerCallback):
     """Writes what each step showed and cost. A resumed stage first takes back the lines after its checkpoint."""
 
     def __init__(
-        self, path: Path, stage: StageConfig, schedule: Schedule, progress: StageProgress, checkpoint: Path | None
+        self, path: Path, stage: StageConfig, schedule: Schedule, shown: Shown, checkpoint: Path | None
     ) -> None:
-        self.path, self.stage, self.schedule, self.progress = path, stage, schedule, progress
+        self.path, self.stage, self.schedule, self.shown = path, stage, schedule, shown
         self.start = step_of(checkpoint)
-        self.advance: Callable[[], None] = lambda: None
+        self.samples: SampleAnswers | None = None
+        self.advance: Callable[[str], None] = lambda told: None
         self.began = 0.0
         self.evaluation: dict[str, float] = {}  # the loss at each scale, as transformers tells one after another
 
@@ -42,7 +54,7 @@ class MetricsFile(TrainerCallback):
         whole = self.path.read_text().rpartition("\n")[0]
         lines = [line for line in whole.splitlines() if not self._again(json.loads(line))]
         self.path.write_text("".join(f"{line}\n" for line in lines))
-        self.advance = self.progress(self.stage.name, len(self.schedule.scales) - self.start)
+        self.advance = self.shown.progress(self.stage.name, len(self.schedule.scales) - self.start)
 
     def _again(self, line: dict[str, Any]) -> bool:
         return line["stage"] == self.stage.name and line["step"] > self.start
@@ -58,12 +70,18 @@ class MetricsFile(TrainerCallback):
         self._write_evaluation(state)
 
     def _write_evaluation(self, state: Any) -> None:
-        if self.evaluation:
-            self._write({"stage": self.stage.name, "step": state.global_step, "evaluation": self.evaluation})
-            self.evaluation = {}
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        self.advance()
+        if not self.evaluation:
+            return
+        line = {"stage": self.stage.name, "step": state.global_step, "evaluation": self.evaluation}
+        losses = "   ".join(f"{scale}: {loss:.3f}" for scale, loss in self.evaluation.items())
+        self.shown.say(f"stage {self.stage.name}, step {state.global_step}: loss on val at each scale  {losses}")
+        if self.samples:
+            told = self.samples.ask(state.global_step // (self.stage.evaluate_every or 1) - 1)
+            line["sample"] = told
+            asked, answered, right = (_short(told[name]) for name in ("question", "prediction", "answer"))
+            self.shown.say(f"  at {told['scale']}: {asked} -> {answered} (right: {right})")
+        self._write(line)
+        self.evaluation = {}
 
     def on_log(  # type: ignore[override]
         self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any], **_: Any
@@ -77,19 +95,32 @@ class MetricsFile(TrainerCallback):
             return
         seconds = time.perf_counter() - self.began
         scales = list(self.schedule.scales[state.global_step - 1]) if self.stage.loss == "answers" else []
-        self._write(
-            {
-                "stage": self.stage.name, "step": state.global_step,
-                "num_visual_tokens": scales, "loss": logs["loss"], "grad_norm": logs.get("grad_norm"),
-                "lr": logs["learning_rate"], "seconds": round(seconds, 4), "memory_mib": peak_memory_mib(),
-                "pictures_per_s": round(self.stage.pictures / seconds, 2),
-                "tokens_per_s": round(logs.get("tokens", 0) * args.world_size / seconds),
-            }
-        )  # fmt: skip
+        line = {
+            "stage": self.stage.name, "step": state.global_step,
+            "num_visual_tokens": scales, "loss": logs["loss"], "grad_norm": logs.get("grad_norm"),
+            "lr": logs["learning_rate"], "seconds": round(seconds, 4), "memory_mib": peak_memory_mib(),
+            "pictures_per_s": round(self.stage.pictures / seconds, 2),
+            "tokens_per_s": round(logs.get("tokens", 0) * args.world_size / seconds),
+        }  # fmt: skip
+        self._write(line)
+        self.advance(_facts(line))
 
     def _write(self, line: dict[str, Any]) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
+
+
+def _facts(line: dict[str, Any]) -> str:
+    """A step for a bar: loss, rate, and what reads tokens where any are read."""
+    read = f"{line['tokens_per_s']:,} tokens/s" if line["tokens_per_s"] else f"{line['pictures_per_s']:g} pictures/s"
+    memory = f"{line['memory_mib']:,} MiB" if line["memory_mib"] else ""
+    return f"loss {line['loss']:.3f}  lr {line['lr']:.1e}  {read}  {memory}".rstrip()
+
+
+def _short(text: str, most: int = 60) -> str:
+    """A text for a line: quoted, without line ends, cut where it is long."""
+    folded = " ".join(text.split())
+    return repr(folded if len(folded) <= most else f"{folded[:most]}...")
 
 
 def peak_memory_mib() -> int | None:

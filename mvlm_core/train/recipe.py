@@ -27,10 +27,11 @@ from .build import build_model, build_processor, positions_of
 from .config import TrainConfig, read_config, write_config
 from .kernels import use_kernels
 from .lora import add_lora, merge_lora, require_bitsandbytes
-from .metrics_file import MetricsFile, StageProgress
+from .metrics_file import MetricsFile, Shown, StageProgress
 from .packing import Packer, PicturesOnly, joined
 from .plan import Group, Plan, Stream, group_rows
 from .resume import last_whole_checkpoint
+from .sample_answer import SampleAnswers, askable
 from .scale_sampling import AnyOf, possible_scales
 from .stages import StageConfig
 from .trainer import StageTrainer, process_state, training_arguments
@@ -39,7 +40,7 @@ Say = Callable[[str], None]
 
 
 def train(config: TrainConfig, out: Path, *, resume: bool, overwrite: bool, progress: StageProgress, say: Say) -> None:
-    """Train a run: a transformers model folder, train.yaml, metrics.jsonl and checkpoints.
+    """Train a run: a transformers model folder, train.yaml, metrics.jsonl; checkpoints go when it ends well.
 
     With `resume` an unfinished run goes on at its last whole checkpoint, and ends where an uninterrupted one would have
     ended. Raises `MvlmError` before anything is written or replaced for whatever is wrong with `out` or the rows.
@@ -65,19 +66,23 @@ def train(config: TrainConfig, out: Path, *, resume: bool, overwrite: bool, prog
             checkpoint = last_whole_checkpoint(folder, say) if resume else None
         freeze(model, stage.frozen)
         adapted = adapt(model, stage, folder, seed)
+        metrics = MetricsFile(out / "metrics.jsonl", stage, plan.schedule, Shown(progress, say), checkpoint)
         trainer = StageTrainer(
             adapted or model, stage, plan,
             args=training_arguments(config, stage, folder, steps=len(plan.schedule.scales)),
             eval_dataset=data.evaluations(config, stage),
             data_collator=_collator(config, stage, processor),
-            callbacks=[MetricsFile(out / "metrics.jsonl", stage, plan.schedule, progress, checkpoint)],
+            callbacks=[metrics],
         )  # fmt: skip
+        metrics.samples = sample_answers(config, stage, data, trainer.inner, processor)
         trainer.run(checkpoint)
         if adapted:
             model = fold_in(adapted, stage, folder, out)
 
     show_by_default(model, processor, coarse_to_fine(config.scales)[-1])
     save_run(trainer, model.eval(), processor, out)
+    if state.is_main_process and not config.keep_checkpoints:
+        shutil.rmtree(out / "checkpoints")
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,14 @@ class Data:
             str(scale): Plan(groups, (), stage.model_copy(update={**once, "show": (scale,)}), seed=0)
             for scale in config.scales
         }
+
+
+def sample_answers(
+    config: TrainConfig, stage: StageConfig, data: Data, model: MvlmForConditionalGeneration, processor: MvlmProcessor
+) -> SampleAnswers | None:
+    """What is asked at each evaluation; None where none is made, no row can be asked alone, or the model is sharded."""
+    rows = askable(data.val_groups[: stage.evaluate_pictures]) if stage.evaluate_every else []
+    return SampleAnswers(model, processor, rows, coarse_to_fine(config.scales)[-1]) if rows and not _sharded() else None
 
 
 def read_data(config: TrainConfig) -> Data:
@@ -231,7 +244,7 @@ def _collator(config: TrainConfig, stage: StageConfig, processor: MvlmProcessor)
 
 def _refuse_sharded_stages(config: TrainConfig) -> None:
     """What `accelerate launch` was told is in the environment; the model is cut up for one Trainer, and stays so."""
-    sharded = [name for name in ("FSDP", "DEEPSPEED") if parse_flag_from_env(f"ACCELERATE_USE_{name}")]
+    sharded = _sharded()
     if sharded and len(config.stages) > 1:
         raise MvlmError(
             f"{sharded[0]} shards the model for one stage, and {len(config.stages)} are configured: run each as a"
@@ -243,6 +256,10 @@ def show_by_default(model: MvlmForConditionalGeneration, processor: MvlmProcesso
     """Callers who name no scale, as transformers' pipelines, get this one."""
     processor.default_scale = scale
     model.config.num_visual_tokens = scale if isinstance(scale, int) else None  # views say theirs with each picture
+
+
+def _sharded() -> list[str]:
+    return [name for name in ("FSDP", "DEEPSPEED") if parse_flag_from_env(f"ACCELERATE_USE_{name}")]
 
 
 def save_run(trainer: StageTrainer, model: MvlmForConditionalGeneration, processor: MvlmProcessor, out: Path) -> None:

@@ -19,6 +19,7 @@ def test_loaded_parts_go_the_whole_way(scenes, tmp_path, mvlm):
     write_language_model(tmp_path / "parts" / "qwen2", "qwen2")
     told = {
         "rows": str(scenes), "precision": "float32", "scales": [1, 144], "stages": [STAGE],
+        "keep_checkpoints": True,
         "model": {"vision": {"name": "parts/clip"}, "text": {"name": "parts/qwen2"}},
     }  # fmt: skip
     config, run, cut, other = (tmp_path / name for name in ("told.yaml", "run", "cut", "other"))

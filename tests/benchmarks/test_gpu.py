@@ -140,5 +140,5 @@ def test_the_clock_leaves_the_first_steps_out(monkeypatch):
     clock = Clock()
     advance = clock("answers", 5)
     for _ in range(5):
-        advance()
+        advance("loss 1.000")
     assert clock.seconds() == {"answers": 1.0}

@@ -20,7 +20,8 @@ from tests.support.tiny import SMALL_MODEL, drawn_picture, metrics
 pytestmark = pytest.mark.cuda
 ROOT = Path(__file__).parents[2]
 # A head of 16 is the least that FlexAttention takes.
-SHORT = (*SMALL_MODEL, "model.text.head_dim=16", "stages.0.steps=2", "stages.1.steps=6", "stages.1.save_every=3")
+SHORT = (*SMALL_MODEL, "model.text.head_dim=16", "stages.0.steps=2", "stages.1.steps=6", "stages.1.save_every=3",
+         "keep_checkpoints=true")  # fmt: skip
 # The first token's margin below which two devices may answer differently: float32 sums in another order.
 TIE = 1e-3
 

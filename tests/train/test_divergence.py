@@ -74,7 +74,7 @@ def test_the_weights_before_are_those_that_a_shorter_run_ends_with(train, monkey
         break_loss(patched, step=4)
         out, _ = train("stages.1.schedule=constant")
     again = mvlm("train", scenes.parent / "train.yaml", *SHORT, "stages.1.schedule=constant", "stages.1.save_every=3",
-                 "--out", tmp_path / "whole")  # fmt: skip
+                 "keep_checkpoints=true", "--out", tmp_path / "whole")  # fmt: skip
     assert again.exit_code == 0, again.output
     kept, whole = (
         load_file(folder / "checkpoints" / "1-answers" / "checkpoint-3" / "model.safetensors")

@@ -16,7 +16,8 @@ from mvlm_core.train.lora import add_lora, merge_lora
 from mvlm_core.train.stages import LoraConfig
 from tests.support.tiny import SMALL_MODEL, drawn_picture, metrics, tiny_model, tiny_processor
 
-SHORT = (*SMALL_MODEL, "stages.0.steps=2", "stages.1.steps=4", "stages.1.save_every=2", "stages.1.matrix_lr=null")
+SHORT = (*SMALL_MODEL, "stages.0.steps=2", "stages.1.steps=4", "stages.1.save_every=2", "stages.1.matrix_lr=null",
+         "keep_checkpoints=true")  # fmt: skip
 
 
 def inputs(processor):

@@ -20,7 +20,10 @@ from mvlm_core.train.stages import LearningRates, StageConfig
 from tests.conftest import rewrite_rows
 from tests.support.tiny import SMALL_MODEL, metrics
 
-SMALL = (*SMALL_MODEL, "stages.0.steps=4", "stages.1.steps=6", "stages.1.save_every=2", "stages.1.running_share=0.5")
+SMALL = (
+    *SMALL_MODEL, "stages.0.steps=4", "stages.1.steps=6", "stages.1.save_every=2", "stages.1.running_share=0.5",
+    "keep_checkpoints=true",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,13 @@ def test_a_checkpoint_cut_short_is_said_and_the_one_before_taken(trained, scenes
     assert metrics(cut) == metrics(trained)
 
 
+def test_checkpoints_go_when_the_run_ended_well_unless_they_are_kept(trained, scenes, tmp_path, mvlm):
+    assert (trained / "checkpoints" / "1-answers" / "checkpoint-6").is_dir()
+    short = (*SMALL, "stages.0.steps=1", "stages.1.steps=1", "keep_checkpoints=false")
+    assert mvlm("train", scenes.parent / "train.yaml", *short, "--out", tmp_path / "run").exit_code == 0
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_nothing_is_replaced_before_the_rows_are_read(trained, scenes, tmp_path, mvlm):
     out = tmp_path / "run"
     shutil.copytree(trained, out)
@@ -118,6 +128,11 @@ def test_the_loss_at_each_scale_is_evaluated_on_the_way(scenes, tmp_path, mvlm):
     assert set(found) == {2, 4}
     assert set(found[2]) == {"1", "4", "9", "36", "144"}
     assert all(0 < loss < 20 for losses in found.values() for loss in losses.values())
+    asked = [line["sample"] for line in lines if "sample" in line]
+    assert [one["scale"] for one in asked] == ["144", "144"]
+    assert asked[0]["id"] != asked[1]["id"]
+    assert "stage answers, step 4: loss on val at each scale  1: " in result.output
+    assert f"  at 144: {asked[1]['question']!r} -> " in result.output
     assert [line["num_visual_tokens"] for line in lines if line["stage"] == "answers" and "loss" in line] == [
         [1, 36]
     ] * 4

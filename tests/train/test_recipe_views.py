@@ -38,7 +38,8 @@ def rows(tmp_path_factory) -> Path:
 
 
 def config_file(folder: Path, rows: Path, **told) -> Path:
-    config = {"rows": str(rows), "precision": "float32", "scales": [4, "4@native", "1@4"], "stages": [STAGE], **told}
+    config = {"rows": str(rows), "precision": "float32", "scales": [4, "4@native", "1@4"], "stages": [STAGE],
+              "keep_checkpoints": True, **told}  # fmt: skip
     (folder / "train.yaml").write_text(yaml.safe_dump(config))
     return folder / "train.yaml"
 
