@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import math
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from .errors import MvlmError
 
@@ -25,6 +28,7 @@ _LONGEST_NAME = 200
 _MOST_SIDE = 16_384
 _FITS = ("stretch", "crop", "pad")
 _ORIENTATION = 0x0112  # of EXIF
+_SWITCHING = threading.Lock()
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -88,7 +92,8 @@ def open_picture(
     try:
         if isinstance(picture, Image.Image):
             return _upright_rgb(picture, name, most_pixels or MAX_PIXELS, on_white)
-        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=_FORMATS) as opened:
+        source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+        with _whole_files_only(), Image.open(source, formats=_FORMATS) as opened:
             return _upright_rgb(opened, name, most_pixels or MAX_PIXELS, on_white)
     except MvlmError:
         raise
@@ -100,6 +105,20 @@ def open_picture(
     except Exception as error:  # decoders of broken files raise whatever they stumble over
         reason = (str(error).split("\n")[0] or type(error).__name__)[:120]
         raise MvlmError(f"{name} cannot be read as a picture ({reason}): save it anew", code="bad-picture") from None
+
+
+@contextmanager
+def _whole_files_only() -> Iterator[None]:
+    """PIL fills what a cut file lacks with grey where a library of the same process has asked it to: not here."""
+    if not ImageFile.LOAD_TRUNCATED_IMAGES:
+        yield
+        return
+    with _SWITCHING:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = True
 
 
 def _short(name: str) -> str:

@@ -14,6 +14,7 @@ _ADAPTERS = (
     "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin",
 )  # fmt: skip
 _PROJECTOR = "mm_projector.bin"
+_OF_LAYERS = ("weight", "bias", "newline", "query", "pos_embed")  # how the name of a layer's tensor ends
 _WEIGHTS = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
@@ -37,11 +38,13 @@ def require_merged(checkpoint: Path) -> None:
 def require_nothing_beside(stored: Stored) -> None:
     """Raise `MvlmError` for a projector, or safetensors, that lie beside the weights and hold something else.
 
-    Published checkpoints keep a copy of their projector, which is fine: it holds what the weights hold.
+    Published checkpoints keep a copy of their projector, which is fine: it holds what the weights hold. So are tensors
+    that no layer can have, by their names: of inputs and outputs that someone kept to compare with.
     """
     beside = {stored.folder / _PROJECTOR, *stored.folder.glob("*.safetensors")} - set(stored.files)
     for file in sorted(file for file in beside if file.is_file()):
-        changed = [name for name, tensor in read_file(file).items() if not _is_held(tensor, stored.tensors.get(name))]
+        weights = {name: tensor for name, tensor in read_file(file).items() if name.endswith(_OF_LAYERS)}
+        changed = [name for name, tensor in weights.items() if not _is_held(tensor, stored.tensors.get(name))]
         if changed:
             raise MvlmError(
                 f"{file} lies beside the weights, and {len(changed)} of its tensors are not theirs ({changed[0]}"

@@ -78,6 +78,12 @@ def test_a_projector_that_the_weights_know_nothing_of(whole, tmp_path):
 def test_safetensors_beside_a_family(tmp_path):
     folder = tmp_path / "checkpoint"
     make("smolvlm", folder)
-    save_file({"x": torch.zeros(2)}, folder / "projector.safetensors")
+    save_file({"projector.weight": torch.zeros(2)}, folder / "projector.safetensors")
     with pytest.raises(MvlmError, match=r"projector\.safetensors lies beside the weights"):
         read(folder, tmp_path / "run")
+
+
+def test_outputs_that_are_kept_beside_the_weights_are_no_layers(whole, tmp_path):
+    folder, _ = whole
+    save_file({"logits.144": torch.zeros(2), "input_ids": torch.zeros(2)}, folder / "golden.safetensors")
+    read(folder, tmp_path / "run")

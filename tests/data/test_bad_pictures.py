@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from mvlm_core.data.reading import read_rows
 from tests.support.tiny import SIZE_PX, drawn_picture, tiny_processor
@@ -133,6 +133,12 @@ def test_pictures_that_are_refused_in_one_line(tmp_path, mvlm, kind):
     assert faults[0].startswith(f"  id bad, {tmp_path / 'p.img'}: ")
     assert any(text in faults[0] for text in says.split("|")), faults[0]
     assert "Traceback" not in result.output
+
+
+def test_a_library_that_has_cut_files_filled_with_grey_changes_nothing_here(tmp_path, mvlm, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as lmms-eval does when it is imported
+    test_pictures_that_are_refused_in_one_line(tmp_path, mvlm, "cut short")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 @pytest.mark.parametrize("kind", ["20000 x 20000", "10000 x 10000"])
