@@ -70,10 +70,11 @@ def import_checkpoint(checkpoint: Path, out: Path, *, vision_tower: Path | None,
     shape or type, or not finite; and for one that describes what our model does not do.
     """
     require_merged(checkpoint)
+    require_sizes(checkpoint / "config.json", with_weights=False)
+    stored = read_tensors(checkpoint)  # what is wrong with the weights is told before what they are too small for
     require_sizes(checkpoint / "config.json")
     if is_family(checkpoint):
         return _import_family(checkpoint, out, vision_tower, bar)
-    stored = read_tensors(checkpoint)
     require_nothing_beside(stored)
     layout, told = recognise(stored.tensors), read_json(checkpoint / "config.json")
     tower = _tower_folder(checkpoint, layout, vision_tower)

@@ -17,7 +17,7 @@ from export.runtime.families import Family
 from .demo_time import Clock, slowness, spoken
 
 _PARTS = ("rows", "train.yaml", "run", "labels", "router", "report", "bundle")
-_REHEARSAL_PICTURES = ("--train", "120", "--val", "60", "--test", "60")
+_REHEARSAL_PICTURES = ("--train", "60", "--val", "30", "--test", "30")
 _REHEARSAL_STEPS = ("stages.0.steps=6", "stages.1.steps=6")
 _SHOWN_KIND = "colour_of"
 

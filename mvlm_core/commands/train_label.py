@@ -171,6 +171,7 @@ def label(
     Example:
       mvlm label run --rows rows --scales 1,4,9,36,144
     """
+    from mvlm_core.checkpoints.run_folder import weight_files
     from mvlm_core.data.of_run import rows_for, run_rows
     from mvlm_core.data.picture_warnings import picture_warnings
     from mvlm_core.data.reading import SPLITS
@@ -198,6 +199,7 @@ def label(
         run, rows, asked, wanted, samples, max_new_tokens, metrics=metrics, device=device, precision=precision,
         patches=patches,
     )  # fmt: skip
+    weight_files(run)  # what is no run is told before anything else
     if patches:
         click.echo(f"patches of each picture are kept, in at most {MOST_BYTES:,} bytes (--no-patches leaves them out)")
     with picture_warnings(click.echo), Bars() as bars:

@@ -351,11 +351,11 @@ def test_a_rule_that_did_not_pay_is_not_asked(runtime, view, monkeypatch):
     [
         ({"prise": 1}, "no option 'prise': did you mean price"),
         ({"zzz": 1}, "no option 'zzz': there are price"),
-        ({"price": "1"}, "the price is 1: give a number"),
+        ({"price": "1"}, "the price is '1': give a number"),
         ({"cap": float("nan")}, "the cap is nan"),
         ({"within": 2}, "give one from 0 to 1"),
         ({"deadline_ms": 0}, "the deadline is 0 ms"),
-        ({"deadline_ms": "soon"}, "the deadline is soon ms"),
+        ({"deadline_ms": "soon"}, "the deadline is 'soon' ms"),
         ({"max_new_tokens": 1.5}, "at most 1.5 tokens"),
         ({"temperature": -1}, "the temperature is -1"),
         ({"top_p": 0}, "top_p is 0"),

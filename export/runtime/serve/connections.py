@@ -23,8 +23,10 @@ try:
 except ImportError:  # a system without limits of that kind
     resource = None  # type: ignore[assignment]
 
-# Connections that the kernel holds until they are accepted. asyncio takes as many in one turn, before any is closed.
-BACKLOG = 64
+# Connections that the kernel holds until they are accepted. asyncio takes as many in each turn, and it is the third turn
+# after one was taken that closes another in its favour.
+BACKLOG = 32
+_TURNS = 3
 _OWN_FILES = 64  # descriptors for whatever else a process opens
 _LINGER_S = 1.0
 _IN_USE = {"message": "all connections are in use: ask again later", "type": "server_error", "code": "busy"}
@@ -178,4 +180,4 @@ def _connections_possible() -> int:
         used = len(os.listdir("/proc/self/fd"))
     except OSError:
         used = _OWN_FILES
-    return max(1, allowed - used - _OWN_FILES - BACKLOG) if allowed != resource.RLIM_INFINITY else 2**20
+    return max(1, allowed - used - _OWN_FILES - _TURNS * BACKLOG) if allowed != resource.RLIM_INFINITY else 2**20
