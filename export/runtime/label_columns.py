@@ -19,7 +19,7 @@ OOD_PROBES: Mapping[str, str] = {"kind": "string", "image": FLOATS, "question": 
 # What every labels.parquet has, and its scale or its tokens; those of an earlier version may lack the others.
 ALWAYS = ("id", "group", "task", "split", "score", "prediction", "answer")
 # What a router that reads pictures is fitted on, where labels hold it: each picture's patches, in float16; which
-# picture a row asks about and the tokens of its question; the words that these tokens stand for, in float16; and what both were
-# projected by, float32 (width of the language model, numbers kept of it).
+# picture a row asks about and the tokens of its question; the words that these tokens stand for, in float16; and what
+# both were projected by, float32 (width of the language model, numbers kept of it).
 PATCHES, QUESTIONS, WORDS, PROJECTION = "patches.parquet", "questions.parquet", "words.parquet", "projection.npy"
 READING = (PATCHES, QUESTIONS, WORDS, PROJECTION)

@@ -143,7 +143,7 @@ def process(made):
         "--port",
         "0",
     ]
-    limited = ["bash", "-c", 'ulimit -n 256; exec "$@"', "bash", *command]
+    limited = ["bash", "-c", 'ulimit -n 320; exec "$@"', "bash", *command]
     server = subprocess.Popen(limited, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     port = int(server.stdout.readline().strip().rstrip("/").rpartition(":")[2])
     yield Served(port, None), server.pid

@@ -23,8 +23,8 @@ try:
 except ImportError:  # a system without limits of that kind
     resource = None  # type: ignore[assignment]
 
-# Connections that the kernel holds until they are accepted. asyncio takes as many in each turn, and it is the third turn
-# after one was taken that closes another in its favour.
+# Connections that the kernel holds until they are accepted. asyncio takes as many in each turn, and only the third turn
+# after one was taken closes another in its favour.
 BACKLOG = 32
 _TURNS = 3
 _OWN_FILES = 64  # descriptors for whatever else a process opens
