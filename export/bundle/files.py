@@ -195,5 +195,6 @@ def _write_chat(processor: MvlmProcessor, folder: Path) -> ChatFacts:
 
 
 def _copy_router(router: RouterSource, folder: Path) -> RouterFacts:
-    shutil.copyfile(router.folder / ROUTER_FILE, folder / ROUTER_FILE)
+    for name in filter(None, (ROUTER_FILE, router.known.reader)):
+        shutil.copyfile(router.folder / name, folder / name)
     return router.known

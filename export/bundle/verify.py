@@ -28,6 +28,7 @@ from export.runtime.errors import MvlmError
 from export.runtime.features import image_features, question_features
 from export.runtime.manifest import Manifest, read_manifest
 from export.runtime.request import Request
+from export.runtime.routing.reading import Read, read_question
 from export.runtime.routing.router import Router
 from mvlm_core.data.row import Row, questions_of
 from mvlm_core.modeling.kv_cache import cache_argument, cache_of
@@ -204,7 +205,9 @@ class _Check:
         ids = self.prompt.question_ids(row.question)
         tokens = self.model.get_input_embeddings()(torch.tensor(ids)).numpy()  # (T, D)
         features = question_features(row.question, tokens, words)
-        wanted = self.router.choose(image_features(words), features).scale
+        picture = self.router.look(words)
+        read = None if picture is None else Read(picture, read_question(tokens))
+        wanted = self.router.choose(image_features(words), features, read=read).scale
         answer = self.view.ask(row.question, max_new_tokens=1)
         self.choices.append((wanted, answer.num_visual_tokens if answer.escalated is None else answer.escalated))
 

@@ -20,6 +20,7 @@ from export.runtime.decode.multiple_choice import score_choices
 from export.runtime.decode.sampling import EmbeddingTable, first_margin, log_softmax
 from export.runtime.decode.writing import Task, Written, write
 from export.runtime.routing.costs import CostTable
+from export.runtime.routing.reading import Read, read_question
 from export.runtime.routing.router import Choice, Router, Terms, named_reason
 
 from .answer import Answer, Clock, Stop, Stream
@@ -172,25 +173,30 @@ class Answerer:
         return {name: value for name, value in (*named, *asked) if not name.startswith("hash")}
 
     def _of_question(self, looked: Looked, question: str) -> Array:
+        return self._asked(looked, question)[0]
+
+    def _asked(self, looked: Looked, question: str) -> tuple[Array, Read | None]:
+        """What the router sees of a question: features (d_question,), and what a reader reads, where it is one."""
         tokens = self.table.rows(self.prompt.question_ids(question))  # (T, D)
-        return question_features(question, tokens, looked.words)  # (d_question,)
+        read = None if looked.read is None else Read(looked.read, read_question(tokens))
+        return question_features(question, tokens, looked.words), read
 
     def choose(self, looked: Looked, request: Request, clock: Clock) -> Choice:
         """The router's choice for a question about a looked."""
         assert self.router is not None  # `require_answerable` saw to it
         assert looked.image_features is not None
         with clock.stage("features"):
-            features = self._of_question(looked, request.question)  # (d_question,)
+            features, read = self._asked(looked, request.question)
         with clock.stage("router"):
-            return self.router.choose(looked.image_features, features, self._terms(request, clock.left_ms))
+            return self.router.choose(looked.image_features, features, self._terms(request, clock.left_ms), read)
 
     def choose_each(self, looked: Looked, requests: Sequence[Request]) -> Iterator[Choice]:
         """The router's choices for requests that ask one question about a view, each as `choose` makes it."""
         assert self.router is not None  # `require_answerable` saw to it
         assert looked.image_features is not None
-        features = self._of_question(looked, requests[0].question)  # (d_question,)
+        features, read = self._asked(looked, requests[0].question)
         for request in requests:
-            yield self.router.choose(looked.image_features, features, request.terms)
+            yield self.router.choose(looked.image_features, features, request.terms, read)
 
     def _terms(self, request: Request, left_ms: float) -> Terms:
         """The request's terms, with a cap where only some scales can answer in the time that is left."""

@@ -23,6 +23,7 @@ class Looked:
         words: (P, D), each patch as the language model would read it.
         image_features: (d_image,), what the router sees of the picture; None when the bundle holds no router.
         shelf: what the language model has read of the picture so far.
+        read: (cells, channels), what a router that reads pictures made of it; None where there is no such router.
         timings: milliseconds by stage of looking.
     """
 
@@ -31,6 +32,7 @@ class Looked:
     image_features: Array | None = field(repr=False)
     shelf: Shelf = field(repr=False)
     timings: dict[str, float]
+    read: Array | None = field(repr=False, kw_only=True, default=None)
 
     @cached_property
     def key(self) -> bytes:

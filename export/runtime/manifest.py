@@ -87,13 +87,14 @@ class Embedding:
 
 @dataclass(frozen=True)
 class RouterFacts:
-    """The router's file, its scales (ascending), and what each costs."""
+    """The router's file, its scales (ascending), what each costs, and the picture's part of a router that reads it."""
 
     file: str
     scales: tuple[int, ...]
     costs: tuple[float, ...]
     cost_unit: str
     default_price: float
+    reader: str | None = None
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def _graphs(manifest: Manifest) -> list[Graph]:
 
 def _check_names(manifest: Manifest, files: dict[str, tuple[str, int]]) -> None:
     used = {manifest.tokenizer, manifest.embedding.file, *(graph.file for graph in _graphs(manifest))}
-    used |= {manifest.router.file} if manifest.router else set()
+    used |= set(filter(None, (manifest.router.file, manifest.router.reader))) if manifest.router else set()
     used |= {manifest.chat.template} if manifest.chat else set()
     unknown = sorted(used - set(files))
     if unknown:
@@ -318,4 +319,7 @@ def _router(value: dict[str, Any]) -> RouterFacts:
     costs = tuple(float(cost) for cost in value["costs"])
     if not scales or len(costs) != len(scales) or not all(0 < cost < float("inf") for cost in costs):
         raise ValueError("the router needs a cost above 0 for each of its scales")
-    return RouterFacts(str(value["file"]), scales, costs, str(value["cost_unit"]), float(value["default_price"]))
+    return RouterFacts(
+        str(value["file"]), scales, costs, str(value["cost_unit"]), float(value["default_price"]),
+        str(value["reader"]) if value.get("reader") else None,
+    )  # fmt: skip

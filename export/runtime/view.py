@@ -89,8 +89,9 @@ def look(runtime: Answerer, picture: Picture, order: Order) -> View:
         values, words = run_session(runtime.vision, outputs, {graph.inputs["pixel_values"]: pixels})
     with clock.stage("features"):
         features = image_features(words[0]) if runtime.router else None  # (d_image,)
+        read = runtime.router.look(words[0]) if runtime.router else None  # (cells, channels)
 
     def tokens(m: int) -> Array:
         return runtime.visual_tokens(values, m)[0]  # (m, D)
 
-    return View(values, words[0], features, Shelf(runtime.reader, tokens), clock.timings, runtime)
+    return View(values, words[0], features, Shelf(runtime.reader, tokens), clock.timings, runtime, read=read)

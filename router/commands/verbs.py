@@ -72,7 +72,7 @@ def fit_router(
         )
     refuse_if_filled(out, overwrite=overwrite)
     table = read_table(labels, target).fit_rows
-    with click.progressbar(length=fit_count(), label=f"{'fitting the router':<28}", width=30) as bar:
+    with click.progressbar(length=fit_count(table), label=f"{'fitting the router':<28}", width=30) as bar:
         fitted = fit_table(
             table, seed=seed, progress=bar.update, wanted=wanted, least_p_value=out_of_distribution
         )  # fmt: skip

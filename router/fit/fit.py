@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from router.estimators.averages import Constant
 from router.estimators.base import PlattScaling, ScaleEstimator
 from router.estimators.candidates import Blend, OnBasis, candidates
 from router.estimators.novelty import Familiarity
+from router.estimators.reader import Inputs, Reader, why_not
 from router.labels import Table
 from router.metrics import Interval, Resamples, gain_samples, interval, regrets
 from router.policy import Point, choose, follow, operating_points, price_for_budget
@@ -33,6 +35,8 @@ DEFAULT_LOSS = 0.01
 LEAST_P_VALUE = 0.0025
 # Of few rows no p-value is so small; then it is those that are stranger than every one of them.
 _STRANGER_THAN_ALL = 1.5
+
+READER = "reader"
 
 Floats = NDArray[np.floating]
 
@@ -86,8 +90,22 @@ class Fitted:
 
 
 def features(table: Table) -> Floats:
-    """What the estimators read: picture and question side by side, float32, (n, d)."""
+    """Features of picture and question side by side, float32, (n, d)."""
     return np.column_stack([table.image, table.question]).astype(np.float32)
+
+
+def seen_by(estimator: ScaleEstimator, table: Table) -> Any:
+    """What an estimator is fitted on and asked about: features, and for a reader the pictures and questions too."""
+    if not isinstance(estimator, Reader):
+        return features(table)
+    assert table.reading is not None  # `contenders` saw to it
+    return Inputs(features(table), table.reading)
+
+
+def contenders(table: Table, seed: int) -> dict[str, ScaleEstimator]:
+    """What is fitted side by side on a table: a reader too, where its labels hold pictures."""
+    found = candidates(table.scales, seed)
+    return found if why_not(table.reading) else found | {READER: Reader(table.scales, seed=seed)}
 
 
 def fit_table(
@@ -98,7 +116,7 @@ def fit_table(
     apart = set_apart(table.groups, seed) if wanted else np.zeros(len(table), bool)
     part = table.take(~apart)
     x, y = features(part), part.scores
-    judged = _judge_all(candidates(table.scales, seed), x, part, progress)
+    judged = _judge_all(contenders(part, seed), part, progress)
     chosen = _simplest_that_keeps_up(judged)
     # P(right) is not how often the greedy answer is right, and differs from it at each scale.
     calibration = PlattScaling(per_scale=part.probability is not None).fit(chosen.margins, y)
@@ -110,13 +128,15 @@ def fit_table(
         why = f"no candidate beats mixing fixed scales ({gain.points()} points out of fold): the router is constant"
     else:
         why = f"{name}: {gain.points()} points over mixing fixed scales, out of fold and averaged over budgets"
-    estimator = clone(estimator).fit(x, y if name == "constant" else part.targets, part.tasks)
+    estimator = clone(estimator).fit(
+        seen_by(estimator, part), y if name == "constant" else part.targets, part.tasks
+    )  # fmt: skip
     progress(1)
     p_value = Familiarity(part.image.shape[1]).fit(x, part.groups)
     probability = np.empty(table.scores.shape)
     probability[~apart] = calibration.probability(chosen.margins if name != "constant" else estimator.margins(x))
     if apart.any():
-        probability[apart] = calibration.probability(estimator.margins(features(table.take(apart))))
+        probability[apart] = calibration.probability(estimator.margins(seen_by(estimator, table.take(apart))))
     if least_p_value > 0:
         least_p_value = max(least_p_value, _STRANGER_THAN_ALL / (1 + len(p_value.calibration_)))
     strange = np.empty(len(table), bool)
@@ -165,9 +185,9 @@ def _simplest_that_keeps_up(judged: list[Candidate]) -> Candidate:
     return (keep_up or [leaders["regret"]])[0]
 
 
-def fit_count() -> int:
+def fit_count(table: Table) -> int:
     """Of how many steps `fit_table` tells."""
-    return len(candidates((1,), 0)) + 1
+    return len(contenders(table, 0)) + 1
 
 
 def workers() -> int:
@@ -175,14 +195,14 @@ def workers() -> int:
     return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
-def _judge_all(
-    estimators: dict[str, ScaleEstimator], x: Floats, table: Table, progress: Callable[[int], None]
-) -> list[Candidate]:
+def _judge_all(estimators: dict[str, ScaleEstimator], table: Table, progress: Callable[[int], None]) -> list[Candidate]:
     """Every candidate out of fold. A blend is the mean of its parts, which were fitted on the same folds already."""
     judged: dict[str, Candidate] = {}
     alone = {name: estimator for name, estimator in estimators.items() if not _parts(estimator)}
+    # What takes longest begins first: the most flexible stand last.
+    alone = dict(reversed(alone.items()))
     with ThreadPoolExecutor(workers()) as pool:
-        margins = pool.map(lambda estimator: out_of_fold(estimator, x, table), alone.values())
+        margins = pool.map(lambda estimator: out_of_fold(estimator, table), alone.values())
         for name, found in zip(alone, margins, strict=True):
             judged[name] = judge(name, estimators[name], found, table)
             progress(1)
@@ -200,10 +220,10 @@ def _parts(estimator: ScaleEstimator) -> list[str]:
     return list(head.parts) if isinstance(head, Blend) else []
 
 
-def out_of_fold(estimator: ScaleEstimator, x: Floats, table: Table, folds: int = FOLDS) -> Floats:
+def out_of_fold(estimator: ScaleEstimator, table: Table, folds: int = FOLDS) -> Floats:
     """Margins (n, K) of each row from a fit that saw no row of its group."""
-    margins = np.zeros(table.scores.shape)
-    for seen, held_out in GroupKFold(folds).split(x, groups=table.groups):
+    x, margins = seen_by(estimator, table), np.zeros(table.scores.shape)
+    for seen, held_out in GroupKFold(folds).split(table.groups, groups=table.groups):
         fitted = clone(estimator).fit(x[seen], table.targets[seen], table.tasks[seen])
         margins[held_out] = fitted.margins(x[held_out])
     return margins

@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from export.runtime.artefact import describe, sha256_file, write_json
 from export.runtime.errors import CheckFailed
 from export.runtime.routing.policy import Seen
+from export.runtime.routing.router_folder import READER_FILE, ROUTER_FILE
+from router.estimators.reader import Reader
+from router.graph.ask import ask_graph
 from router.graph.decision import router_graph
+from router.graph.reader import picture_graph
 from router.labels import Table
 from router.policy import operating_points
 
-from .fit import DEFAULT_LOSS, Fitted, Floats, features
+from .fit import DEFAULT_LOSS, Fitted, seen_by
 from .risk_bound import RiskBound
 
 PARITY = 1e-5
@@ -28,11 +30,11 @@ OUT_OF_FOLD = "out_of_fold.parquet"
 _VALIDATION_ROWS = 2000
 # A budget is met to about the step between two prices.
 _PRICES = np.concatenate([[0.0], np.geomspace(1e-4, 20, 1600)])
-_ROWS_AT_ONCE = 1000
 
 
 def write_router(folder: Path, fitted: Fitted, table: Table, labels_sha256: str) -> dict[str, Any]:
-    """Write router.onnx, router.json, report.json and out_of_fold.parquet into an empty folder.
+    """Write router.onnx, router.json, report.json and out_of_fold.parquet into an empty folder, and reader.onnx where
+    what was fitted reads pictures.
 
     Raises `CheckFailed` when the graph and the estimator differ by more than `PARITY` on any row.
     """
@@ -40,8 +42,12 @@ def write_router(folder: Path, fitted: Fitted, table: Table, labels_sha256: str)
         fitted.estimator, fitted.calibration, fitted.p_value, _known_to_the_runtime(fitted, table),
         d_image=table.image.shape[1], d_question=table.question.shape[1],
     )  # fmt: skip
-    file = folder / "router.onnx"
+    file = folder / ROUTER_FILE
     file.write_bytes(graph.SerializeToString())
+    files = [ROUTER_FILE, OUT_OF_FOLD]
+    if isinstance(fitted.estimator, Reader):
+        (folder / READER_FILE).write_bytes(picture_graph(fitted.estimator).SerializeToString())
+        files.append(READER_FILE)
     difference = parity(file, fitted, table)
     if not difference <= PARITY:
         raise CheckFailed(f"router.onnx and the fitted estimator differ by {difference:.2g}, and {PARITY:g} is allowed")
@@ -54,7 +60,8 @@ def write_router(folder: Path, fitted: Fitted, table: Table, labels_sha256: str)
         **_what_was_fitted(fitted, table),
         labels_sha256=labels_sha256,
         parity_max_difference=difference,
-        files={"router.onnx": sha256_file(file), OUT_OF_FOLD: sha256_file(kept)},
+        reader=READER_FILE if READER_FILE in files else None,
+        files={name: sha256_file(folder / name) for name in files},
     )
     write_json(folder / "router.json", facts)
     judged = [
@@ -132,20 +139,5 @@ def _what_was_fitted(fitted: Fitted, table: Table) -> dict[str, Any]:
 def parity(file: Path, fitted: Fitted, table: Table) -> float:
     """The largest difference in probability between router.onnx and the estimator, over every row."""
     graph, *_ = ask_graph(file, table, price=0.0)
-    return float(np.abs(graph - fitted.calibration.probability(fitted.estimator.margins(features(table)))).max())
-
-
-def ask_graph(file: Path, table: Table, price: float) -> tuple[Floats, NDArray[np.int64], Floats]:
-    """router.onnx itself on every row: probabilities (n, K), choices (n,) and p-value (n,)."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3  # inputs with a default are meant
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    names = ["probability", "choice", "p_value"]
-    given = {"price": np.asarray(price, np.float32), "cost": table.cost.astype(np.float32)}
-    parts = [
-        session.run(names, {"image": table.image[some], "question": table.question[some], **given})
-        for some in (slice(start, start + _ROWS_AT_ONCE) for start in range(0, len(table), _ROWS_AT_ONCE))
-    ]
-    probability, choice, p_value = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return probability.astype(np.float64), choice, p_value
+    said = fitted.estimator.margins(seen_by(fitted.estimator, table))
+    return float(np.abs(graph - fitted.calibration.probability(said)).max())

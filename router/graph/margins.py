@@ -16,7 +16,9 @@ from router.estimators.base import Floats, ScaleEstimator
 from router.estimators.basis import LIMIT
 from router.estimators.candidates import Blend, OnBasis
 from router.estimators.learned import PooledTrees, ScaleLogistic, ScaleNetwork
+from router.estimators.reader import Reader
 
+from .reader import reader_margins
 from .trees import tree_attributes
 from .writer import GraphWriter
 
@@ -151,4 +153,5 @@ _MARGINS: dict[type[ScaleEstimator], Callable[[GraphWriter, Any, str], str]] = {
     Neighbours: _neighbours,
     TaskLookup: _lookup,
     Constant: _constant,
+    Reader: reader_margins,
 }

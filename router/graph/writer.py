@@ -26,6 +26,7 @@ class GraphWriter:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
     defaults: list[onnx.ValueInfoProto] = field(default_factory=list)
+    more_inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
 
     def add(self, op: str, inputs: list[str], output: str, *, domain: str = "", **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op, inputs, [output], domain=domain, name=output, **attributes))
@@ -45,16 +46,30 @@ class GraphWriter:
         shape = ["k"] if np.ndim(value) else []
         self.defaults.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
+    def takes(self, name: str, kind: int, shape: list[int | str]) -> None:
+        """An input beside those that every router has."""
+        self.more_inputs.append(helper.make_tensor_value_info(name, kind, shape))
+
+    def bare(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
+        """A graph that is no router, but a part of one."""
+        return self._checked(inputs, outputs, {})
+
     def model(self, d_image: int, d_question: int, known: dict[str, Any]) -> onnx.ModelProto:
         floats, info = TensorProto.FLOAT, helper.make_tensor_value_info
         inputs = [
             info("image", floats, ["n", d_image]), info("question", floats, ["n", d_question]),
-            info("price", floats, []), info("cost", floats, ["k"]), *self.defaults,
+            info("price", floats, []), info("cost", floats, ["k"]),
+            *self.more_inputs, *self.defaults,
         ]  # fmt: skip
         outputs = [
             info("probability", floats, ["n", "k"]), info("choice", TensorProto.INT64, ["n"]),
             info("p_value", floats, ["n"]),
         ]  # fmt: skip
+        return self._checked(inputs, outputs, known)
+
+    def _checked(
+        self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto], known: dict[str, Any]
+    ) -> onnx.ModelProto:  # fmt: skip
         graph = helper.make_graph(self.nodes, "router", inputs, outputs, self.constants)
         opsets = [helper.make_opsetid(*opset) for opset in OPSETS]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="mvlm")

@@ -16,7 +16,7 @@ from sklearn.base import clone
 from router.estimators.averages import Neighbours, shrunk_means
 from router.estimators.base import PlattScaling, ScaleEstimator
 from router.estimators.candidates import OnBasis
-from router.fit.fit import features, out_of_fold, workers
+from router.fit.fit import out_of_fold, seen_by, workers
 from router.labels import Table
 
 Floats = NDArray[np.floating]
@@ -58,11 +58,11 @@ COUNT = 5
 
 
 def _refitted(name: str, estimator: ScaleEstimator, fit: Table, test: Table) -> Baseline:
-    x = features(fit)
-    margins = out_of_fold(estimator, x, fit, folds=2)
+    margins = out_of_fold(estimator, fit, folds=2)
     calibration = PlattScaling(per_scale=fit.probability is not None).fit(margins, fit.scores)
-    whole = clone(estimator).fit(x, fit.targets, fit.tasks)
-    return Baseline(name, calibration.probability(margins), calibration.probability(whole.margins(features(test))))
+    whole = clone(estimator).fit(seen_by(estimator, fit), fit.targets, fit.tasks)
+    said = whole.margins(seen_by(estimator, test))
+    return Baseline(name, calibration.probability(margins), calibration.probability(said))
 
 
 def _shuffled(table: Table) -> Table:

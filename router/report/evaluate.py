@@ -19,7 +19,8 @@ from export.runtime.routing.policy import Policy, Seen, is_strange
 from export.runtime.routing.router_folder import read_router
 from router.estimators.base import ScaleEstimator
 from router.estimators.candidates import candidates
-from router.fit.write import OUT_OF_FOLD, ask_graph
+from router.fit.write import OUT_OF_FOLD
+from router.graph.ask import ask_graph, p_values
 from router.labels import Table
 from router.metrics import Interval, Reliability, Resamples, interval, ladder, reliability
 from router.policy import follow, operating_points, outcome_of
@@ -201,9 +202,10 @@ STEPS = 3 + COUNT
 
 
 def _estimator(facts: dict[str, Any], table: Table) -> ScaleEstimator:
-    """The estimator that was chosen; where the constant router ships, the baselines still need one that can learn."""
+    """The estimator that was chosen. Where the constant router ships the baselines still need one that can learn, and
+    where a reader does, one that takes seconds: the most flexible of those that read features."""
     known = candidates(table.scales, facts["seed"])
-    return list(known.values())[-1] if facts["constant"] else known[facts["estimator"]]
+    return known.get(facts["estimator"], list(known.values())[-1]) if not facts["constant"] else [*known.values()][-1]
 
 
 def _routers(folder: Path, facts: dict[str, Any], table: Table) -> list[Contender]:
@@ -251,8 +253,7 @@ def _ood_probes(folder: Path, facts: dict[str, Any], table: Table) -> dict[str, 
     """The share of pictures of each other kind that is sent to the finest scale, where labels hold such pictures."""
     found = {}
     for kind, (image, question) in table.ood_probes.items():
-        strange = replace(table, ids=np.arange(len(image)).astype(str), image=image, question=question)
-        *_, p_value = ask_graph(folder / "router.onnx", strange, 0.0)
+        p_value = p_values(folder / "router.onnx", image, question, table.cost)
         found[kind] = float(is_strange(p_value, facts["least_p_value"]).mean())
     return found
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from router.fit.write import ask_graph
+from router.graph.ask import ask_graph
 from router.labels import read_table
 from router.metrics import Resamples, gain_samples, interval
 from router.policy import Outcome, choose, follow, price_for_budget

@@ -20,7 +20,8 @@ from router.estimators.candidates import Blend, OnBasis
 from router.estimators.learned import PooledTrees, ScaleLogistic
 from router.fit.fit import DEFAULT_LOSS, FOLDS, Candidate, features, fit_count, fit_table, out_of_fold
 from router.fit.risk_bound import Wanted, set_apart
-from router.fit.write import OUT_OF_FOLD, PARITY, ask_graph, write_router
+from router.fit.write import OUT_OF_FOLD, PARITY, write_router
+from router.graph.ask import ask_graph
 from router.labels import read_table
 from router.policy import choose, follow
 from tests.support.labels_maker import FLAT, NOISE, PICTURE_DECIDES, Recipe, make_labels, quick, quick_candidates
@@ -69,8 +70,9 @@ class Recorder(ScaleEstimator):
 def test_no_picture_is_in_a_fit_and_beside_it(tables):
     table = tables["question"]
     x = np.arange(len(table), dtype=float)[:, None]
+    numbered = replace(table, image=np.column_stack([x, table.image[:, 1:]]))
     Recorder.met.clear()
-    margins = out_of_fold(Recorder(), x, table)
+    margins = out_of_fold(Recorder(), numbered)
     assert len(Recorder.met) == FOLDS
     group_of = dict(zip(x[:, 0].tolist(), table.groups.tolist(), strict=True))
     held_out = []
@@ -120,7 +122,7 @@ def test_labels_of_other_rows_gain_nothing(tables, seed):
 def test_progress_is_told_of_every_fit(tables):
     told = []
     fit_table(tables["noise"], seed=0, progress=told.append)
-    assert sum(told) == fit_count() == 3
+    assert sum(told) == fit_count(tables["noise"]) == 3
 
 
 def test_of_equals_the_simplest_is_taken(tables, monkeypatch):
@@ -160,7 +162,7 @@ def test_a_blend_is_the_mean_of_its_parts(tables, monkeypatch):
     )
     table = tables["picture"]
     fitted = fit_table(table, seed=0, progress=lambda fits: None)
-    slow = out_of_fold(blend, features(table), table)
+    slow = out_of_fold(blend, table)
     np.testing.assert_allclose(fitted.candidates[2].margins, slow, atol=1e-9)
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from export.runtime import MvlmError
 from router.fit.fit import fit_table
-from router.fit.write import PARITY, ask_graph, write_router
+from router.fit.write import PARITY, write_router
+from router.graph.ask import ask_graph
 from router.labels import read_table
 from router.report.evaluate import evaluate
 from router.report.summary import lines

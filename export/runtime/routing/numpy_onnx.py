@@ -22,18 +22,19 @@ from export.runtime.errors import MvlmError
 
 Array = NDArray[Any]
 _LARGEST_BYTES = 64 * 2**20
-_DTYPES = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_}
+_DTYPES = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16}
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 @dataclass(frozen=True)
 class Node:
-    """One operator: what it reads and writes, and its attributes."""
+    """One operator: what it reads and writes, and its attributes. Some write several arrays, `outputs`."""
 
     op: str
     inputs: tuple[str, ...]
     output: str
     attributes: dict[str, Any]
+    outputs: tuple[str, ...] = ()
 
 
 class GraphWalk:
@@ -49,10 +50,15 @@ class GraphWalk:
             self._constants = dict(map(_tensor, graph[5]))
             self._nodes = [_node(node) for node in graph[1]]
             self._outputs = [_text(fields_of(value)[1][0]) for value in graph[12]]
+            # Weights that lie in half precision are turned once.
+            for node in [node for node in self._nodes if node.op == "Cast" and node.inputs[0] in self._constants]:
+                turned = _OPERATORS["Cast"](node.attributes, self._constants[node.inputs[0]])
+                self._constants[node.output] = turned
+                self._nodes.remove(node)
             self._trees = {n.output: Trees(n.attributes) for n in self._nodes if n.op == "TreeEnsembleRegressor"}
         except (IndexError, KeyError, ValueError, struct.error) as error:
             raise MvlmError(f"{path} is no router ({type(error).__name__}: {error}): fit and export again") from None
-        unknown = {node.op for node in self._nodes} - set(_OPERATORS) - {"TreeEnsembleRegressor"}
+        unknown = {node.op for node in self._nodes} - ROUTER_OPERATORS
         if unknown:
             raise MvlmError(f"{path} has operators that numpy cannot walk ({', '.join(sorted(unknown))}): upgrade mvlm")
 
@@ -63,6 +69,9 @@ class GraphWalk:
             inputs = [values[name] for name in node.inputs]
             if node.op == "TreeEnsembleRegressor":
                 values[node.output] = self._trees[node.output](inputs[0])
+            elif node.op == "Split":
+                parts = np.split(inputs[0], np.cumsum(inputs[1])[:-1], axis=node.attributes["axis"])
+                values.update(zip(node.outputs, parts, strict=True))
             else:
                 values[node.output] = _OPERATORS[node.op](node.attributes, *inputs)
         return [values[name] for name in names or self._outputs]
@@ -129,7 +138,22 @@ def _quietly(function: Callable[..., Array]) -> Callable[..., Array]:
     return lambda attributes, *inputs: function(*inputs)
 
 
+def _slice(attributes: dict[str, Any], x: Array, starts: Array, ends: Array, axes: Array) -> Array:
+    spans = [slice(None)] * x.ndim
+    for start, end, axis in zip(starts.tolist(), ends.tolist(), axes.tolist(), strict=True):
+        spans[axis] = slice(start, end)
+    return x[tuple(spans)]
+
+
+def _layer_norm(attributes: dict[str, Any], x: Array, weight: Array, bias: Array) -> Array:
+    """Over the last axis."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(centred).mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(variance + np.float32(attributes["epsilon"])) * weight + bias
+
+
 _OPERATORS: dict[str, Callable[..., Array]] = {
+    "Abs": _quietly(np.abs),
     "Add": _quietly(np.add),
     "And": _quietly(np.logical_and),
     "ArgMax": lambda a, x: np.expand_dims(x.argmax(a["axis"]), a["axis"]) if a["keepdims"] else x.argmax(a["axis"]),
@@ -140,6 +164,7 @@ _OPERATORS: dict[str, Callable[..., Array]] = {
     "Expand": _quietly(lambda x, shape: x * np.ones(shape, x.dtype)),
     "Gather": lambda a, x, index: np.take(x, index, axis=a.get("axis", 0)),
     "GreaterOrEqual": _quietly(np.greater_equal),
+    "LayerNormalization": _layer_norm,
     "Less": _quietly(np.less),
     "LessOrEqual": _quietly(np.less_equal),
     "Log": _quietly(np.log),
@@ -147,22 +172,25 @@ _OPERATORS: dict[str, Callable[..., Array]] = {
     "Max": _quietly(np.maximum),
     "Min": _quietly(np.minimum),
     "Mul": _quietly(np.multiply),
+    "ReduceMean": lambda a, x: _reduced(np.mean, a, x),
     "ReduceMax": lambda a, x: _reduced(np.max, a, x),
     "ReduceSum": lambda a, x, axes: _reduced(np.sum, a, x, axes),
     "Reshape": _reshape,
     "Shape": _quietly(lambda x: np.asarray(x.shape, np.int64)),
     "Sigmoid": _quietly(_sigmoid),
+    "Slice": _slice,
     "Softmax": _softmax,
     "Sub": _quietly(np.subtract),
     "Tanh": _quietly(np.tanh),
     "TopK": _smallest,
+    "Transpose": lambda a, x: np.transpose(x, a["perm"]),
     "Unsqueeze": _quietly(lambda x, axes: np.expand_dims(x, tuple(axes.tolist()))),
     "Where": _quietly(np.where),
 }
 
 
 # All that a router's graph may hold: none of them runs for longer than its inputs are large.
-ROUTER_OPERATORS = frozenset({*_OPERATORS, "TreeEnsembleRegressor"})
+ROUTER_OPERATORS = frozenset({*_OPERATORS, "TreeEnsembleRegressor", "Split"})
 
 
 def fields_of(message: memoryview) -> defaultdict[int, list[Any]]:
@@ -231,7 +259,8 @@ def _tensor(message: memoryview) -> tuple[str, Array]:
 def _node(message: memoryview) -> Node:
     fields = fields_of(message)
     inputs = tuple(_text(name) for name in fields[1])
-    return Node(_text(fields[4][0]), inputs, _text(fields[2][0]), dict(map(_attribute, fields[5])))
+    outputs = tuple(_text(name) for name in fields[2])
+    return Node(_text(fields[4][0]), inputs, outputs[0], dict(map(_attribute, fields[5])), outputs)
 
 
 def _attribute(message: memoryview) -> tuple[str, Any]:

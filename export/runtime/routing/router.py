@@ -25,10 +25,11 @@ from export.runtime.manifest import RouterFacts
 
 from .numpy_onnx import ROUTER_OPERATORS, GraphWalk
 from .policy import DEAREST_PRICE, NO_LOOK, Policy, Seen, escalations, interpolate, is_strange, priced_at
+from .reading import Read, read_patches
 
 Array = NDArray[np.float32]
 
-ROUTER_FORMAT = 2
+ROUTER_FORMAT = 3  # since 3 a router may read pictures
 METADATA_KEY = "mvlm"
 
 
@@ -92,7 +93,7 @@ class Router:
 
     def __init__(
         self, path: Path, facts: RouterFacts, offered: Sequence[int], device: Device | None, graph: Any = None,
-        *, costs_replaced: bool = False,
+        *, reader: Any = None, costs_replaced: bool = False,
     ) -> None:  # fmt: skip
         """`device` None walks the graph in numpy, for a machine without onnxruntime."""
         self.facts, self.costs_replaced = facts, costs_replaced
@@ -104,9 +105,8 @@ class Router:
                 " the bundle's scales lies outside: label those scales and fit again"
             )
         self._path, self._device = path, device
-        if graph is None:
-            _require_operators(path)
-        self._graph = graph or (GraphWalk(path) if device is None else open_session(path, device))
+        self._graph = graph or _opened(path, device)
+        self._reader = reader or (_opened(path.with_name(facts.reader), device) if facts.reader else None)
         self._known = _read_metadata(self._graph, path)
         self._names = _NAMES[int(self._known["format_version"])]
         self.costs = np.interp(self.offered, facts.scales, facts.costs).astype(np.float32)  # (k,)
@@ -125,13 +125,29 @@ class Router:
         scales = tuple(sorted(costs))
         values = tuple(float(costs[m]) for m in scales)
         require_costs(values)
-        facts = RouterFacts(self.facts.file, scales, values, unit, self.facts.default_price)
-        replaced = Router(self._path, facts, self.offered, self._device, graph=self._graph, costs_replaced=True)
+        facts = replace(self.facts, scales=scales, costs=values, cost_unit=unit)
+        replaced = self._with(facts)
         if "default_loss" not in self._known:  # routers of before do not say what their price was read by
             return replaced
         price = replaced._policy.price_losing(replaced._validation, self._known["default_loss"])
         facts = replace(facts, default_price=price)
-        return Router(self._path, facts, self.offered, self._device, graph=self._graph, costs_replaced=True)
+        return self._with(facts)
+
+    def _with(self, facts: RouterFacts) -> Router:
+        """The same graphs, other costs."""
+        return Router(
+            self._path, facts, self.offered, self._device, graph=self._graph, reader=self._reader, costs_replaced=True
+        )  # fmt: skip
+
+    def look(self, words: Array) -> Array | None:
+        """What a router that reads pictures makes of one, once for all questions: (P, D) -> (cells, channels).
+
+        None of a router that does not.
+        """
+        if self._reader is None:
+            return None
+        found: Array = self._reader.run(["picture"], {"patches": read_patches(words)[None]})[0][0]
+        return found
 
     def require(self, terms: Terms) -> None:
         """Raise `MvlmError` for terms that cannot be met: a budget or cap below the cheapest, no such bound."""
@@ -157,19 +173,20 @@ class Router:
             return self._price_for(terms.budget)
         return self.facts.default_price if terms.least_probability is None else DEAREST_PRICE
 
-    def probabilities(self, image: Array, question: Array) -> Array:
+    def probabilities(self, image: Array, question: Array, read: Read | None = None) -> Array:
         """P(right) at each scale on offer: (d_image,), (d_question,) -> (k,)."""
-        return self._ask(image, question)[0]
+        return self._ask(image, question, read)[0]
 
-    def choose(self, image: Array, question: Array, terms: Terms = Terms()) -> Choice:
-        """The best scale on offer, for features as `features.py` makes them: (d_image,), (d_question,).
+    def choose(self, image: Array, question: Array, terms: Terms = Terms(), read: Read | None = None) -> Choice:
+        """The best scale on offer, for features as `features.py` makes them: (d_image,), (d_question,). A router that
+        reads pictures wants the picture and the question too.
 
         A question or picture unlike those of validation takes the finest scale that the cap allows. Raises `MvlmError`
         for terms that cannot be met and for features that are no numbers.
         """
         self.require(terms)
         price = self.price(terms)
-        probability, p_value = self._ask(image, question)
+        probability, p_value = self._ask(image, question, read)
         out_of_distribution = bool(is_strange(p_value, self._known["least_p_value"]))
         seen = Seen(probability[None].astype(np.float64), np.array([out_of_distribution]))
         cap = math.inf if terms.cap is None else terms.cap
@@ -216,7 +233,7 @@ class Router:
         reason = f"{_tokens(scale)}: looked again, since the first token led by only {margin:.2f} at {choice.scale}"
         return replace(choice, scale=scale, reason=reason, cost=cost)
 
-    def _ask(self, image: Array, question: Array) -> tuple[Array, float]:
+    def _ask(self, image: Array, question: Array, read: Read | None) -> tuple[Array, float]:
         """What the graph says of a question: probability (k,) and the p-value. `policy` decides, here as everywhere."""
         for name, values in (("image", image), ("question", question)):
             if not np.isfinite(values).all():
@@ -229,6 +246,10 @@ class Router:
             "cost": self.costs,  # (k,)
             "num_visual_tokens": np.asarray(self.offered, np.float32),  # (k,)
         }
+        if self._reader is not None:
+            if read is None:
+                raise MvlmError("this router reads pictures, and was given none: look at the picture with it")
+            feeds |= {"picture": read.picture[None], "words": read.question[None]}  # (1, C, 2h), (1, T, D)
         probability, p_value = self._graph.run(["probability", self._names.p_value], feeds)
         return probability[0], float(p_value[0])
 
@@ -305,8 +326,16 @@ class _Names(NamedTuple):
 
 
 # A graph of format 1 has other names for two of its ends, and its description for two of its keys.
-_NAMES = {1: _Names("familiarity", "least_familiarity"), 2: _Names("p_value", "least_p_value")}
+_NAMES = {1: _Names("familiarity", "least_familiarity")} | {
+    number: _Names("p_value", "least_p_value") for number in range(2, ROUTER_FORMAT + 1)
+}
 _FORMER_KEYS = {"least_familiarity": "least_p_value", "promises": "risk_bounds"}
+
+
+def _opened(path: Path, device: Device | None) -> Any:
+    """A graph of a router, on a device or in numpy."""
+    _require_operators(path)
+    return GraphWalk(path) if device is None else open_session(path, device)
 
 
 def _require_operators(path: Path) -> None:

@@ -13,6 +13,8 @@ from export.runtime.features import FEATURE_VERSION
 from export.runtime.manifest import RouterFacts
 
 ROUTER_FILE = "router.onnx"
+# What depends on the picture of a router that reads pictures.
+READER_FILE = "reader.onnx"
 _FACTS = ("scales", "costs", "cost_unit", "default_price", "feature_version", "model_sha256", "files")
 
 
@@ -31,7 +33,7 @@ class RouterSource:
     def known(self) -> RouterFacts:
         """The description as the runtime takes it."""
         costs, unit, price = (self.facts[key] for key in ("costs", "cost_unit", "default_price"))
-        return RouterFacts(ROUTER_FILE, self.scales, tuple(costs), unit, price)
+        return RouterFacts(ROUTER_FILE, self.scales, tuple(costs), unit, price, self.facts.get("reader"))
 
 
 def read_router(
@@ -61,7 +63,10 @@ def read_router(
             f"the router {folder} reads features of version {found['feature_version']}, and this mvlm computes"
             f" version {FEATURE_VERSION}: label and fit again"
         )
-    for file in (folder / name for name in (ROUTER_FILE, *files)):
+    if found.get("reader") not in (None, READER_FILE):
+        raise MvlmError(f"{folder} names {found['reader']!r} as its reader, and that is {READER_FILE}: fit again")
+    reader = [READER_FILE] if found.get("reader") else []
+    for file in (folder / name for name in (ROUTER_FILE, *reader, *files)):
         if not file.is_file() or found["files"].get(file.name) != sha256_file(file):
             raise MvlmError(f"{file} is missing or was changed since it was written: fit the router again")
     return RouterSource(folder, found)
