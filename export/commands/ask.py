@@ -163,6 +163,8 @@ def _explained(view: View, question: str, answer: Answer, options: dict[str, Any
         mark = " <- answered" if m == answer.num_visual_tokens else ""
         lines.append(f"{m:>8} {choice.probabilities[m]:>9.3f} {cost:>13.4g} {worth:>7.3f}{mark}")
     lines.append(f"worth is P(right) less the price, {choice.price:.4g}, times the cost as a share of the dearest")
+    if choice.p_value is None:
+        return "\n".join([*lines, f"{choice.reason}: the question was not looked at"])
     strange = ", so that the router does not trust itself here" if choice.out_of_distribution else ""
     lines.append(f"as strange as this were {100 * choice.p_value:.3g} % of the validation questions{strange}")
     lines += [f"{name:>24} {value:.4g}" for name, value in features.items()]

@@ -34,9 +34,10 @@ WORTH = 0.02
 # How sure the floor must be that a scale is dearer than the cheapest.
 _CONFIDENCE = 0.95
 _CLEAR = Path("/proc/self/clear_refs")
-# In the order in which they happen; `features` is the picture's part and the question's.
+# In the order in which they happen; `features` is the picture's part and the question's, and like `router` it is there
+# only where a scale is chosen.
 STAGES = ("image", "vision", "features", "router", "connector", "prefill")
-LOOK = ("image", "vision", "features")
+LOOK = ("image", "vision")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Bench:
     samples: Samples
     floor: int  # a scale
     costs: dict[int, float]
-    router_ms: float  # the router and the question's features, once a question; 0 without a router
+    router_ms: float  # the router and the features of picture and question; 0 without a router
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -42,7 +42,8 @@ class Bench:
         """Medians in the order in which they happen, the answer's further tokens last; looking is the same for all."""
         at = {stage: float(np.median(values)) for stage, values in self.samples.stages[m].items()}
         shared = {stage: float(np.median([at[stage] for at in self.samples.stages.values()])) for stage in LOOK}
-        shown = {stage: (at | shared).get(stage, self.router_ms) for stage in STAGES}
+        chosen = {stage: float(np.median(values)) for stage, values in self.samples.shared.items()}
+        shown = {stage: (at | shared | chosen).get(stage, 0.0) for stage in STAGES}
         return shown | {"answer": at["token"] * (self.plan.answer_tokens - 1)}
 
 
@@ -50,8 +51,7 @@ def conclude(plan: Plan, samples: Samples) -> Bench:
     """Find the floor and the cost of each scale."""
     totals = samples.totals(plan.answer_tokens)
     shared = {stage: float(np.median(values)) for stage, values in samples.shared.items()}
-    looking = min(float(np.median(at["features"])) for at in samples.stages.values())
-    router_ms = shared["router"] + max(shared["features"] - looking, 0.0) if shared else 0.0
+    router_ms = sum(shared.values())
     floor = floor_index(totals)
     costs = [round(float(cost), 4) for cost in costs_of(totals, floor, router_ms)]
     return Bench(plan, samples, samples.scales[floor], dict(zip(samples.scales, costs, strict=True)), router_ms)

@@ -22,11 +22,12 @@ from export.runtime.decode.writing import Task, Written, write
 from export.runtime.routing.costs import CostTable
 from export.runtime.routing.reading import Read, read_question
 from export.runtime.routing.router import Choice, Router, Terms, named_reason
+from export.runtime.routing.settled import with_cache
 
 from .answer import Answer, Clock, Stop, Stream
 from .errors import MvlmError
-from .features import image_feature_names, question_feature_names, question_features
-from .looked import Looked
+from .features import image_feature_names, image_features, question_feature_names, question_features
+from .looked import Looked, Sight
 from .manifest import Manifest
 from .prompt import Prompt
 from .request import Request
@@ -84,7 +85,7 @@ class Answerer:
         router = manifest.router
         self.router = Router(manifest.path(router.file), router, manifest.scales, files.for_small) if router else None
         if self.router and costs:
-            self.router = self.router.with_costs(costs.costs, "ms")
+            self.router = self.router.with_costs(costs.costs, "ms", costs.router_ms)
         self.reader = Reader(self.decoder, self.table, self.prompt, nested=manifest.nested)
 
     def stream(self, looked: Looked, request: Request, clock: Clock) -> Stream:
@@ -178,25 +179,48 @@ class Answerer:
     def _asked(self, looked: Looked, question: str) -> tuple[Array, Read | None]:
         """What the router sees of a question: features (d_question,), and what a reader reads, where it is one."""
         tokens = self.table.rows(self.prompt.question_ids(question))  # (T, D)
-        read = None if looked.read is None else Read(looked.read, read_question(tokens))
+        sight = looked.sight
+        read = None if sight is None or sight.read is None else Read(sight.read, read_question(tokens))
         return question_features(question, tokens, looked.words), read
 
+    def see(self, words: Array) -> Sight:
+        """What the router sees of a picture: (P, D)."""
+        assert self.router is not None  # a view asks for it only then
+        return Sight(image_features(words), self.router.look(words))
+
     def choose(self, looked: Looked, request: Request, clock: Clock) -> Choice:
-        """The router's choice for a question about a looked."""
+        """The router's choice for a question about a picture, or one scale where that is worth more than choosing."""
         assert self.router is not None  # `require_answerable` saw to it
-        assert looked.image_features is not None
+        terms, costs = self._terms(request, clock.left_ms), self._costs_here(looked)
+        settled = self.router.settled(terms, costs)
+        if settled is not None:
+            return settled
         with clock.stage("features"):
             features, read = self._asked(looked, request.question)
+            image = looked.image_features
+        assert image is not None
         with clock.stage("router"):
-            return self.router.choose(looked.image_features, features, self._terms(request, clock.left_ms), read)
+            return self.router.choose(image, features, terms, read, costs)
+
+    def _costs_here(self, looked: Looked) -> NDArray[np.float64] | None:
+        """What each scale costs a question about this picture: less where its prefix was read already. None: as usual,
+        or nothing was measured here."""
+        ready = looked.shelf.ready() if self.costs else ()
+        if not ready or self.router is None:
+            return None
+        return with_cache(self.router.costs, self.router.offered, ready, nested=self.reader.nested)
 
     def choose_each(self, looked: Looked, requests: Sequence[Request]) -> Iterator[Choice]:
         """The router's choices for requests that ask one question about a view, each as `choose` makes it."""
         assert self.router is not None  # `require_answerable` saw to it
-        assert looked.image_features is not None
-        features, read = self._asked(looked, requests[0].question)
+        costs, asked = self._costs_here(looked), None
         for request in requests:
-            yield self.router.choose(looked.image_features, features, request.terms, read)
+            settled = self.router.settled(request.terms, costs)
+            if settled is None:
+                asked = asked or self._asked(looked, request.question)
+                assert looked.image_features is not None
+                settled = self.router.choose(looked.image_features, asked[0], request.terms, asked[1], costs)
+            yield settled
 
     def _terms(self, request: Request, left_ms: float) -> Terms:
         """The request's terms, with a cap where only some scales can answer in the time that is left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,24 +16,41 @@ Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Sight:
+    """What a router sees of a picture: features (d_image,), and what a router that reads pictures made of it (cells,
+    channels), None for one that does not."""
+
+    features: Array
+    read: Array | None
+
+
+@dataclass(frozen=True)
 class Looked:
     """What was computed of a picture.
 
     Attributes:
         values: (1, P, ·), what the connectors read.
         words: (P, D), each patch as the language model would read it.
-        image_features: (d_image,), what the router sees of the picture; None when the bundle holds no router.
         shelf: what the language model has read of the picture so far.
-        read: (cells, channels), what a router that reads pictures made of it; None where there is no such router.
         timings: milliseconds by stage of looking.
+        see: what makes of `words` what the router sees; None when the bundle holds no router.
     """
 
     values: Array = field(repr=False)
     words: Array = field(repr=False)
-    image_features: Array | None = field(repr=False)
     shelf: Shelf = field(repr=False)
     timings: dict[str, float]
-    read: Array | None = field(repr=False, kw_only=True, default=None)
+    see: Callable[[Array], Sight] | None = field(repr=False, kw_only=True, default=None)
+
+    @cached_property
+    def sight(self) -> Sight | None:
+        """What the router sees, made when it first asks: a picture that it need not look at costs it nothing."""
+        return None if self.see is None else self.see(self.words)
+
+    @property
+    def image_features(self) -> Array | None:
+        """(d_image,); None when the bundle holds no router."""
+        return self.sight.features if self.sight else None
 
     @cached_property
     def key(self) -> bytes:

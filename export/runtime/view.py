@@ -16,7 +16,6 @@ from export.runtime.routing.router import Choice
 
 from .answer import Answer, Clock, Stream, pieces_in_thread, read_in_thread
 from .answerer import Answerer
-from .features import image_features
 from .image import Order, Picture, preprocess
 from .looked import Looked
 from .request import Options, Scale, request_of, require_several
@@ -87,11 +86,9 @@ def look(runtime: Answerer, picture: Picture, order: Order) -> View:
     with clock.stage("vision"):
         outputs = [graph.outputs["values"], graph.outputs["words"]]
         values, words = run_session(runtime.vision, outputs, {graph.inputs["pixel_values"]: pixels})
-    with clock.stage("features"):
-        features = image_features(words[0]) if runtime.router else None  # (d_image,)
-        read = runtime.router.look(words[0]) if runtime.router else None  # (cells, channels)
 
     def tokens(m: int) -> Array:
         return runtime.visual_tokens(values, m)[0]  # (m, D)
 
-    return View(values, words[0], features, Shelf(runtime.reader, tokens), clock.timings, runtime, read=read)
+    shelf, see = Shelf(runtime.reader, tokens), runtime.see if runtime.router else None
+    return View(values, words[0], shelf, clock.timings, runtime, see=see)

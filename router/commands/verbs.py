@@ -112,8 +112,10 @@ def summary_of_fit(fitted: Fitted, facts: dict[str, Any], table: Table) -> list[
 @click.option("--out", type=_FOLDER, default=Path("report"), show_default=True, help="Folder to write.")
 @click.option("--granularity", "only_granularity", is_flag=True,
               help="Only print which scale the rows of --labels need, by task. Reads no router.")  # fmt: skip
+@click.option("--learning-curve", "curve", is_flag=True,
+              help="Also fit on parts of the labels, and say how many pictures are worth labelling.")  # fmt: skip
 @_OVERWRITE
-def report(router: Path, labels: Path, out: Path, only_granularity: bool, overwrite: bool) -> None:
+def report(router: Path, labels: Path, out: Path, only_granularity: bool, curve: bool, overwrite: bool) -> None:
     """Judge a router on the test rows, beside everything that it must beat: a page, plots and JSON.
 
     \b
@@ -123,7 +125,7 @@ def report(router: Path, labels: Path, out: Path, only_granularity: bool, overwr
     """
     from router.labels import read_table
     from router.report import granularity, summary
-    from router.report.evaluate import STEPS, evaluate, router_of_labels
+    from router.report.evaluate import evaluate, router_of_labels, steps
     from router.report.report import write_report
 
     if only_granularity:
@@ -134,8 +136,8 @@ def report(router: Path, labels: Path, out: Path, only_granularity: bool, overwr
     refuse_if_filled(out, overwrite=overwrite)
     table = read_table(labels, str(read_artefact(router, "router").get("target", "score")))
     facts = router_of_labels(router, table, labels)
-    with click.progressbar(length=STEPS, label=f"{'evaluating':<28}", width=30) as bar:
-        evaluation = evaluate(router, facts, table, bar.update)
+    with click.progressbar(length=steps(curve), label=f"{'evaluating':<28}", width=30) as bar:
+        evaluation = evaluate(router, facts, table, bar.update, curve=curve)
     with output_folder(out, overwrite=overwrite) as folder:
         sources = {
             "labels_sha256": sha256_file(labels / "labels.json"),

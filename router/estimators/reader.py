@@ -13,9 +13,8 @@ Letters: n rows, C cells of all grids, D width of the language model, w numbers 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,38 +23,10 @@ from router.reading import Reading
 
 from .base import Floats, ScaleEstimator, Tasks
 from .basis import LIMIT
+from .reader_shape import Inputs, Shape
 
-CHANNELS, SLOTS, HOPS, HEAD = 64, 4, 2, 96
 # Of fewer labelled pictures a network learns nothing that features do not tell.
 FEWEST_PICTURES = 300
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a reader reads of some rows: features (n, d) as the other estimators do, and pictures and questions."""
-
-    features: Floats
-    reading: Reading
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def __getitem__(self, rows: NDArray[Any] | slice) -> Inputs:
-        return Inputs(self.features[rows], self.reading.take(rows))
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What decides the sizes of a reader's weights: the grids' sides, fine to coarse, w, d and K."""
-
-    sides: tuple[int, ...]
-    width: int
-    num_features: int
-    num_scales: int
-
-    @property
-    def cells(self) -> int:
-        return sum(side**2 for side in self.sides)
 
 
 def grid_sides(side: int, scales: Sequence[int]) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from export.runtime.routing.reading import MOST_TOKENS
 
 from .base import Floats
-from .reader import CHANNELS, HEAD, HOPS, SLOTS, Inputs, Shape
+from .reader_shape import CHANNELS, HEAD, HOPS, SLOTS, Inputs, Shape
 
 Weights = dict[str, Floats]
 _PICTURES = 16
@@ -77,7 +77,7 @@ class _Descent:
         matrices = [p for p in network.parameters() if p.ndim > 1]
         others = [p for p in network.parameters() if p.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": _DECAY}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=_LR, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(groups, lr=_LR, betas=(0.9, 0.98), fused=True)
         warmup = max(1, round(_WARMUP * steps))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer,
@@ -147,8 +147,8 @@ def batches(x: Inputs, random: np.random.Generator | None, pictures: int = _PICT
         features = np.zeros((*asked.shape, x.features.shape[1]), np.float32)
         questions[asked], features[asked] = words, x.features[rows]
         patches = np.asarray(reading.patches[names[some]], np.float32)
-        seen = (torch.from_numpy(part) for part in (patches, questions, features, asked))
-        yield Batch(*seen, rows=rows)
+        seen = [torch.from_numpy(part) for part in (patches, questions, features, asked)]
+        yield Batch(seen[0], seen[1], seen[2], seen[3], rows)
 
 
 class Network(nn.Module):
@@ -198,7 +198,9 @@ class Network(nn.Module):
 
     def forward(self, patches: Tensor, questions: Tensor, features: Tensor) -> Tensor:
         """(B, P, w), (B, Q, T, w), (B, Q, d) -> (B, Q, K)."""
-        keys, values = self.drop(self.look(patches)).split(CHANNELS, dim=-1)  # (B, C, h)
+        seen = self.look(patches)  # (B, C, 2h)
+        seen = seen * self.drop(seen.new_ones(len(seen), 1, 2 * CHANNELS))  # a channel of a picture is dropped whole
+        keys, values = seen.split(CHANNELS, dim=-1)  # (B, C, h)
         there = questions.abs().amax(dim=-1, keepdim=True) > 0  # (B, Q, T, 1)
         length = questions.shape[2]
         words = F.silu(self.word(questions) + self.order[:length]) * there
@@ -220,7 +222,7 @@ class Network(nn.Module):
         found, start = [slots.flatten(1, 2)], 0
         for side in self.shape.sides:
             part, cells = scores[..., start : start + side**2], values[:, start : start + side**2]
-            found += [part.softmax(dim=-1) @ cells, part.amax(dim=-1, keepdim=True)]
+            found += [part.softmax(dim=-1) @ cells, part.max(dim=-1, keepdim=True).values]
             found += [part.tanh().mean(dim=-1, keepdim=True), part.mean(dim=-1, keepdim=True)]
             start += side**2
         return torch.cat(found, dim=-1).unflatten(1, size[1:])

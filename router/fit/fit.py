@@ -18,7 +18,8 @@ from router.estimators.averages import Constant
 from router.estimators.base import PlattScaling, ScaleEstimator
 from router.estimators.candidates import Blend, OnBasis, candidates
 from router.estimators.novelty import Familiarity
-from router.estimators.reader import Inputs, Reader, why_not
+from router.estimators.reader import Reader, why_not
+from router.estimators.reader_shape import Inputs
 from router.labels import Table
 from router.metrics import Interval, Resamples, gain_samples, interval, regrets
 from router.policy import Point, choose, follow, operating_points, price_for_budget

@@ -13,7 +13,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from router.estimators.basis import LIMIT
-from router.estimators.reader import CHANNELS, HOPS, PROJECTED, SLOTS, Reader
+from router.estimators.reader import PROJECTED, Reader
+from router.estimators.reader_shape import CHANNELS, HOPS, SLOTS
 
 from .writer import GraphWriter
 

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.runtime.routing.router import METADATA_KEY, ROUTER_FORMAT
+from export.runtime.routing.router_graph import METADATA_KEY, ROUTER_FORMAT
 
 Floats = NDArray[np.floating]
 OPSETS = (("", 17), ("ai.onnx.ml", 3))

@@ -19,6 +19,7 @@ from export.runtime.routing.policy import Policy, Seen, is_strange
 from export.runtime.routing.router_folder import read_router
 from router.estimators.base import ScaleEstimator
 from router.estimators.candidates import candidates
+from router.fit.fit import contenders
 from router.fit.write import OUT_OF_FOLD
 from router.graph.ask import ask_graph, p_values
 from router.labels import Table
@@ -37,6 +38,7 @@ from .breakdown import (
     without_luck,
 )
 from .budgets import LOOKUP, Contender, Standing, ceiling, compare, samples
+from .learning import PARTS, Learned, learning_curve
 
 Floats = NDArray[np.floating]
 ROUTER = "router"
@@ -89,6 +91,7 @@ class Evaluation:
     reliability: dict[str, Reliability]
     choices: NDArray[np.int64]
     probability: Floats
+    learning: list[Learned]
 
     @property
     def flat(self) -> bool:
@@ -113,6 +116,7 @@ class Evaluation:
             "risk_bounds": [asdict(kept) for kept in self.risk_bounds],
             "steepness": asdict(self.steepness),
             "policies": [asdict(policy) for policy in self.policies],
+            "learning": [asdict(one) for one in self.learning],
             "ceiling": [{"budget": budget, **asdict(ahead)} for budget, ahead in self.ceiling],
             "picture_gain": [{"budget": budget, **asdict(gain)} for budget, gain in self.picture_gain],
             "picture_mean": asdict(self.picture_mean) if self.picture_mean else None,
@@ -153,8 +157,13 @@ def read_out_of_fold(folder: Path, table: Table) -> Seen:
     return Seen(probability[order], strange[order], fit.margins)
 
 
-def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callable[[int], None]) -> Evaluation:
-    """Judge the shipped router.onnx on the test rows; `progress` is told of `STEPS` steps."""
+def evaluate(
+    folder: Path, facts: dict[str, Any], table: Table, progress: Callable[[int], None], *, curve: bool = False
+) -> Evaluation:
+    """Judge the shipped router.onnx on the test rows; `progress` is told of `steps(curve)` steps.
+
+    A `curve` fits what ships anew on parts of the labels, to say how many more are worth it.
+    """
     fit, test = table.fit_rows, table.test_rows
     routers = _routers(folder, facts, table)
     router = routers[0]
@@ -169,10 +178,11 @@ def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callab
     policies = compare([*routers, *others], test, budgets)
     progress(1)
     lookup = next(contender for contender in others if contender.name == LOOKUP)
+    learned = _learning(facts, fit, test, lookup, budgets, policies, progress) if curve else []
     not_learned, picture_tasks = _picture_tasks(test)
     blind = next(contender for contender in others if contender.name == "question only")
     gains, mean = _picture_gain(router, blind, fit, test, picture_tasks, budgets)
-    steps = Resamples(test.groups).mean(test.scores)  # (1 + R, K)
+    by_scale = Resamples(test.groups).mean(test.scores)  # (1 + R, K)
     best, cross_sample = oracle_of(test.scores, test.scores, test.cost), without_luck(test)
     decided = router.policy.decide(router.test, facts["default_price"])
     outcome, choices = outcome_of(decided, test.scores), decided.last
@@ -183,7 +193,7 @@ def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callab
     return Evaluation(
         scales=test.scales, cost=test.cost.tolist(), cost_unit=facts["cost_unit"], rows=len(test),
         groups=len(np.unique(test.groups)), ladder=ladder(test.scores, test.tasks),
-        steepness=interval(steps[:, -1] - steps[:, 0]), policies=policies, ceiling=ceiling(lookup, test, budgets),
+        steepness=interval(by_scale[:, -1] - by_scale[:, 0]), policies=policies, ceiling=ceiling(lookup, test, budgets),
         oracle=best, cross_sample_oracle=cross_sample, measures=table.measures, scored_by=table.scored_by,
         share=share_of(cross_sample or best, spent, score, test.scores.mean(axis=0), test.cost),
         random_mix=follow(mixed, test.scores, test.cost).mean, parts=parts, strange=float(router.test.strange.mean()),
@@ -194,11 +204,25 @@ def evaluate(folder: Path, facts: dict[str, Any], table: Table, progress: Callab
         picture_tasks=picture_tasks, picture_gain=gains, picture_mean=mean, default_price=facts["default_price"],
         default=outcome.mean, chosen=_shares(choices, test),
         reliability={str(m): reliability(said[:, k], test.scores[:, k]) for k, m in enumerate(test.scales)},
-        choices=choices, probability=said,
+        choices=choices, probability=said, learning=learned,
     )  # fmt: skip
 
 
-STEPS = 3 + COUNT
+def steps(curve: bool) -> int:
+    """Of how many steps `evaluate` tells."""
+    return 3 + COUNT + (len(PARTS) if curve else 0)
+
+
+def _learning(
+    facts: dict[str, Any], fit: Table, test: Table, lookup: Contender, budgets: list[float], policies: list[Standing],
+    progress: Callable[[int], None],
+) -> list[Learned]:  # fmt: skip
+    """The learning curve of what ships; its last point is the router itself."""
+    known = contenders(fit, facts["seed"])
+    estimator = known.get(facts["estimator"]) if not facts["constant"] else None
+    found = learning_curve(estimator or _estimator(facts, fit), fit, test, lookup, budgets, progress)
+    router = next(policy for policy in policies if policy.name == ROUTER)
+    return [*found, Learned(len(np.unique(fit.groups)), router.mean_ahead)]
 
 
 def _estimator(facts: dict[str, Any], table: Table) -> ScaleEstimator:

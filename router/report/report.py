@@ -17,6 +17,7 @@ from router.labels import Table
 from . import summary
 from .breakdown import worst
 from .evaluate import ROUTER, Evaluation
+from .learning import in_words
 from .plots import draw
 from .summary import claims, tokens, verdict
 
@@ -90,6 +91,7 @@ def write_report(folder: Path, e: Evaluation, table: Table, sources: dict[str, s
         "<p>Pictures unlike those of the fit get the finest scale that the cap allows. The share (%) that was sent"
         " there:</p>",
         _html_table(["pictures", "sent, %"], summary.out_of_distribution(e)),
+        *_learning(e),
         "<h2>Examples</h2>",
         _examples(e, table),
         f"<p><small>{e.rows} test questions about {e.groups} pictures; intervals by bootstrap over pictures.</small>",
@@ -98,6 +100,11 @@ def write_report(folder: Path, e: Evaluation, table: Table, sources: dict[str, s
     page += f"<title>mvlm report</title><style>{_STYLE}</style><body>{''.join(body)}</body></html>\n"
     (folder / "index.html").write_text(page, encoding="utf-8")
     return facts
+
+
+def _learning(e: Evaluation) -> list[str]:
+    told = in_words(e.learning)
+    return ["<h2>How many labels</h2>", *(f"<p>{html.escape(line)}.</p>" for line in told)] if told else []
 
 
 def _figure(name: str, plots: dict[str, Path]) -> str:

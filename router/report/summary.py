@@ -7,6 +7,7 @@ import math
 from router.metrics import Interval
 
 from .evaluate import HALF_A_POINT, ROUTER, Evaluation
+from .learning import in_words
 
 
 def verdict(e: Evaluation) -> str:
@@ -182,6 +183,7 @@ def lines(e: Evaluation) -> list[str]:
         + ", ".join(f"{k} {v}" for k, v in out_of_distribution(e)),
     ]
     out += [f"risk bound: {line}" for line in kept(e)]
+    out += in_words(e.learning)
     return [*out, "", *claims(e)]
 
 

@@ -12,7 +12,7 @@ from router.graph.ask import ask_graph
 from router.labels import read_table
 from router.metrics import Resamples, gain_samples, interval
 from router.policy import Outcome, choose, follow, price_for_budget
-from router.report.evaluate import STEPS, evaluate, read_out_of_fold, router_of_labels
+from router.report.evaluate import evaluate, read_out_of_fold, router_of_labels, steps
 from router.report.summary import claims, lines, verdict
 from tests.support.judged import fit_into
 from tests.support.labels_maker import (
@@ -201,4 +201,4 @@ def test_progress_is_told_of_every_step(made):
     folder, table, _ = made("noise")
     told = []
     evaluate(folder / "router", router_of_labels(folder / "router", table, folder / "labels"), table, told.append)
-    assert sum(told) == STEPS
+    assert sum(told) == steps(False)

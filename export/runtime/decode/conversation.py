@@ -151,5 +151,10 @@ class Shelf:
                 with self._lock:
                     self._kept.setdefault(self._key(conversation.scale), conversation)
 
+    def ready(self) -> tuple[int, ...]:
+        """The scales whose tokens have been read already, by a conversation that is free."""
+        with self._lock:
+            return tuple(sorted({kept.scale for kept in self._kept.values() if kept.scale}))
+
     def _key(self, scale: int) -> int:
         return 0 if self._reader.nested else scale

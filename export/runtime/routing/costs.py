@@ -31,6 +31,7 @@ class CostTable:
         look_ms: looking at a picture, as nine of ten take at most; the same whatever the scale.
         first_token_ms: from there to the first token of the answer, as nine of ten take at most.
         token_ms: each further token, as nine of ten take at most.
+        router_ms: what of each cost is the router and its features.
     """
 
     costs: dict[int, float]
@@ -39,6 +40,7 @@ class CostTable:
     look_ms: float
     first_token_ms: dict[int, float]
     token_ms: dict[int, float]
+    router_ms: float = 0.0
 
     def answer_ms(self, scale: int) -> float:
         """A question about a picture that has been looked at, until the last of `answer_tokens`, nine times of ten."""
@@ -104,6 +106,7 @@ def _table(facts: dict[str, Any]) -> CostTable:
         look_ms=_milliseconds(facts["look_ms"]["p90"]),
         first_token_ms=_by_scale({m: at["first_token"]["p90"] for m, at in facts["scales"].items()}),
         token_ms=_by_scale({m: at["token"]["p90"] for m, at in facts["scales"].items()}),
+        router_ms=sum(_milliseconds(at["p50"]) for at in facts.get("router_ms", {}).values()),
     )
     values = list(table.costs.values())
     if values != sorted(values) or table.floor not in table.costs:

@@ -100,6 +100,18 @@ class Policy:
         """What a row costs in the mean at a price."""
         return float(self.decide(seen, price).cost.mean())
 
+    def worth(self, seen: Seen, price: float, *, cap: float = math.inf) -> float:
+        """The probability of a right answer that a row may expect at a price, less what it pays for it: the mean."""
+        decided = self.decide(seen, price, cap=cap)
+        rows = np.arange(len(decided.first))
+        right = np.asarray(seen.probability, np.float64)[rows, decided.last]
+        if self.rule is not None and seen.margin is not None:
+            now = seen.probability[rows, decided.first]
+            read = escalation_features(seen.margin[rows, decided.first], now, seen.probability[rows, decided.last])
+            again = decided.last != decided.first
+            right = np.where(again, sigmoid(read @ np.asarray(self.rule["finer"])), right)
+        return float((right - price * decided.cost / self.unit_cost).mean())
+
     def price_for(self, seen: Seen, budget: float) -> float:
         """The smallest price whose mean cost is within the budget; a mean cost falls as its price grows."""
         return self.prices_beside(seen, budget)[1]

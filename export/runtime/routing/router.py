@@ -6,31 +6,30 @@ fitted for, as long as they lie between two that it was: the graph interpolates 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runtime.backends.onnx import Device, open_session
+from export.runtime.backends.onnx import Device
 from export.runtime.errors import MvlmError
-from export.runtime.graph_facts import operators
 from export.runtime.manifest import RouterFacts
 
-from .numpy_onnx import ROUTER_OPERATORS, GraphWalk
 from .policy import DEAREST_PRICE, NO_LOOK, Policy, Seen, escalations, interpolate, is_strange, priced_at
 from .reading import Read, read_patches
+from .router_graph import NAMES, open_graph, read_metadata
+from .settled import settle
 
 Array = NDArray[np.float32]
 
-ROUTER_FORMAT = 3  # since 3 a router may read pictures
-METADATA_KEY = "mvlm"
+# So many settled questions are remembered; what stands in a cache makes few kinds of them.
+_MOST_SETTLED = 1000
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,8 @@ class Choice:
         reason: the choice in a person's words.
         cost: of the scale, in the router's unit.
         price: that was applied, the terms' or the router's own.
-        p_value: the share of validation questions that were at least as strange as this one.
+        p_value: the share of validation questions that were at least as strange as this one; None where nothing was
+            chosen, as one scale is worth more for every question, and `probabilities` are those of all questions.
         out_of_distribution: whether that is so small that the finest allowed scale was taken instead.
         terms: on which was chosen.
     """
@@ -83,7 +83,7 @@ class Choice:
     reason: str
     cost: float
     price: float
-    p_value: float
+    p_value: float | None
     out_of_distribution: bool
     terms: Terms
 
@@ -93,10 +93,11 @@ class Router:
 
     def __init__(
         self, path: Path, facts: RouterFacts, offered: Sequence[int], device: Device | None, graph: Any = None,
-        *, reader: Any = None, costs_replaced: bool = False,
+        *, reader: Any = None, costs_replaced: bool = False, overhead: float = 0.0,
     ) -> None:  # fmt: skip
-        """`device` None walks the graph in numpy, for a machine without onnxruntime."""
-        self.facts, self.costs_replaced = facts, costs_replaced
+        """`device` None walks the graph in numpy, for a machine without onnxruntime. `overhead` is what choosing itself
+        costs, a part of each scale's cost."""
+        self.facts, self.costs_replaced, self.overhead = facts, costs_replaced, overhead
         self.offered = tuple(sorted(offered))
         outside = [m for m in self.offered if not facts.scales[0] <= m <= facts.scales[-1]]
         if outside or not self.offered:
@@ -105,16 +106,18 @@ class Router:
                 " the bundle's scales lies outside: label those scales and fit again"
             )
         self._path, self._device = path, device
-        self._graph = graph or _opened(path, device)
-        self._reader = reader or (_opened(path.with_name(facts.reader), device) if facts.reader else None)
-        self._known = _read_metadata(self._graph, path)
-        self._names = _NAMES[int(self._known["format_version"])]
+        self._graph = graph or open_graph(path, device)
+        self._reader = reader or (open_graph(path.with_name(facts.reader), device) if facts.reader else None)
+        self._known = read_metadata(self._graph, path)
+        self._names = NAMES[int(self._known["format_version"])]
         self.costs = np.interp(self.offered, facts.scales, facts.costs).astype(np.float32)  # (k,)
         self._unit_cost = float(max(facts.costs))  # the router's own dearest scale stays the unit of the price
         self._policy = Policy(self.costs, self._unit_cost, self._known["escalation"])
+        self._settled: dict[tuple[float, float, tuple[float, ...]], int | None] = {}
 
-    def with_costs(self, costs: Mapping[int, float], unit: str) -> Router:
-        """The same router where each scale on offer costs something else, as milliseconds that were measured.
+    def with_costs(self, costs: Mapping[int, float], unit: str, overhead: float = 0.0) -> Router:
+        """The same router where each scale on offer costs something else, as milliseconds that were measured; of each
+        cost `overhead` is what choosing takes.
 
         A price is in parts of the dearest cost, so the default price is read anew, by the loss that it was read by.
         Raises `MvlmError` unless every scale on offer has a cost above 0 that is not below that of a coarser one.
@@ -126,17 +129,48 @@ class Router:
         values = tuple(float(costs[m]) for m in scales)
         require_costs(values)
         facts = replace(self.facts, scales=scales, costs=values, cost_unit=unit)
-        replaced = self._with(facts)
+        replaced = self._with(facts, overhead)
         if "default_loss" not in self._known:  # routers of before do not say what their price was read by
             return replaced
         price = replaced._policy.price_losing(replaced._validation, self._known["default_loss"])
         facts = replace(facts, default_price=price)
-        return self._with(facts)
+        return self._with(facts, overhead)
 
-    def _with(self, facts: RouterFacts) -> Router:
+    def _with(self, facts: RouterFacts, overhead: float) -> Router:
         """The same graphs, other costs."""
         return Router(
-            self._path, facts, self.offered, self._device, graph=self._graph, reader=self._reader, costs_replaced=True
+            self._path, facts, self.offered, self._device, graph=self._graph, reader=self._reader, costs_replaced=True,
+            overhead=overhead,
+        )  # fmt: skip
+
+    def settled(self, terms: Terms, costs: NDArray[np.floating] | None = None) -> Choice | None:
+        """The one scale that is worth more at this price than choosing for each question, without looking at it.
+
+        `costs` (k,) are what the scales cost this question, where that is not what they usually do. None where choosing
+        is worth more, or its cost is not known; and where terms need each question to be looked at: a budget, which is
+        met by choosing; a loss that was bounded for choosing; a least probability.
+        """
+        if self.overhead <= 0 or any(x is not None for x in (terms.budget, terms.within, terms.least_probability)):
+            return None
+        self.require(terms)
+        price, cap = self.price(terms), math.inf if terms.cap is None else terms.cap
+        policy = self._policy if costs is None else replace(self._policy, cost=costs)
+        key = price, cap, tuple(np.asarray(policy.cost).tolist())
+        if key not in self._settled:
+            if len(self._settled) >= _MOST_SETTLED:
+                self._settled.clear()
+            self._settled[key] = settle(policy, self._validation, price, self.overhead, cap)
+        at = self._settled[key]
+        if at is None:
+            return None
+        usual = self._validation.probability.mean(axis=0)
+        reason = f"{_tokens(self.offered[at])}: at this price worth more for every question than choosing for each"
+        return Choice(
+            scale=self.offered[at],
+            probabilities={m: float(p) for m, p in zip(self.offered, usual, strict=True)},
+            reason=f"{reason}, which takes {self.overhead:.3g} {self.facts.cost_unit}",
+            cost=float(policy.cost[at]) - self.overhead,
+            price=price, p_value=None, out_of_distribution=False, terms=terms,
         )  # fmt: skip
 
     def look(self, words: Array) -> Array | None:
@@ -177,9 +211,13 @@ class Router:
         """P(right) at each scale on offer: (d_image,), (d_question,) -> (k,)."""
         return self._ask(image, question, read)[0]
 
-    def choose(self, image: Array, question: Array, terms: Terms = Terms(), read: Read | None = None) -> Choice:
+    def choose(
+        self, image: Array, question: Array, terms: Terms = Terms(), read: Read | None = None,
+        costs: NDArray[np.floating] | None = None,
+    ) -> Choice:  # fmt: skip
         """The best scale on offer, for features as `features.py` makes them: (d_image,), (d_question,). A router that
-        reads pictures wants the picture and the question too.
+        reads pictures wants the picture and the question too. `costs` (k,) are what the scales cost this question,
+        where that is not what they usually do.
 
         A question or picture unlike those of validation takes the finest scale that the cap allows. Raises `MvlmError`
         for terms that cannot be met and for features that are no numbers.
@@ -190,13 +228,14 @@ class Router:
         out_of_distribution = bool(is_strange(p_value, self._known["least_p_value"]))
         seen = Seen(probability[None].astype(np.float64), np.array([out_of_distribution]))
         cap = math.inf if terms.cap is None else terms.cap
-        chosen = int(self._policy.first(seen, price, cap=cap, least_probability=terms.least_probability or 0.0)[0])
+        policy = self._policy if costs is None else replace(self._policy, cost=costs)
+        chosen = int(policy.first(seen, price, cap=cap, least_probability=terms.least_probability or 0.0)[0])
         reason = _strange(self.offered[chosen], p_value) if out_of_distribution else self._reason(probability, chosen)
         return Choice(
             scale=self.offered[chosen],
             probabilities={m: float(p) for m, p in zip(self.offered, probability, strict=True)},
             reason=reason,
-            cost=float(self.costs[chosen]),
+            cost=float(policy.cost[chosen]),
             price=price,
             p_value=p_value,
             out_of_distribution=out_of_distribution,
@@ -215,7 +254,7 @@ class Router:
         costs its scale in full, or only what it adds where the model keeps its cache. A cap counts both looks.
         """
         rule = self._known["escalation"]
-        if rule is None or choice.out_of_distribution or choice.scale == self.offered[-1]:
+        if rule is None or choice.p_value is None or choice.out_of_distribution or choice.scale == self.offered[-1]:
             return None
         at = self.offered.index(choice.scale)
         paid = float(self.costs[at])
@@ -316,47 +355,6 @@ def require_price(price: float) -> None:
 def named_reason(scale: int) -> str:
     """The reason when nobody chose."""
     return f"{_tokens(scale)}: the scale that was named"
-
-
-class _Names(NamedTuple):
-    """What the graph calls its p-value, and the threshold that it is held against."""
-
-    p_value: str
-    least_p_value: str
-
-
-# A graph of format 1 has other names for two of its ends, and its description for two of its keys.
-_NAMES = {1: _Names("familiarity", "least_familiarity")} | {
-    number: _Names("p_value", "least_p_value") for number in range(2, ROUTER_FORMAT + 1)
-}
-_FORMER_KEYS = {"least_familiarity": "least_p_value", "promises": "risk_bounds"}
-
-
-def _opened(path: Path, device: Device | None) -> Any:
-    """A graph of a router, on a device or in numpy."""
-    _require_operators(path)
-    return GraphWalk(path) if device is None else open_session(path, device)
-
-
-def _require_operators(path: Path) -> None:
-    """Raise `MvlmError` for a graph with more in it than a router needs: one with a loop might never end."""
-    unknown = operators(path) - ROUTER_OPERATORS if path.is_file() else set()
-    if unknown:
-        raise MvlmError(
-            f"{path} has operators that no router needs ({', '.join(sorted(unknown))}): fit and export again"
-        )
-
-
-def _read_metadata(graph: Any, path: Path) -> dict[str, Any]:
-    held = graph.metadata if isinstance(graph, GraphWalk) else graph.get_modelmeta().custom_metadata_map
-    try:
-        known = json.loads(held[METADATA_KEY])
-        version = int(known["format_version"])
-    except (KeyError, TypeError, ValueError):
-        raise MvlmError(f"{path} does not say what it was fitted for: fit the router again and export") from None
-    if version > ROUTER_FORMAT:
-        raise MvlmError(f"{path} is of format {version}, and this mvlm reads up to {ROUTER_FORMAT}: upgrade mvlm")
-    return {_FORMER_KEYS.get(key, key): value for key, value in known.items()}
 
 
 def _strange(scale: int, p_value: float) -> str:
