@@ -20,7 +20,7 @@ from mvlm_core.train.packing import PADDING, block_mask
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", list(run.STAGES))
 def test_every_stage_runs_at_toy_size(stage, tmp_path):
-    done = CliRunner().invoke(run.main, ["--out", str(tmp_path), "--stage", stage, "--rehearse"])
+    done = CliRunner().invoke(run.main, ["--out", str(tmp_path), "--stage", stage, "--rehearse", "--seconds", "900"])
     assert done.exit_code == 0, done.output
     facts = json.loads((tmp_path / f"gpu_{stage}.json").read_text())
     assert facts["ended"] == "whole"
