@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from export.runtime import Runtime
 from mvlm_core.cli import main
-from tests.support import messages
+from tests.support import messages, translations
 
 if TYPE_CHECKING:
     from tests.support.bundles import Made
@@ -26,6 +27,11 @@ def pytest_configure(config: pytest.Config) -> None:
         made: set[tuple[str, int]] = set()
         messages.watch(made)
         config.add_cleanup(lambda: messages.keep(made, Path(folder)))
+
+
+def pytest_collection_finish() -> None:
+    if "torch" in sys.modules:  # which some test files do without
+        translations.read_once()
 
 
 @pytest.fixture

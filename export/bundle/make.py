@@ -93,7 +93,12 @@ def make_bundle(wanted: Wanted, out: Path, *, overwrite: bool, start: StartBar) 
 
 
 def _next_that_passes(wanted: Wanted, make: Callable[..., MadeBundle], out: Path) -> str | None:
-    """The first precision that passes of those behind the refused one in the target's ladder; nothing of it is kept."""
+    """The first precision that passes of those behind the refused one in the target's ladder; nothing of it is kept.
+
+    Behind float32 there is none: what it does not compute, no other does.
+    """
+    if set(plan(wanted.target, wanted.precision, None, 1).precision.values()) == {"float32"}:
+        return None
     ladder = target(wanted.target).ladder
     behind = ladder[ladder.index(wanted.precision) + 1 :] if wanted.precision in ladder else ladder
     for precision in behind:

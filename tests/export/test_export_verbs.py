@@ -66,7 +66,7 @@ def test_without_a_router_a_scale_is_named(made, tmp_path, mvlm):
     assert "this bundle holds no router: name a scale, one of 4" in refused.output
 
 
-def test_a_verification_that_fails_leaves_nothing(made, tmp_path, mvlm, monkeypatch):
+def test_a_verification_that_fails_leaves_what_it_refused_and_no_bundle(made, tmp_path, mvlm, monkeypatch):
     write = make.write_bundle
 
     def write_then_change_a_weight(source, plan, folder, progress, *numbers):
@@ -77,7 +77,8 @@ def test_a_verification_that_fails_leaves_nothing(made, tmp_path, mvlm, monkeypa
     failed = mvlm(*arguments(made, tmp_path / "bundle", "--scales", "9"))
     assert failed.exit_code == 1
     assert "error: the exported files do not compute what the model computes: scale 9, prefill" in failed.output
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "bundle.refused"]
+    assert " passes" not in failed.output  # behind float32 nothing else is tried
 
 
 def test_overwrite_keeps_the_old_bundle_until_the_new_one_is_verified(made, tmp_path, mvlm, monkeypatch):
