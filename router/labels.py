@@ -84,7 +84,10 @@ class Table:
     @property
     def measures(self) -> str:
         """What the scores measure, for people."""
-        return "right answers" if self.target == "score" else "answers that agree with the finest scale"
+        metrics = self.facts.get("metrics", {})
+        agreeing = bool(metrics) and all(name.startswith("agreement") for name in metrics)
+        agreeing |= self.target == "agreement"
+        return "answers that agree with the finest scale" if agreeing else "right answers"
 
     @property
     def scored_by(self) -> str:

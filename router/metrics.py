@@ -90,7 +90,12 @@ def oracle(scores: Floats, cost: Floats) -> Outcome:
 def ladder(scores: Floats, tasks: NDArray[np.str_]) -> dict[str, list[float]]:
     """Mean score at each scale, for all rows and for each task."""
     steps = {"all": scores.mean(axis=0).tolist()}
-    return steps | {str(task): scores[tasks == task].mean(axis=0).tolist() for task in np.unique(tasks)}
+    return steps | {task: scores[tasks == task].mean(axis=0).tolist() for task in named(tasks)}
+
+
+def named(tasks: NDArray[np.str_]) -> list[str]:
+    """The kinds of some rows, each once; a row that names none is of no kind."""
+    return [str(task) for task in np.unique(tasks) if task]
 
 
 @dataclass(frozen=True)

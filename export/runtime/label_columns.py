@@ -16,6 +16,8 @@ LABELS: Mapping[str, str] = {
 FEATURES: Mapping[str, str] = {"id": "string", "image": FLOATS, "question": FLOATS}
 # ood_probes.parquet: features of pictures of other kinds.
 OOD_PROBES: Mapping[str, str] = {"kind": "string", "image": FLOATS, "question": FLOATS}
+# asked.parquet: what a report shows of the test rows: questions, and small pictures, held by the first row about each.
+ASKED: Mapping[str, str] = {"id": "string", "question": "string", "picture_of": "string", "picture": "binary"}
 # What every labels.parquet has, and its scale or its tokens; those of an earlier version may lack the others.
 ALWAYS = ("id", "group", "task", "split", "score", "prediction", "answer")
 # What a router that reads pictures is fitted on, where labels hold it: each picture's patches, in float16; which

@@ -215,7 +215,8 @@ def label(
         )
     elif max(steps.values()) - min(steps.values()) < _FLAT_LADDER:
         click.echo(
-            "THE LADDER IS FLAT: more visual tokens hardly help this model on these rows. A router is pointless here."
+            "THE LADDER IS FLAT: more visual tokens hardly help this model on these rows. `mvlm report` says how sure"
+            " that is."
         )
     say_next("mvlm fit-router" if out == Path("labels") else f"mvlm fit-router {out}")
 

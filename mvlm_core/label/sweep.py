@@ -34,7 +34,7 @@ from export.runtime.features import (
     question_features,
 )
 from export.runtime.image import open_picture
-from export.runtime.label_columns import FEATURES, FLOATS, LABELS, OOD_PROBES, READING
+from export.runtime.label_columns import ASKED, FEATURES, FLOATS, LABELS, OOD_PROBES, READING
 from export.runtime.prompt import Prompt
 from export.runtime.views.scale import Scale, ScaleWord, coarse_to_fine
 from mvlm_core.checkpoints.run_folder import Precision, load_run, model_sha256
@@ -47,13 +47,14 @@ from mvlm_core.modeling.visual_lengths import VisualLengths
 from mvlm_core.scoring.of_rows import RowMetrics, metrics_of
 from mvlm_core.train.plan import Group, group_rows
 
+from .asked import asked_rows
 from .lines import LabelLines
 from .packed_generation import answer_together, stop_ids
 from .patches import PatchFiles
 from .resumable import parts_folder
 from .shown_pictures import ShownPictures
 
-_FILES = ("labels.parquet", "features.parquet", "ood_probes.parquet")
+_FILES = ("labels.parquet", "features.parquet", "ood_probes.parquet", "asked.parquet")
 # Of so many pictures other kinds are made.
 _OOD_PROBES = 64
 # How long an answer may be at least, at most, and where no row says how long a right one is.
@@ -128,6 +129,7 @@ def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, 
         progress(start + len(chunk), len(pictures))
 
     _write(folder / "ood_probes.parquet", _ood_probes(model, processor, pictures[:_OOD_PROBES]), OOD_PROBES)
+    _write(folder / "asked.parquet", asked_rows([row for picture in pictures for row in picture.rows]), ASKED)
     return _assemble(folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures), metrics, files)
 
 
@@ -290,7 +292,8 @@ def _assemble(
     for table in ("labels", "features"):
         parts = [pq.read_table(_part(folder, table, start)) for start in starts]
         pq.write_table(pa.concat_tables(parts), whole / f"{table}.parquet")
-    shutil.copyfile(folder / "ood_probes.parquet", whole / "ood_probes.parquet")
+    for name in _FILES[2:]:
+        shutil.copyfile(folder / name, whole / name)
     reading = patches.assemble(whole, starts) if patches else None
     known = read_artefact(sweep.rows, "rows") if (sweep.rows / "rows.json").is_file() else {}
     key = sweep.key()

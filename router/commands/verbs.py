@@ -127,6 +127,7 @@ def report(router: Path, labels: Path, out: Path, only_granularity: bool, curve:
     from router.report import granularity, summary
     from router.report.evaluate import evaluate, router_of_labels, steps
     from router.report.report import write_report
+    from router.report.shown_rows import shown_rows
 
     if only_granularity:
         table = read_table(labels)
@@ -143,7 +144,7 @@ def report(router: Path, labels: Path, out: Path, only_granularity: bool, curve:
             "labels_sha256": sha256_file(labels / "labels.json"),
             "router_sha256": sha256_file(router / "router.json"),
         }
-        write_report(folder, evaluation, table, sources)
+        write_report(folder, evaluation, table, sources, shown_rows(labels, table.facts))
     click.echo("\n".join(summary.lines(evaluation)))
     click.echo(f"\n{out / 'index.html'}: open it")
     defaults = (router, out) == (Path("router"), Path("report"))

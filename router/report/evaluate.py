@@ -23,7 +23,7 @@ from router.fit.fit import contenders
 from router.fit.write import OUT_OF_FOLD
 from router.graph.ask import ask_graph, p_values
 from router.labels import Table
-from router.metrics import Interval, Reliability, Resamples, interval, ladder, reliability
+from router.metrics import Interval, Reliability, Resamples, interval, ladder, named, reliability
 from router.policy import follow, operating_points, outcome_of
 
 from .baselines import COUNT, CascadePoint, baselines, cascade
@@ -48,6 +48,8 @@ HALF_A_POINT = 0.005
 _SURELY = 2.0
 # A ladder lower than this, from the coarsest scale to the finest, gives a router nothing to choose.
 FLAT = 0.05
+# With fewer right answers than this at every scale, nothing can be said of choosing one.
+_NOTHING_RIGHT = 0.02
 # A kind counts as learned when its finest scale is right this often, or surely better than its commonest answer.
 _LEARNED = 0.6
 _ABOVE_COMMONEST = 0.1
@@ -94,8 +96,24 @@ class Evaluation:
     learning: list[Learned]
 
     @property
+    def nothing_right(self) -> bool:
+        """Whether the scores tell of the metric, or of a model that learned nothing, rather than of scales."""
+        return max(self.ladder["all"]) < _NOTHING_RIGHT
+
+    @property
     def flat(self) -> bool:
-        return self.steepness.value < FLAT or not self.steepness.excludes_zero
+        """Whether the scales surely differ by less than is worth a choice."""
+        return self.steepness.high < FLAT
+
+    @property
+    def undecided(self) -> bool:
+        """Whether these rows are too few to say if more tokens help."""
+        return not self.flat and self.steepness.low <= 0
+
+    @property
+    def tasks(self) -> list[str]:
+        """The kinds of questions that the rows name."""
+        return [name for name in self.ladder if name != "all"]
 
     def policy(self, name: str) -> Standing:
         return next(policy for policy in self.policies if policy.name == name)
@@ -108,6 +126,8 @@ class Evaluation:
         )}  # fmt: skip
         return plain | {
             "flat": self.flat,
+            "undecided": self.undecided,
+            "nothing_right": self.nothing_right,
             "half": asdict(self.half) | {"mean_cost": self.half_cost},
             "oracle": asdict(self.oracle),
             "oracle_without_luck": asdict(self.cross_sample_oracle) if self.cross_sample_oracle else None,
@@ -290,7 +310,7 @@ def _picture_tasks(test: Table) -> tuple[list[str], list[str]]:
     down over the scales and give a router a false gain.
     """
     not_learned = []
-    for task in np.unique(test.tasks):
+    for task in named(test.tasks):
         rows = test.take(test.tasks == task)
         finest = rows.scores[:, -1]
         if finest.mean() >= _LEARNED:
@@ -324,7 +344,7 @@ def _shares(choices: NDArray[np.int64], test: Table) -> dict[str, list[float]]:
     """Which scales are chosen at the default price, as shares: for all rows and for each kind."""
     k = len(test.scales)
     shares = {"all": (np.bincount(choices, minlength=k) / len(choices)).tolist()}
-    for task in np.unique(test.tasks):
+    for task in named(test.tasks):
         some = choices[test.tasks == task]
         shares[str(task)] = (np.bincount(some, minlength=k) / len(some)).tolist()
     return shares

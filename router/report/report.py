@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from export.runtime.artefact import describe, sha256_file, write_json
+from export.runtime.artefact import describe, write_json
 from router.labels import Table
 
 from . import summary
 from .breakdown import worst
+from .cards import examples
 from .evaluate import ROUTER, Evaluation
 from .learning import in_words
 from .plots import draw
+from .shown_rows import ShownRow
 from .summary import claims, tokens, verdict
 
-_EXAMPLES = 4
-_LARGEST_PICTURE_BYTES = 200_000
-_PICTURE_KINDS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
 _CAPTIONS = {
-    "accuracy": "Right answers against mean cost. Black: fixed scales and what mixing two of them reaches. Red: the"
-    " router, with 95 % intervals of its gain at the stated budgets.",
+    "accuracy": "Right answers against mean cost. Black: fixed scales, and the hull: the best that mixing two of them"
+    " gives at a mean cost. Red: the router, with 95 % intervals of its gain over the hull at the stated budgets. A"
+    " cascade asks at a coarse scale, and again at a finer one where the first token was unsure.",
     "chosen": "What the router chooses at its default price, by kind of question.",
     "reliability": "What the router said against what was right, in bins of equally many questions.",
 }
@@ -56,10 +52,12 @@ ul.answers li { overflow-wrap: anywhere }
 """
 
 
-def write_report(folder: Path, e: Evaluation, table: Table, sources: dict[str, str]) -> dict[str, Any]:
+def write_report(
+    folder: Path, e: Evaluation, table: Table, sources: dict[str, str], shown: tuple[dict[str, ShownRow], str]
+) -> dict[str, Any]:
     """Write report.json, the plots and index.html into an empty folder; returns what report.json says.
 
-    `sources` are the hashes of what the report was made from.
+    `sources` are the hashes of what the report was made from, `shown` what `shown_rows` gives.
     """
     plots = draw(e, folder)
     facts = describe("report", verdict=verdict(e), claims=claims(e), **sources, **e.to_json())
@@ -81,9 +79,7 @@ def write_report(folder: Path, e: Evaluation, table: Table, sources: dict[str, s
         "<h2>The ladder: right answers by kind of question</h2>",
         _ladder_table(e),
         _figure("chosen", plots),
-        "<h2>By task and by kind of answer</h2>",
-        "<p>At the default price, beside always the finest scale.</p>",
-        _parts_table(e),
+        _parts(e),
         _figure("reliability", plots),
         "<h2>What was bounded</h2>",
         "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in summary.kept(e)) + "</ul>",
@@ -93,7 +89,7 @@ def write_report(folder: Path, e: Evaluation, table: Table, sources: dict[str, s
         _html_table(["pictures", "sent, %"], summary.out_of_distribution(e)),
         *_learning(e),
         "<h2>Examples</h2>",
-        _examples(e, table),
+        examples(e, table.test_rows, *shown),
         f"<p><small>{e.rows} test questions about {e.groups} pictures; intervals by bootstrap over pictures.</small>",
     ]
     page = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
@@ -139,15 +135,21 @@ def _share(e: Evaluation) -> str:
     return f"<p>At its default price the router reaches {100 * e.share:.0f} % of what {which} gains there.</p>"
 
 
-def _parts_table(e: Evaluation) -> str:
+def _parts(e: Evaluation) -> str:
+    """Tasks and kinds of answers that have rows enough; nothing where none has."""
+    least = worst(e.parts)
+    if least is None:
+        return ""
     rows = [
         [f"{part.kind}: {part.name}", str(part.rows), f"{part.mean_cost:.1f}", f"{100 * part.score:.1f}",
          f"{100 * part.finest:.1f}", part.difference.points()]
         for part in e.parts
     ]  # fmt: skip
-    least = worst(e.parts)
-    table = _html_table(["", "rows", f"mean {e.cost_unit}", "right, %", "finest, %", "difference"], rows)
-    return table + (f"<p>The worst group is {html.escape(least.kind)} {html.escape(least.name)}.</p>" if least else "")
+    return "".join((
+        "<h2>By task and by kind of answer</h2><p>At the default price, beside always the finest scale.</p>",
+        _html_table(["", "rows", f"mean {e.cost_unit}", "right, %", "finest, %", "difference"], rows),
+        f"<p>The worst group is {html.escape(least.kind)} {html.escape(least.name)}.</p>",
+    ))  # fmt: skip
 
 
 def _ladder_table(e: Evaluation) -> str:
@@ -164,78 +166,3 @@ def _html_table(head: list[str], rows: list[list[str]], marked: str = "", kind: 
 
     body = "".join(f'<tr class="{"router" if row[0] == marked else ""}">{line(row, "td")}</tr>' for row in rows)
     return f'<div class="wide"><table class="{kind}"><tr>{line(head, "th")}</tr>{body}</table></div>'
-
-
-def _examples(e: Evaluation, table: Table) -> str:
-    """Where the router was right to look closer, right to stay cheap, and wrong."""
-    test = table.test_rows
-    n = np.arange(len(test))
-    right = test.scores[n, e.choices] >= 1
-    coarse_right = test.scores[:, 0] >= 1
-    finest_right = test.scores[:, -1] >= 1
-    chosen = {
-        "Right to look closer": right & ~coarse_right & (e.choices > 0),
-        "Right to stay cheap": right & (e.choices == 0),
-        "Wrong, and more tokens would have helped": ~right & finest_right,
-    }
-    picked = {title: _spread(np.flatnonzero(mask), _EXAMPLES) for title, mask in chosen.items()}
-    shown, why_not = _rows_shown(table, {str(test.ids[row]) for rows in picked.values() for row in rows})
-    parts = [
-        "<p>Under each question, what each scale answered, and how likely the router held it to be right (P, the bar):"
-        " green is right, underlined is what was chosen.</p>"
-    ]
-    if why_not:
-        parts.append(f"<p>{html.escape(why_not)}</p>")
-    for title, mask in chosen.items():
-        cards = "".join(_card(e, test, int(row), shown) for row in picked[title])
-        parts.append(f'<h3>{title} ({mask.sum()} of {len(test)})</h3><div class="examples">{cards}</div>')
-    return "".join(parts)
-
-
-def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """At most so many of the rows, evenly spread."""
-    places = np.linspace(0, len(rows) - 1, min(most, len(rows)))
-    return rows[places.astype(int)]
-
-
-def _card(e: Evaluation, test: Table, row: int, shown: dict[str, tuple[Path, str]]) -> str:
-    path, question = shown.get(str(test.ids[row]), (None, str(test.ids[row])))
-    k = int(e.choices[row])
-    answers = []
-    for i, m in enumerate(test.scales):
-        marks = [word for word, true in (("right", test.scores[row, i] >= 1), ("chosen", i == k)) if true]
-        said = f"{e.probability[row, i]:.2f}"
-        answers.append(
-            f'<li class="{" ".join(marks)}"><i style="width:{said}em"></i>{m}: '
-            f"{html.escape(str(test.predictions[row, i]))} <small>P {said}</small></li>"
-        )
-    return (
-        f'<div class="example">{_inline(path)}<b>{html.escape(question)}</b><br>'
-        f"right is {html.escape(str(test.answers[row]))}; chosen <b>{tokens(test.scales[k])}</b>"
-        f'<ul class="answers">{"".join(answers)}</ul></div>'
-    )
-
-
-def _inline(path: Path | None) -> str:
-    """A picture as part of the page; nothing for one that is missing, large, or of a kind that browsers do not show."""
-    kind = _PICTURE_KINDS.get(path.suffix.lower()) if path else None
-    if path is None or kind is None or not path.is_file() or path.stat().st_size > _LARGEST_PICTURE_BYTES:
-        return ""
-    return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}">'
-
-
-def _rows_shown(table: Table, ids: set[str]) -> tuple[dict[str, tuple[Path, str]], str]:
-    """Picture and question of some rows, or why there are none: the rows are read only as they were labelled."""
-    where = Path(str(table.facts.get("rows", "")))
-    file = where / "rows.jsonl" if where.is_dir() else where
-    if file.suffix != ".jsonl" or not file.is_file():
-        return {}, f"The rows ({where}) are no longer where they were labelled, so no pictures are shown."
-    if sha256_file(file) != table.facts.get("rows_sha256"):
-        return {}, f"The rows ({where}) have changed since they were labelled, so no pictures are shown."
-    found = {}
-    with file.open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            if str(row.get("id")) in ids:
-                found[str(row["id"])] = (file.parent / str(row.get("image")), str(row.get("question")))
-    return found, ""

@@ -14,14 +14,28 @@ def verdict(e: Evaluation) -> str:
     """Is a router worth it here? One sentence."""
     finest, (spent, score) = e.ladder["all"][-1], e.default
     saved = 100 * (1 - spent / e.cost[-1])
+    if e.nothing_right:
+        return (
+            "HARDLY AN ANSWER IS RIGHT at any scale, so nothing can be said of a router. Look at the answers: is it the"
+            f" model, or the metric ({e.scored_by or 'not said'})? Longer answers want f1 or contains (docs/scores.md)."
+        )
     if e.flat:
         return (
             f"THE LADDER IS FLAT: from {tokens(e.scales[0])} to {e.scales[-1]} there are only {e.steepness.points()}"
             " points. A router is pointless here; use the cheapest scale."
         )
+    if e.undecided:
+        return (
+            f"It is not shown that more tokens help: from {tokens(e.scales[0])} to {e.scales[-1]} there are"
+            f" {e.steepness.points()} points{_would_decide(e, e.steepness, 0.0)}. More test pictures would tell."
+        )
     winning = [at for at in e.policy(ROUTER).at if at.gain.low > 0]
     if not winning:
-        return "The router does not beat mixing two fixed scales at any stated budget: use a fixed scale."
+        gain = e.policy(ROUTER).mean_gain
+        return (
+            "The router does not surely beat mixing two fixed scales at any stated budget (averaged"
+            f" {gain.points()} points{_would_decide(e, gain, 0.0)}): until it does, use a fixed scale."
+        )
     best = max(winning, key=lambda at: at.gain.value)
     return (
         f"At its default price the router answers {100 * score:.1f} % right with {spent:.1f} {e.cost_unit} a question,"
@@ -90,21 +104,26 @@ def effort(e: Evaluation) -> tuple[list[str], list[list[str]]]:
     rows = [
         ["one fixed scale", "nothing", "0 (the scales themselves)"],
         ["mixing two fixed scales", "nothing", "0 (what gains are counted from)"],
-        ["a table by task", f"the task of each question; {labelled}", brings("lookup by task")],
-        ["the router", f"{labelled}; a fit of seconds", brings(ROUTER)],
     ]
+    if e.tasks:
+        rows.append(["a table by task", f"the task of each question; {labelled}", brings("lookup by task")])
+    rows.append(["the router", f"{labelled}; a fit of seconds", brings(ROUTER)])
     if e.cascade:
-        rows.append(["a cascade", "a second answer for unsure rows", "see the plot"])
-    return ["way", "effort", f"points over the hull, mean of budgets {', '.join(f'{b:g}' for b in middle)}"], rows
+        rows.append(["a cascade", "a second answer, finer, where the first token was unsure", "see the plot"])
+    budgets = ", ".join(f"{budget:g}" for budget in middle)
+    return ["way", "effort", f"points over mixing two fixed scales, mean of budgets {budgets}"], rows
 
 
 def worth_it(e: Evaluation) -> str:
     """Is this ladder worth a router at all? One sentence."""
+    if e.nothing_right:
+        return "It cannot be said: hardly an answer is right."
     if e.flat:
         return "No: the ladder is flat, and the cheapest scale does as well."
     router, lookup = e.policy(ROUTER).mean_gain, e.policy("lookup by task").mean_gain
     if router.low <= 0:
-        return "No: the router is not surely above mixing two fixed scales."
+        more = _would_decide(e, router, 0.0)
+        return f"Not shown: the router is not surely above mixing two fixed scales ({router.points()} points{more})."
     if router.value - lookup.value < HALF_A_POINT:
         return "Only just: a table by task, where the task is known, brings about as much."
     return f"Yes: {router.points()} points over mixing fixed scales, where a table by task brings {lookup.points()}."
@@ -131,6 +150,8 @@ def kept(e: Evaluation) -> list[str]:
 
 def claims(e: Evaluation) -> list[str]:
     """The claims that were tested, each with how it ended."""
+    if e.nothing_right:
+        return ["not tested: nothing, since hardly an answer is right"]
     router = e.policy(ROUTER)
     # A claim about every mix holds where its weakest point holds.
     weakest = min(router.at, key=lambda at: at.gain.low)

@@ -174,7 +174,7 @@ def test_half_is_read_from_the_fit_rows_and_kept_on_others(made):
 
 def test_is_it_worth_a_router(made):
     assert worth_it(made("flat")[2]).startswith("No: the ladder is flat")
-    assert worth_it(made("noise")[2]).startswith("No: the router is not surely above")
+    assert worth_it(made("noise")[2]).startswith("Not shown: the router is not surely above")
     _, _, e = made("picture")
     assert worth_it(e).startswith("Yes: +")
     router = e.policy("router")
