@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -103,10 +104,11 @@ def run(
 @click.option("--token", envvar="MVLM_TOKEN", help="What callers must bring; better given in MVLM_TOKEN.")
 @click.option("--queue", type=click.IntRange(min=1), default=16, show_default=True, help="Questions that may wait.")
 @click.option("--log", type=_FOLDER, help="A file that gets a JSON line for each request, without its content.")
+@click.option("--allow-origin", "origins", multiple=True, help="A site whose pages may ask from a browser; repeatable.")
 @click.option("--model-name", help="One more name for the model: what the router chooses, or the finest scale.")
 def serve(
     bundle: Path, provider: str, threads: int | None, host: str, port: int, token: str | None, queue: int,
-    log: Path | None, model_name: str | None,
+    log: Path | None, origins: tuple[str, ...], model_name: str | None,
 ) -> None:  # fmt: skip
     """Serve a bundle over HTTP as OpenAI's API has it, with a page to try it on.
 
@@ -118,7 +120,10 @@ def serve(
     from export.runtime.routing.costs import other_bench
     from export.runtime.serve.server import Limits, Settings, serve_forever
 
-    settings = Settings(host, port, token, Limits(queue=queue), log, model_name)
+    for origin in origins:
+        if not re.fullmatch(r"https?://[^/\s*]+", origin):
+            raise MvlmError(f"--allow-origin {origin!r} is no site: write https://example.org, without a path")
+    settings = Settings(host, port, token, Limits(queue=queue), log, model_name, origins)
     runtime = Runtime.load(bundle, provider, threads)
     if unused := other_bench(bundle, provider, threads):
         click.secho(unused, err=True, fg="yellow")

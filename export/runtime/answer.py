@@ -18,6 +18,21 @@ Finish = Literal["stop", "length", "deadline", "stopped"]
 
 
 @dataclass(frozen=True)
+class Likely:
+    """A token of an answer, and how likely the model found it.
+
+    Attributes:
+        text: the token as it would stand in a text; half a character is written as U+FFFD.
+        logprob: the natural logarithm of the model's own probability, before temperature and biases.
+        instead: the likeliest tokens at its place, itself among them if it is one, falling.
+    """
+
+    text: str
+    logprob: float
+    instead: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
     """What was answered, and why in so many tokens.
 
@@ -33,6 +48,7 @@ class Answer:
         choices: with `choices`, the share of each.
         token_ids: the answer's ids, without the stop id.
         timings: milliseconds of each stage; those of looking at the picture are the same in every answer about it.
+        logprobs: with that option, one for each of `token_ids`.
         scales: in a conversation, that of each picture; `num_visual_tokens` is their sum.
         prompt_tokens: in a conversation, all that stands before the answer; of these `new_tokens` had to be read.
         dropped_turns: in a conversation, the messages that were left out because they did not fit.
@@ -49,6 +65,7 @@ class Answer:
     finish: Finish = "stop"
     choices: dict[str, float] = field(default_factory=dict)
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[Likely, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
     scales: tuple[int, ...] = ()
     prompt_tokens: int = 0
@@ -154,6 +171,12 @@ class Clock:
         self.timings: dict[str, float] = {}
         self._deadline_ms = deadline_ms
         self._started = time.perf_counter()
+
+    def fork(self) -> Clock:
+        """A clock of its own that goes on from here."""
+        other = Clock(self._deadline_ms)
+        other.timings, other._started = dict(self.timings), self._started
+        return other
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -15,9 +15,11 @@ from tokenizers import Tokenizer
 
 from export.runtime.backends.onnx import Device, run_session
 from export.runtime.backends.select import open_files
+from export.runtime.decode.constraint import Grammars
 from export.runtime.decode.conversation import Conversation, Reader, Reads
 from export.runtime.decode.multiple_choice import score_choices
 from export.runtime.decode.sampling import EmbeddingTable, first_margin, log_softmax
+from export.runtime.decode.steps import Piece, Step, alone
 from export.runtime.decode.writing import Task, Written, write
 from export.runtime.routing.costs import CostTable
 from export.runtime.routing.reading import Read, read_question
@@ -63,6 +65,7 @@ class Begun:
             finish=written.finish,
             choices=written.choices,
             token_ids=tuple(written.token_ids),
+            logprobs=tuple(written.logprobs),
             timings=timings,
         )
 
@@ -75,6 +78,7 @@ class Answerer:
         files = self._files = open_files(manifest, device)
         self.prompt = Prompt.from_json(manifest.prompt, _read_tokenizer(manifest))
         self.table = EmbeddingTable(manifest)
+        self.grammars = Grammars(manifest)
         self.vision = files.session(manifest.vision.file)
         self._connectors: dict[int, Any] = {}
         self._opening = threading.Lock()
@@ -116,6 +120,7 @@ class Answerer:
     def require_answerable(self, request: Request) -> None:
         """Raise `MvlmError` for a request that this bundle cannot meet, before any work is done on it."""
         self.require_offered(request)
+        self.require_writable(request)
         needed = self.positions(request)
         if needed > self.manifest.max_length:
             visual, room = self._largest(request), self.room(request)
@@ -132,6 +137,11 @@ class Answerer:
             return "give shorter choices" if request.choices else f"allow an answer of at most {left} tokens"
         fewer = "name a coarser scale" if visual > read - visual and request.scale != min(self.manifest.scales) else ""
         return fewer or "ask in fewer words"
+
+    def require_writable(self, request: Request) -> None:
+        """Raise `MvlmError` for a schema that cannot be followed, or not here."""
+        if request.json_schema is not None:
+            self.grammars.allowed(request.json_schema)
 
     def require_offered(self, request: Request) -> None:
         """Raise `MvlmError` for a scale, terms or tokens that this bundle does not have."""
@@ -266,28 +276,32 @@ class Answerer:
         with self.begin(looked, request, clock, stop) as begun:
             written = Written(finish="stopped")
             if begun.read:
-                written = yield from self.write(*begun.read, request, clock, stop)
+                written = yield from alone(self.write(*begun.read, request, clock, stop))
         return begun.answer(written, clock.since(looked.timings))
 
     def write(
         self, conversation: Reads, logits: Array, request: Request, clock: Clock, stop: Stop
-    ) -> Generator[str, None, Written]:
-        """An answer behind what was read, from its first token's logits (V,): its pieces, and the whole."""
+    ) -> Generator[Step, Any, Written]:
+        """The steps of an answer behind what was read, from its first token's logits (V,), and the whole."""
         if request.choices:
             return (yield from self._pick(conversation, logits, request, clock))
-        task = Task(request, self.prompt.text, self.manifest.stop_ids)
-        return (yield from write(conversation, logits, task, clock, stop))
+        return (yield from write(conversation, logits, self.task(request), clock, stop))
+
+    def task(self, request: Request) -> Task:
+        """What is to be written for a request. Raises `MvlmError` for a schema that cannot be followed."""
+        allowed = None if request.json_schema is None else self.grammars.allowed(request.json_schema)
+        return Task(request, self.prompt.text, self.manifest.stop_ids, self.prompt.spelled, allowed)
 
     def _pick(
         self, conversation: Reads, logits: Array, request: Request, clock: Clock
-    ) -> Generator[str, None, Written]:
+    ) -> Generator[Step, Any, Written]:
         """The likeliest of the given answers."""
         with clock.stage("decode"):
             ways = [self._spellings(choice) for choice in request.choices]
             scores = score_choices(conversation, logits, ways, self.manifest.stop_ids)  # (choices,)
         shares = np.exp(log_softmax(scores))
         best = int(scores.argmax())
-        yield request.choices[best]
+        yield Piece(request.choices[best])
         return Written(
             text=request.choices[best],
             token_ids=list(ways[best][0]),

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from export.runtime.decode.steps import Steps, alone
 from export.runtime.decode.transcript import Memory, Reading, Shown, Transcript, Words
 from export.runtime.decode.writing import Written
 from export.runtime.routing.router import Choice, named_reason
@@ -59,6 +60,38 @@ class Plan:
     transcript: Transcript
     request: Request
     dropped: int
+    shared: bool = False  # whether another answer to the same follows
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An answer whose scales are chosen and whose prompt is laid out; nothing of it has been read yet."""
+
+    answering: Callable[[Plan, Clock, Stop], Steps]
+    plan: Plan
+    clock: Clock
+
+    def steps(self, stop: Stop) -> Steps:
+        return self.answering(self.plan, self.clock, stop)
+
+    def several(self, count: int, stop: Stop) -> tuple[Steps, ...]:
+        """The steps of several answers to the same, to be begun in their order: the prompt is read once.
+
+        Where a seed was named, each draws by the next.
+        """
+        request = self.plan.request
+        return tuple(
+            self.answering(
+                replace(
+                    self.plan,
+                    request=request if request.seed is None else replace(request, seed=request.seed + number),
+                    shared=number < count - 1,
+                ),
+                self.clock.fork(),
+                stop,
+            )
+            for number in range(count)
+        )
 
 
 class Chats:
@@ -93,10 +126,22 @@ class Chats:
 
         `request.question` is not looked at. With `fit` a longest answer that finds no room becomes one that does.
         """
+        prepared = self.prepare(turns, request, clock, truncate, fit=fit)
+        return Stream(lambda stop: alone(prepared.steps(stop)))
+
+    def prepare(
+        self,
+        turns: Sequence[Conversed],
+        request: Request,
+        clock: Clock,
+        truncate: Truncate = None,
+        *,
+        fit: bool = False,
+    ) -> Prepared:
+        """The answer that `stream` gives, for who runs the steps of several together."""
         if truncate not in (None, "oldest"):
             raise MvlmError(f"truncate is {truncate!r}: name oldest, or leave it out", code="bad-option")
-        plan = self._plan(tuple(turns), request, clock, truncate, fit)
-        return Stream(lambda stop: self._answering(plan, clock, stop))
+        return Prepared(self._answering, self._plan(tuple(turns), request, clock, truncate, fit), clock)
 
     def ids(self, turns: Sequence[Turn]) -> list[int]:
         """The ids of a conversation, ready for an answer, with one placeholder for each picture."""
@@ -144,6 +189,7 @@ class Chats:
         self, turns: tuple[Conversed, ...], request: Request, clock: Clock, truncate: Truncate, fit: bool
     ) -> Plan:
         self._answerer.require_tokens(request)
+        self._answerer.require_writable(request)
         if any(turn.looked for turn in turns):
             self._answerer.require_offered(request)
         picked, dropped = self._picked(turns, request, clock), 0
@@ -197,13 +243,17 @@ class Chats:
 
     # The answer
 
-    def _answering(self, plan: Plan, clock: Clock, stop: Stop) -> Generator[str, None, Answer]:
+    def _answering(self, plan: Plan, clock: Clock, stop: Stop) -> Steps:
         answerer, escalated, new, written = self._answerer, None, 0, Written(finish="stopped")
         while not stop.now:
             keys = plan.transcript.identities()
-            with self.memory.borrow(keys, len(keys) + answerer.room(plan.request)) as held:
-                reading = Reading(answerer.decoder, answerer.table.rows, held)
-                logits = reading.read(plan.transcript, clock)
+            with (
+                self.memory.borrow(keys, len(keys) + answerer.room(plan.request)) as held,
+                Reading(answerer.decoder, answerer.table.rows, held) as reading,
+            ):
+                logits = yield from reading.read(plan.transcript, clock)
+                if plan.shared:
+                    self.memory.keep_copy(held)
                 new += reading.new
                 closer = self._closer(plan, logits) if escalated is None else None
                 if closer is None:
@@ -245,6 +295,7 @@ class Chats:
             finish=written.finish,
             choices=written.choices,
             token_ids=tuple(written.token_ids),
+            logprobs=tuple(written.logprobs),
             timings=clock.since(timings),
             scales=tuple(picture.scale for picture in plan.picked),
             prompt_tokens=len(plan.transcript),

@@ -15,6 +15,8 @@ from tokenizers.pre_tokenizers import Metaspace
 
 from .errors import MvlmError
 
+_SPACE = "\u2581"  # how vocabularies of sentencepiece spell the space before a word
+
 
 @dataclass(frozen=True)
 class FixedIds:
@@ -123,6 +125,12 @@ class Prompt:
     def text(self, token_ids: Sequence[int]) -> str:
         """Generated ids as text, without special tokens and with all white space."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    def spelled(self, token: int) -> str:
+        """One token as it would stand within a text, the space before it included; half a character is U+FFFD."""
+        text = str(self._tokenizer.decode([token], skip_special_tokens=False))
+        piece = self._tokenizer.id_to_token(token) or ""
+        return f" {text}" if piece.startswith(_SPACE) and not text.startswith(" ") else text
 
     def answer(self, token_ids: Sequence[int]) -> str:
         """Generated ids as the text that people read: without special tokens and the space around it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ _MOST_CHOICES = 64
 _COLDEST = 1e-6  # colder, logits that are divided by it leave float32
 _MOST_STOPS = 16
 _MOST_BIASES = 1024
+_MOST_LOGPROBS = 20
+_MOST_SCHEMA = 65_536  # characters
 _ID = re.compile(r"0|[1-9][0-9]{0,8}")  # as JSON spells the id of a token
 
 
@@ -44,6 +47,8 @@ class Options(TypedDict, total=False):
     frequency_penalty: float
     logit_bias: Mapping[int, float]
     seed: int | None
+    json_schema: Mapping[str, Any] | None
+    logprobs: int | None
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,9 @@ class Request:
             each time that it does (-2 to 2, as OpenAI has them).
         logit_bias: added to the logits of tokens, by their ids (-100 to 100).
         seed: makes drawn answers repeatable.
+        json_schema: what the answer must be JSON of, itself spelled in JSON; `request_of` takes it as a mapping.
+        logprobs: how many of the likeliest tokens to name beside each token of the answer, up to 20; 0 names the token
+            alone, None nothing.
     """
 
     question: str
@@ -87,6 +95,8 @@ class Request:
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
+    json_schema: str | None = None
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         """Raises `MvlmError` for everything that can be seen to be wrong without a bundle."""
@@ -129,6 +139,12 @@ class Request:
             raise MvlmError("logit_bias holds something else than ids and numbers from -100 to 100", code="bad-option")
         if self.seed is not None and not (_is_whole(self.seed) and self.seed >= 0):
             raise MvlmError(f"the seed is {shown(self.seed)}: give a whole number from 0 up", code="bad-option")
+        if self.logprobs is not None and not (_is_whole(self.logprobs) and 0 <= self.logprobs <= _MOST_LOGPROBS):
+            raise MvlmError(
+                f"logprobs is {self.logprobs!r}: give a whole number from 0 to {_MOST_LOGPROBS}", code="bad-option"
+            )
+        if self.choices and (self.json_schema is not None or self.logprobs is not None):
+            raise MvlmError("choices are scored whole: leave out json_schema and logprobs", code="bad-option")
         _require_texts(self.stop, "stop", _MOST_STOPS)
         _require_texts(self.choices, "choices", _MOST_CHOICES)
         if any(not choice.strip() for choice in self.choices):
@@ -156,6 +172,7 @@ def request_of(question: str, scale: Scale, options: Mapping[str, Any]) -> Reque
             raise MvlmError(f"there is no option {shown(name)}: {hint}", code="bad-option")
     named = {name: _plain(value) for name, value in options.items()}
     scale = _plain(scale)
+    named["json_schema"] = _schema(named.get("json_schema"))
     named["logit_bias"] = _biases({} if named.get("logit_bias") is None else named["logit_bias"])
     for name in ("stop", "choices"):
         value = named.get(name) or ()
@@ -172,6 +189,21 @@ def _biases(value: object) -> tuple[tuple[int, float], ...]:
     if len({token for token, _ in biases}) < len(biases):
         raise MvlmError("logit_bias names a token twice: give each id once", code="bad-option")
     return biases
+
+
+def _schema(value: object) -> str | None:
+    """A JSON schema, spelled."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise MvlmError(f"json_schema is {str(value)[:60]!r}: give a mapping", code="bad-option")
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MvlmError(f"json_schema is no JSON ({error})", code="bad-option") from None
+    if len(text) > _MOST_SCHEMA:
+        raise MvlmError(f"json_schema has {len(text)} characters: give at most {_MOST_SCHEMA}", code="bad-option")
+    return text
 
 
 def _plain(value: Any) -> Any:

@@ -22,7 +22,10 @@ SHARED = {
 }  # fmt: skip
 # Packages of the runtime, and those that only one of its rooms or files may import.
 AT_THE_EDGE = {"numpy", "onnxruntime", "tensorrt", "tokenizers", "jinja2", "PIL"}
-IN_ROOMS = {"serve": {"starlette", "uvicorn", "prometheus_client", "anyio", "h11"}, "frames.py": {"cv2"}}
+IN_ROOMS = {
+    "serve": {"starlette", "uvicorn", "prometheus_client", "anyio", "h11"}, "frames.py": {"cv2"},
+    "decode": {"llguidance"},  # an extra, imported when JSON is asked for
+}  # fmt: skip
 # The one estimator that trains a network imports torch when it is fitted.
 TORCH_IN_ROUTER = {"router/estimators/reader_training.py"}
 Imports = Iterable[tuple[str, str]]  # (file, name)

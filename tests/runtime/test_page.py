@@ -112,6 +112,54 @@ def test_every_scale_answers_and_a_rung_shows_its_grid(browser, served, made):
     page.close()
 
 
+def test_a_conversation_with_a_system_text_and_several_pictures(browser, served, made):
+    runtime = served.runtime
+    page = opened(browser.new_page(viewport=DESK), served)
+    page.click("#told summary")
+    page.fill("#system", "You are brief.")
+    page.set_input_files("#file", [made.picture(0), made.picture(1)])
+    page.wait_for_selector("#strip button:nth-child(2)")
+    assert page.inner_text("#strip").count("not asked yet") == 2
+    page.fill("#question", QUESTION)
+    page.wait_for_selector("#ladder li.chosen")
+    page.locator("#price").fill("0")
+    page.click("#ask")
+    page.wait_for_selector("#ladder li.answered")
+    shown = [{"type": "image", "image": made.picture(number)} for number in (0, 1)]
+    asked = {"role": "user", "content": [*shown, {"type": "text", "text": QUESTION}]}
+    messages = [{"role": "system", "content": "You are brief."}, asked]
+    first = runtime.chat(messages, price=0, max_new_tokens=128)
+    assert page.locator("#answer").text_content() == first.text
+    assert page.inner_text("#strip").split("\n") == [f"{scale} tokens" for scale in first.scales]
+
+    page.fill("#question", QUESTIONS[1])
+    page.wait_for_timeout(400)
+    page.set_input_files("#file", made.picture(2))
+    page.wait_for_selector("#strip button:nth-child(3)")
+    page.click("#ask")
+    page.wait_for_selector("#talk li")
+    third = [{"type": "image", "image": made.picture(2)}, {"type": "text", "text": QUESTIONS[1]}]
+    more = {"role": "user", "content": third}
+    messages += [{"role": "assistant", "content": first.text}, more]
+    second = runtime.chat(messages, price=0, max_new_tokens=128, truncate="oldest")
+    while page.evaluate("state.busy"):
+        page.wait_for_timeout(20)
+    assert page.locator("#answer").text_content() == second.text
+    assert page.inner_text("#talk .asked") == f"{QUESTION} (2 pictures)"
+    before = page.evaluate("canvas.toDataURL()")
+    page.click("#strip button:first-child")
+    assert page.evaluate("canvas.toDataURL()") != before  # the stage shows that picture, in its grid
+
+    page.click("#fresh")
+    assert page.locator("#talk li, #strip button").count() == 0
+    page.fill("#question", "hi")
+    page.click("#ask")
+    while page.evaluate("state.busy || !document.getElementById('answer').textContent"):
+        page.wait_for_timeout(20)
+    assert page.problems == []
+    page.close()
+
+
 def test_a_bundle_without_a_router_speaks_of_patches_all_the_same(browser, made):
     runtime = Runtime.load(made.bundle, threads=1)
     runtime.router = None

@@ -32,6 +32,15 @@ class Panic(BaseException):
     """As the tokenizers' library raises when Rust panics: no `Exception`."""
 
 
+class Deaf:
+    """Hears nothing of a worker."""
+
+    def fault(self, error):
+        pass
+
+    first_token = next_token = fault
+
+
 def test_a_thousand_requests_over_32_connections(served, runtime, made):
     """Every answer is the serial one; none is lost. Those that find the queue full are told, and ask again."""
     kinds = list(itertools.product(range(5), QUESTIONS[:2], (1, 4, 9)))
@@ -76,7 +85,7 @@ def test_a_thousand_requests_over_32_connections(served, runtime, made):
 
 
 def test_a_full_queue_is_refused_at_once(runtime, picture):
-    with serving(runtime, limits=Limits(queue=1)) as server, ThreadPoolExecutor(8) as pool:
+    with serving(runtime, limits=Limits(queue=1, together=1)) as server, ThreadPoolExecutor(8) as pool:
         chats = [body(picture, QUESTION, "mvlm-144", max_tokens=200) for _ in range(8)]
         statuses = sorted(status for status, _ in pool.map(server.chat, chats))
     assert statuses[0] == 200
@@ -168,7 +177,7 @@ def test_health_looks_at_the_thread(runtime, picture, endless, slow, monkeypatch
 
 def test_work_that_does_not_stop_is_overdue(runtime):
     async def leave() -> None:
-        worker, held, begun = Worker(runtime, 4, 10**6, lambda error: None), threading.Event(), threading.Event()
+        worker, held, begun = Worker(runtime, Limits(queue=4), Deaf()), threading.Event(), threading.Event()
         job = Job(lambda job: (begun.set(), held.wait(5)) and "done")
         worker.submit(job)
         assert begun.wait(5)
@@ -184,9 +193,12 @@ def test_work_that_does_not_stop_is_overdue(runtime):
 
 
 def test_a_full_queue_is_told_before_the_body_is_read(runtime, picture, endless, slow):
-    with serving(runtime, limits=Limits(queue=1)) as server, ThreadPoolExecutor(2) as pool:
-        chat = body(picture, QUESTION, "mvlm-9", max_tokens=60)
-        answers = [pool.submit(server.chat, chat) for _ in range(2)]
+    with serving(runtime, limits=Limits(queue=1, together=1)) as server, ThreadPoolExecutor(2) as pool:
+        chat = body(picture, QUESTION, "mvlm-9", max_tokens=150)
+        answers = [pool.submit(server.chat, chat)]
+        while len(slow) < 3:  # the first is written, and has left the queue
+            time.sleep(0.002)
+        answers.append(pool.submit(server.chat, chat))
         while b"mvlm_waiting 1.0" not in server.runtime_metrics():
             time.sleep(0.002)
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
@@ -228,7 +240,7 @@ def test_choosing_at_many_prices_ends_when_time_is_up(runtime, picture, monkeypa
 
 def test_a_job_whose_caller_left_is_not_begun(runtime):
     async def leave() -> None:
-        worker = Worker(runtime, 4, 10**6, lambda error: None)
+        worker = Worker(runtime, Limits(queue=4, together=1), Deaf())
         held, left = threading.Event(), []
         first = Job(lambda job: held.wait(5) and "done")
         second = Job(lambda job: left.append(1) or "done")

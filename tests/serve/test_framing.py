@@ -51,6 +51,35 @@ def test_a_page_of_another_site_cannot_reach_it_under_its_own_name(served, host)
     assert "MVLM_TOKEN" in error["message"]
 
 
+def test_a_page_of_another_site_is_known_by_its_origin(runtime, picture):
+    """It may ask where its site is allowed, or where it knows the token; the page of the server itself always may."""
+    chat, evil = body(picture, QUESTION, "mvlm-1", max_tokens=1), {"Origin": "https://evil.example"}
+    good = {"Origin": "https://good.example"}
+    with serving(runtime, origins=("https://good.example",)) as server:
+        for path, sent in (("/v1/chat/completions", chat), ("/v1/models", None)):
+            status, headers, data = server.request("POST" if sent else "GET", path, sent, evil)
+            assert (status, json.loads(data)["error"]["code"]) == (403, "bad-origin")
+            assert "access-control-allow-origin" not in headers
+            status, headers, _ = server.request("POST" if sent else "GET", path, sent, good)
+            assert (status, headers["access-control-allow-origin"]) == (200, "https://good.example")
+        asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+        assert server.request("OPTIONS", "/v1/chat/completions", headers=good | asks)[0] == 200
+        assert server.request("OPTIONS", "/v1/chat/completions", headers=evil | asks)[0] == 403
+        assert server.request("GET", "/v1/models", headers={"Origin": server.url})[0] == 200
+        assert server.request("GET", "/v1/models", headers={"Origin": "null"})[0] == 403
+    with serving(runtime, token="secret") as server:
+        status, headers, _ = server.request("GET", "/v1/models", headers=evil)
+        assert (status, "access-control-allow-origin" in headers) == (200, False)
+        assert server.request("GET", "/v1/models", headers=evil | {"Authorization": "Bearer no"})[0] == 401
+
+
+def test_sites_are_named_whole(made, mvlm):
+    for origin in ("example.org", "https://example.org/path", "*", "https://*.org"):
+        refused = mvlm("serve", "--bundle", made.bundle, "--allow-origin", origin)
+        assert refused.exit_code == 2
+        assert "write https://example.org, without a path" in refused.output
+
+
 def test_with_a_token_any_name_will_do(runtime):
     with serving(runtime, token="secret") as server:
         for host in ("host.docker.internal", "camera.lan:8080", "localhost"):

@@ -186,6 +186,9 @@ class Decoder:
         rows, self.vocabulary = by_name[facts.graph.outputs["logits"]]
         # Files of an older mvlm, and of other dialects, hold one conversation; other memory was never tried.
         self.takes_several = not isinstance(rows, int) and device.provider == "cpu"
+        # Whether a prompt in pieces of any size gives what it gives whole: what reads one position looks at no other.
+        of_prompts = {output.name: output.shape for output in self.sessions.get("prefill", decode).get_outputs()}
+        self.reads_by_row = not isinstance(of_prompts[facts.graph.outputs["logits"]][0], int)
 
     def cache(self, positions: int) -> Cache:
         """An empty cache of this decoder's form."""

@@ -137,12 +137,17 @@ class TensorrtDecoder:
     """The language model, one step at a time; as sessions.Decoder."""
 
     takes_several = False  # an engine's profiles fix how many conversations it reads on: one
+    reads_by_row = False  # never tried: a prompt is read whole
 
     def __init__(self, session: TensorrtSession, facts: DecoderGraph, engines: EngineSet) -> None:
         self.session, self.facts, self._engines = session, facts, engines
 
     def cache(self, positions: int) -> TensorrtCache:
         return TensorrtCache(self, positions)
+
+    def pieces(self, inputs_embeds: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """A prompt (S, D) as it is read: whole."""
+        return [inputs_embeds]
 
     def step(self, inputs_embeds: NDArray[np.float32], cache: TensorrtCache) -> NDArray[np.float32]:
         """Read S more positions after those in the cache: (S, D) -> logits (V,) of the last one."""

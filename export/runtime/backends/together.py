@@ -19,13 +19,34 @@ class Together:
     """Keys and values of up to `most` conversations, each of its own length, and the steps that read all on."""
 
     def __init__(self, decoder: Decoder, most: int, positions: int) -> None:
-        self._decoder, facts = decoder, decoder.facts
-        shape = (most, facts.kv_heads, positions, facts.head_dim)
-        # Zeros that nobody wrote to take no memory: what is unused of a long cache costs nothing.
-        self._buffers = [np.zeros(shape, facts.cache_dtype) for _ in facts.past]
+        self._decoder, self._most = decoder, most
+        self.positions = positions
+        self._buffers = self._empty(positions)
         self._logits = np.zeros((most, decoder.vocabulary), np.float32)
         self._lengths: list[int] = []
         self._binding: Any = None  # of so many conversations as there are now
+
+    def _empty(self, positions: int) -> list[NDArray[Any]]:
+        facts = self._decoder.facts
+        shape = (self._most, facts.kv_heads, positions, facts.head_dim)
+        # Zeros that nobody wrote to take no memory: what is unused of a long cache costs nothing.
+        return [np.zeros(shape, facts.cache_dtype) for _ in facts.past]
+
+    def grow(self, positions: int) -> None:
+        """Make room for so many positions in every row."""
+        longest = max(self._lengths, default=0)
+        old, self._buffers = self._buffers, self._empty(positions)
+        for mine, before in zip(self._buffers, old, strict=True):
+            mine[: len(self._lengths), :, :longest] = before[: len(self._lengths), :, :longest]
+        self.positions, self._binding = positions, None
+
+    def give_back(self, row: int, cache: Cache) -> None:
+        """Copy what was read here into the cache that a conversation came from, and forget the conversation."""
+        since, used = cache.used, self._lengths[row]
+        for mine, theirs in zip(self._buffers, cache.values(), strict=True):
+            theirs[0, :, since:used] = mine[row, :, since:used]
+        cache.used = used
+        self.drop(row)
 
     def add(self, cache: Cache) -> None:
         """Copy a conversation into the next row."""

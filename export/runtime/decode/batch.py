@@ -23,7 +23,7 @@ from export.runtime.backends.together import Together
 from export.runtime.looked import Looked
 from export.runtime.request import Request
 
-from .writing import Task, Writing
+from .writing import Writing
 
 Array = NDArray[np.float32]
 # A step for more takes as much longer (benchmarks/results/together.json); and what memory they may take.
@@ -96,7 +96,7 @@ def _written_together(
 def _begin(answerer: Answerer, place: int, asked: tuple[Request, Looked], together: Together) -> _Row:
     """Read a question up to its first token, and keep its conversation if the answer goes on."""
     (request, looked), clock, stop = asked, Clock(), Stop()
-    writing = Writing(Task(request, answerer.prompt.text, answerer.manifest.stop_ids), clock, stop)
+    writing = Writing(answerer.task(request), clock, stop)
     with answerer.begin(looked, request, clock, stop) as begun:
         assert begun.read is not None  # nobody stops it
         conversation, logits = begun.read

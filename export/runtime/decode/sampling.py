@@ -12,6 +12,8 @@ from export.runtime.errors import MvlmError
 from export.runtime.manifest import Manifest
 from export.runtime.request import Request
 
+from .constraint import Allowed
+
 Array = NDArray[np.float32]
 _HOTTEST = 1e30  # hotter, a temperature leaves float32; every token is as likely long before
 _FEW = 256  # tokens that are sorted before all are
@@ -51,16 +53,21 @@ class EmbeddingTable:
 class Sampler:
     """Picks the next token: the likeliest, or one drawn as the request says."""
 
-    def __init__(self, request: Request) -> None:
-        self._request = request
+    def __init__(self, request: Request, allowed: Allowed | None = None) -> None:
+        """`allowed` says which tokens may stand next; None: all."""
+        self._request, self._allowed = request, allowed
         self._generator = np.random.default_rng(request.seed)
         self._counts: Counter[int] = Counter()
 
     def pick(self, logits: Array) -> tuple[int, float]:
         """(V,) -> a token, and the probability that the model itself gives it."""
         wanted = self._wanted(logits)
+        if self._allowed:
+            wanted = self._allowed.masked(wanted)
         token = self._draw(wanted) if self._request.sampled else int(wanted.argmax())
         self._counts[token] += 1
+        if self._allowed:
+            self._allowed.take(token)
         return token, float(np.exp(logits[token] - log_sum_exp(logits)))
 
     def _wanted(self, logits: Array) -> Array:
@@ -103,6 +110,13 @@ class Sampler:
             if top_k <= 0 and probability[order].sum() >= request.top_p:
                 return order
         return order
+
+
+def likeliest(scores: Array, count: int) -> list[int]:
+    """The ids of the highest of (V,), falling."""
+    count = min(count, len(scores))
+    found = np.argpartition(-scores, count - 1)[:count] if count else np.arange(0)
+    return [int(token) for token in found[np.lexsort((found, -scores[found]))]]
 
 
 def first_margin(logits: Array) -> float:

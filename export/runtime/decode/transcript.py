@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runtime.answer import Clock
+
+from .steps import Read
 
 Array = NDArray[np.float32]
 _ROUND_UP = 64  # positions
@@ -93,13 +95,30 @@ class Held:
 
 
 class Reading:
-    """One transcript in a cache, and the answer that is written behind it."""
+    """One transcript in a cache, and the answer that is written behind it.
+
+    As a context manager it brings back, at its end, what was read elsewhere: see `away`.
+    """
 
     def __init__(self, decoder: Any, rows: Callable[[Sequence[int]], Array], held: Held) -> None:
         self._decoder, self._rows, self.held = decoder, rows, held
         self.new = 0  # positions that the last transcript had to be read for
+        # Set by who reads on in a cache of several conversations: copies what is new into this one, and forgets it.
+        self.away: Callable[[], None] | None = None
 
-    def read(self, transcript: Transcript, clock: Clock) -> Array:
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.come_home()
+
+    def come_home(self) -> None:
+        """Have everything that was read in the cache of this conversation again."""
+        if self.away:
+            away, self.away = self.away, None
+            away()
+
+    def read(self, transcript: Transcript, clock: Clock) -> Generator[Read, Array, Array]:
         """Read what is new: logits (V,) behind it. The rest of what was held is forgotten."""
         keys = transcript.identities()
         kept = min(self.held.common(keys), len(keys) - 1)  # the last position is read again, for its logits
@@ -107,15 +126,13 @@ class Reading:
         self.held.keys[kept:] = []
         with clock.stage("connector"):
             new = transcript.embeddings(self._rows, kept)  # (S - kept, D)
-        with clock.stage("prefill"):
-            logits = self._decoder.step(new, self.held.cache)
-        self.held.keys[kept:] = keys[kept:]
         self.new = len(new)
-        return logits
+        return (yield Read(self._decoder, self.held.cache, new, keys[kept:], self.held.keys, clock))
 
     def follow(self, token: int) -> Array:
         """Read one more token: logits (V,) of the next."""
-        logits = self._decoder.step(self._rows([token]), self.held.cache)
+        assert self.away is None
+        logits: Array = self._decoder.step(self._rows([token]), self.held.cache)
         self.held.keys.append(token)
         return logits
 
@@ -152,6 +169,12 @@ class Memory:
             yield held
         finally:
             self._keep(held)
+
+    def keep_copy(self, held: Held) -> None:
+        """Keep what is read of a conversation that goes on, for another that begins alike."""
+        copy = Held(self._decoder.cache(held.cache.positions), list(held.keys))
+        copy.cache.copy(held.cache, held.cache.used)
+        self._keep(copy)
 
     @property
     def held_bytes(self) -> int:

@@ -21,18 +21,18 @@ from .faces import Face, Usage
 from .intake import Intake
 from .journal import Journal
 from .limits import Limits
-from .worker import Job, Worker
+from .worker import Job, Part, Worker
 
 T = TypeVar("T")
 
 
 class Asking:
-    """What stands between HTTP and the one worker."""
+    """What stands between HTTP and the worker."""
 
     def __init__(
-        self, worker: Worker, journal: Journal, limits: Limits, usage: Callable[[Chat, Answer], Usage]
+        self, worker: Worker, journal: Journal, limits: Limits, usage: Callable[[Chat, list[Answer]], Usage]
     ) -> None:
-        """`usage` counts the tokens of an answer to a chat."""
+        """`usage` counts the tokens of the answers to a chat."""
         self._worker, self._journal, self._limits, self._usage = worker, journal, limits, usage
         self.intake = Intake(limits)
         # One body at a time is taken apart, beside the event loop: JSON and base64 hold several times its bytes.
@@ -53,9 +53,9 @@ class Asking:
         """An answer in the shape of a face, whole or as a stream. `held` goes with a stream, and is left at its end."""
         started = time.perf_counter()
         if not face.chat.stream:
-            answer = await self.result(request, work)
-            self._journal.note(request.url.path, started, answer)
-            return JSONResponse(face.whole(answer, self._usage(face.chat, answer)))
+            answers = await self.result(request, work)
+            self._journal.note(request.url.path, started, answers)
+            return JSONResponse(face.whole(answers, self._usage(face.chat, answers)))
         events = await held.enter_async_context(aclosing(self._events(request, work)))
         first = await anext(events)  # an error that comes before any text is a status, not a stream
         pieces = self._pieces(request, face, first, events, started)
@@ -75,16 +75,16 @@ class Asking:
             yield part
         try:
             event = first
-            while isinstance(event, str):
+            while isinstance(event, Part):
                 for part in face.piece(event):
                     yield part
                 event = await anext(events)
-            assert isinstance(event, Answer)
+            assert isinstance(event, list)
             self._journal.note(request.url.path, started, event)
             for part in face.closing(event, self._usage(face.chat, event)):
                 yield part
         except MvlmError as error:
-            self._journal.note(request.url.path, started, None, error.code)
+            self._journal.note(request.url.path, started, code=error.code)
             for part in face.failed(error):
                 yield part
 
@@ -108,7 +108,7 @@ class Asking:
                 if isinstance(result, MvlmError):
                     raise result
                 yield result
-                if not isinstance(result, str):
+                if not isinstance(result, Part):
                     return
         finally:
             job.stop()

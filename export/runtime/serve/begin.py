@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
-from export.runtime.answer import Clock, Stream
+from export.runtime.answer import Answer, Clock, Stop
 from export.runtime.chat import Conversed
+from export.runtime.decode.steps import Piece, Steps
 from export.runtime.engine import NO_WORDS, Runtime
 from export.runtime.messages import Turn
 from export.runtime.request import request_of
 
 from .chat import Chat, single_turn
 from .fields import LONGEST
-from .worker import Worker
+from .worker import Begun, Worker
 
 
-def begin(runtime: Runtime, worker: Worker, chat: Chat) -> Stream:
-    """The stream of an answer that is as long as was asked for, or as there is room for.
+def begin(runtime: Runtime, worker: Worker, chat: Chat) -> Begun:
+    """Answers that are as long as was asked for, or as there is room for.
 
-    Raises `MvlmError` for what cannot be answered. To be called in the worker's thread.
+    Raises `MvlmError` for what cannot be answered. To be called in the thread that prepares.
     """
-    options, clock = dict(chat.options), Clock(chat.options.get("deadline_ms"))
+    options, clock, stop = dict(chat.options), Clock(chat.options.get("deadline_ms")), Stop()
     truncate = options.pop("truncate", None)
     if runtime.manifest.chat is None:
-        return _of_before(runtime, worker, chat, options)
+        return Begun(tuple(_of_before(runtime, worker, chat, options, stop) for _ in range(chat.count)), stop)
     longest = options.pop(LONGEST, runtime.manifest.max_length)
     question = chat.messages[-1].text.strip() or NO_WORDS
     request = request_of(question, chat.scale, options | {LONGEST: longest})
@@ -31,14 +33,26 @@ def begin(runtime: Runtime, worker: Worker, chat: Chat) -> Stream:
         Conversed(Turn(message.role, message.content, ()), tuple(map(worker.look, message.pictures)))
         for message in chat.messages
     ]
-    return runtime.chats.stream(turns, request, clock, truncate, fit=True)
+    prepared = runtime.chats.prepare(turns, request, clock, truncate, fit=True)
+    return Begun(prepared.several(chat.count, stop), stop)
 
 
-def _of_before(runtime: Runtime, worker: Worker, chat: Chat, options: dict[str, Any]) -> Stream:
-    """A bundle without a chat template answers one question about one picture."""
+def _of_before(runtime: Runtime, worker: Worker, chat: Chat, options: dict[str, Any], stop: Stop) -> Steps:
+    """A bundle without a chat template answers one question about one picture, and all of it in one step."""
     picture, question = single_turn(chat)
     shortest = request_of(question, chat.scale, options | {LONGEST: 1})
     runtime.require_answerable(shortest)
     room = runtime.manifest.max_length - runtime.positions(shortest) + 1
-    longest = min(options.get(LONGEST, room), room)
-    return worker.look(picture).stream(question, chat.scale, **(options | {LONGEST: longest}))
+    request = request_of(question, chat.scale, options | {LONGEST: min(options.get(LONGEST, room), room)})
+    runtime.require_answerable(request)
+    return _pieces(runtime.answering(worker.look(picture), request, Clock(request.deadline_ms), stop))
+
+
+def _pieces(answering: Generator[str, None, Answer]) -> Steps:
+    while True:
+        try:
+            piece = next(answering)
+        except StopIteration as end:
+            answer: Answer = end.value
+            return answer
+        yield Piece(piece)

@@ -15,7 +15,7 @@ from export.runtime.errors import MvlmError
 from export.runtime.request import Scale
 
 from .body import read_json, require_text, short, switch
-from .fields import read_options, scale_of
+from .fields import answer_count, read_options, scale_of
 from .limits import Limits
 
 AUTO = "mvlm-auto"
@@ -59,6 +59,7 @@ class Chat:
     stream: bool
     with_usage: bool
     ignored: tuple[str, ...]
+    count: int = 1  # answers
 
 
 def model_names(scales: Sequence[int], *, routed: bool, own: str | None = None) -> dict[str, Scale]:
@@ -74,14 +75,19 @@ def model_names(scales: Sequence[int], *, routed: bool, own: str | None = None) 
 def read_chat(body: bytes | bytearray, limits: Limits, models: Mapping[str, Scale]) -> Chat:
     """A chat from a body. Raises `MvlmError` naming what is wrong or cannot be had."""
     value = read_json(body)
+    return chat_of(value, read_messages(value.get("messages"), limits), models)
+
+
+def chat_of(value: dict[str, Any], messages: tuple[Message, ...], models: Mapping[str, Scale]) -> Chat:
+    """A chat from its messages and the other fields of a body. Raises `MvlmError`."""
     options, ignored = read_options(value)
     scale = scale_of(models, value.get("model"), options.pop("scale", None))
-    messages = read_messages(value.get("messages"), limits)
     more = value.get("stream_options") or {}
     if not isinstance(more, dict):
         raise MvlmError(f"stream_options is {short(more)}: send an object, or leave it out", code="bad-option")
     usage = switch(more, "include_usage", "stream_options.")
-    return Chat(str(value["model"]), messages, scale, options, switch(value, "stream"), usage, tuple(ignored))
+    count = answer_count(value)
+    return Chat(str(value["model"]), messages, scale, options, switch(value, "stream"), usage, tuple(ignored), count)
 
 
 def read_messages(
@@ -119,23 +125,28 @@ def require_bounded(messages: Sequence[Message], limits: Limits) -> None:
         raise MvlmError(f"the messages hold {pictures} pictures: at most {limits.pictures} are read", code="too-long")
 
 
+def role_of(role: object) -> str:
+    """Who speaks. Raises `MvlmError`."""
+    if not isinstance(role, str) or role not in _ROLES:
+        raise MvlmError(f"the role of a message is {short(role)}: name one of {', '.join(_ROLES)}", code="bad-messages")
+    return _ROLES[role]
+
+
 def _message(value: object, limits: Limits) -> Message:
     if not isinstance(value, dict):
         raise MvlmError(f"a message is {short(value)}: give role and content", code="bad-messages")
-    role = value.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise MvlmError(f"the role of a message is {short(role)}: name one of {', '.join(_ROLES)}", code="bad-messages")
+    role = role_of(value.get("role"))
     if value.get("tool_calls") or value.get("function_call"):
         raise MvlmError("a message holds tool_calls: no tool is called here", code="unsupported")
     content = value.get("content")
     if content is None and role == "assistant":
         content = ""
     if isinstance(content, str):
-        return Message(_ROLES[role], (require_text(content, "a message"),))
+        return Message(role, (require_text(content, "a message"),))
     if not isinstance(content, list):
         raise MvlmError(f"the content of a message is {short(content)}: give a text, or parts", code="bad-messages")
-    parts = tuple(_part(part, _ROLES[role], limits) for part in content)
-    return Message(_ROLES[role], pictures_first(parts))
+    parts = tuple(_part(part, role, limits) for part in content)
+    return Message(role, pictures_first(parts))
 
 
 def _part(part: Any, role: str, limits: Limits) -> str | bytes:

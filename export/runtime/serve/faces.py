@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from export.runtime.answer import Answer
+from export.runtime.answer import Answer, Likely
 from export.runtime.errors import MvlmError
 
 from .chat import Chat
 from .replies import error_body
+from .worker import Part
 
+_LEAST_LOGPROB = -9999.0  # JSON has no infinity; OpenAI's own way to say that it could not be
 _FINISH = {"stop": "stop", "length": "length", "deadline": "length", "stopped": "length"}
 
 
@@ -33,13 +35,13 @@ class Face(Protocol):
     chat: Chat
     media_type: str
 
-    def whole(self, answer: Answer, usage: Usage) -> dict[str, Any]: ...
+    def whole(self, answers: Sequence[Answer], usage: Usage) -> dict[str, Any]: ...
 
     def opening(self) -> Iterator[bytes]: ...
 
-    def piece(self, text: str) -> Iterator[bytes]: ...
+    def piece(self, part: Part) -> Iterator[bytes]: ...
 
-    def closing(self, answer: Answer, usage: Usage) -> Iterator[bytes]: ...
+    def closing(self, answers: Sequence[Answer], usage: Usage) -> Iterator[bytes]: ...
 
     def failed(self, error: MvlmError) -> Iterator[bytes]: ...
 
@@ -53,21 +55,29 @@ class Completion:
     created: int = field(default_factory=lambda: int(time.time()))
     media_type = "text/event-stream"
 
-    def whole(self, answer: Answer, usage: Usage) -> dict[str, Any]:
-        message = {"role": "assistant", "content": answer.text}
-        choice = {"index": 0, "message": message, "finish_reason": finish_reason(answer), "logprobs": None}
+    def whole(self, answers: Sequence[Answer], usage: Usage) -> dict[str, Any]:
+        choices = [
+            {
+                "index": index, "message": {"role": "assistant", "content": answer.text},
+                "finish_reason": finish_reason(answer), "logprobs": self._logprobs(answer.logprobs),
+            }
+            for index, answer in enumerate(answers)
+        ]  # fmt: skip
         return self._head("chat.completion") | {
-            "choices": [choice], "usage": _counts(usage), "mvlm": facts_of(answer, self.chat)
+            "choices": choices, "usage": _counts(usage), "mvlm": facts_of(answers[0], self.chat)
         }  # fmt: skip
 
     def opening(self) -> Iterator[bytes]:
-        yield self._chunk({"role": "assistant", "content": ""})
+        for index in range(self.chat.count):
+            yield self._chunk(index, {"role": "assistant", "content": ""})
 
-    def piece(self, text: str) -> Iterator[bytes]:
-        yield self._chunk({"content": text})
+    def piece(self, part: Part) -> Iterator[bytes]:
+        logprobs = self._logprobs(part.piece.logprobs)
+        yield self._chunk(part.index, {"content": part.piece.text}, logprobs=logprobs)
 
-    def closing(self, answer: Answer, usage: Usage) -> Iterator[bytes]:
-        yield self._chunk({}, finish_reason(answer), mvlm=facts_of(answer, self.chat))
+    def closing(self, answers: Sequence[Answer], usage: Usage) -> Iterator[bytes]:
+        for index, answer in enumerate(answers):
+            yield self._chunk(index, {}, finish_reason(answer), mvlm=facts_of(answer, self.chat))
         if self.chat.with_usage:
             yield event(self._head("chat.completion.chunk") | {"choices": [], "usage": _counts(usage)})
         yield b"data: [DONE]\n\n"
@@ -78,9 +88,29 @@ class Completion:
     def _head(self, kind: str) -> dict[str, Any]:
         return {"object": kind, "id": self.id, "created": self.created, "model": self.chat.model}
 
-    def _chunk(self, delta: dict[str, str], finish: str | None = None, **more: Any) -> bytes:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    def _logprobs(self, tokens: Sequence[Likely]) -> dict[str, Any] | None:
+        """Probabilities as OpenAI has them; None where none are asked for."""
+        if "logprobs" not in self.chat.options:
+            return None
+        content = [
+            _token(token.text, token.logprob) | {"top_logprobs": [_token(*other) for other in token.instead]}
+            for token in tokens
+        ]
+        return {"content": content, "refusal": None}
+
+    def _chunk(
+        self, index: int, delta: dict[str, str], finish: str | None = None, *,
+        logprobs: dict[str, Any] | None = None, **more: Any,
+    ) -> bytes:  # fmt: skip
+        choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": finish}
+        if logprobs:
+            choice["logprobs"] = logprobs
         return event(self._head("chat.completion.chunk") | {"choices": [choice], **more})
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    whole = "\ufffd" not in text  # bytes of half a character are not known here
+    return {"token": text, "logprob": max(logprob, _LEAST_LOGPROB), "bytes": list(text.encode()) if whole else None}
 
 
 def event(value: dict[str, Any], name: str | None = None) -> bytes:

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .answer_form import read_form, read_logprobs
 from .body import BadField, short
 
 OURS = ("scale", "price", "budget", "within", "cap", "least_probability", "deadline_ms", "choices", "truncate")
 _SAMPLING = (
     "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "logit_bias", "seed", "stop",
 )  # fmt: skip
-_READ_ELSEWHERE = ("model", "messages", "stream", "stream_options", "mvlm", "max_tokens", "max_completion_tokens")
+_READ_ELSEWHERE = (
+    "model", "messages", "stream", "stream_options", "mvlm", "max_tokens", "max_completion_tokens", "n",
+    "response_format", "logprobs", "top_logprobs",
+)  # fmt: skip
 # For the caller's own books: nothing of an answer depends on them.
 _BOOKS = (
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
@@ -23,11 +27,7 @@ _BOOKS = (
 )  # fmt: skip
 # What each may ask for, which is what happens anyway; the word says what the rest would change.
 _AS_IT_IS: dict[str, tuple[tuple[Any, ...], str]] = {
-    "n": ((1,), "one answer is given"),
-    "best_of": ((1,), "one answer is given"),
-    "logprobs": ((False,), "no probabilities of tokens are given"),
-    "top_logprobs": ((0,), "no probabilities of tokens are given"),
-    "response_format": (({"type": "text"},), "an answer is plain text"),
+    "best_of": ((1,), "every answer is given"),
     "modalities": ((["text"],), "an answer is plain text"),
     "audio": ((), "an answer is plain text"),
     "tool_choice": (("none", "auto"), "no tool is called"),
@@ -35,6 +35,7 @@ _AS_IT_IS: dict[str, tuple[tuple[Any, ...], str]] = {
     "function_call": (("none", "auto"), "no tool is called"),
 }
 LONGEST = "max_new_tokens"
+_MOST_ANSWERS = 8
 
 
 def read_options(value: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -53,8 +54,11 @@ def read_options(value: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             _require_as_it_is(name, part)
         elif not (name == "tools" and part == []):  # with tool_choice "auto" the model may do without them, and does
             ignored.append(name if name.isprintable() and len(name) <= 60 else short(name))
-    longest = _longest(value)
-    return options | ({} if longest is None else {LONGEST: longest}), sorted(ignored)
+    found = {
+        LONGEST: _longest(value), "json_schema": read_form(value.get("response_format"), "response_format"),
+        "logprobs": read_logprobs(value),
+    }  # fmt: skip
+    return options | {name: part for name, part in found.items() if part is not None}, sorted(ignored)
 
 
 def _ours(value: object) -> dict[str, Any]:
@@ -86,6 +90,15 @@ def longest_of(part: object, name: str) -> int | None:
     if not isinstance(part, int) or isinstance(part, bool) or (part < 1 and part != -1):
         raise BadField(f"{name} is {short(part)}: give a whole number from 1 up", name)
     return None if part == -1 else part
+
+
+def answer_count(value: dict[str, Any]) -> int:
+    """How many answers are asked for. Raises `BadField`."""
+    part = value.get("n")
+    count = 1 if part is None else part
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _MOST_ANSWERS:
+        raise BadField(f"n is {short(part)}: ask for 1 to {_MOST_ANSWERS} answers", "n")
+    return count
 
 
 def scale_of(models: Mapping[str, Any], model: object, named: object) -> Any:

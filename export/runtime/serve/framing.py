@@ -1,12 +1,13 @@
 """What HTTP asks for on every path: whose name a request may use, no request that can be read in two ways, and the end.
 
 Without a token, a page of another site must not reach a server on this machine under a name of its own (DNS rebinding),
-so only names of this machine are taken; with one, nobody gets in who does not know it, whatever the name.
+so only names of this machine are taken; with one, nobody gets in who does not know it, whatever the name. What a page
+of another site sends to a name of this machine is refused by its `Origin`, unless that site is allowed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,8 +24,8 @@ _CLOSE = (b"connection", b"close")
 class Framing:
     """ASGI middleware. `ending` says whether the server is about to end: callers are told not to come back."""
 
-    def __init__(self, app: ASGIApp, *, any_host: bool, ending: Callable[[], bool]) -> None:
-        self._app, self._any_host, self._ending = app, any_host, ending
+    def __init__(self, app: ASGIApp, *, any_host: bool, origins: Collection[str], ending: Callable[[], bool]) -> None:
+        self._app, self._any_host, self._origins, self._ending = app, any_host, origins, ending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,7 +50,16 @@ class Framing:
                 " server with MVLM_TOKEN, which lets it take any name",
                 code="bad-host",
             )
+        elif (origin := headers.get("origin")) and not self._known(origin, headers.get("host", "")):
+            refused = MvlmError(
+                f"a page of {short(origin)} may not ask here: start the server with --allow-origin {short(origin)}",
+                code="bad-origin",
+            )
         await (error_response(refused) if refused else self._app)(scope, receive, send_on)
+
+    def _known(self, origin: str, host: str) -> bool:
+        """Whether a page may ask: one of this server's own, of a site that is allowed, or one that brings a token."""
+        return self._any_host or origin in self._origins or origin.partition("://")[2] == host
 
 
 def _name(host: str) -> str:

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,21 @@ class Journal:
         self._log, self._metrics = log, metrics
         self._lost = False
 
-    def note(self, path: str, started: float, answer: Answer | None, code: str | None = None) -> None:
-        """A request has ended: with an answer, or with the code of an error. `started` is of `time.perf_counter`."""
+    def note(self, path: str, started: float, answers: Sequence[Answer] = (), *, code: str | None = None) -> None:
+        """A request has ended: with answers, or with the code of an error. `started` is of `time.perf_counter`."""
         seconds = time.perf_counter() - started
-        if answer:
-            self._metrics.answered(answer, seconds)
+        if answers:
+            self._metrics.answered(answers, seconds)
         elif code:
             self._metrics.refused(code)
-        scale = answer.num_visual_tokens if answer else None
+        scale = answers[0].num_visual_tokens if answers else None
         self._write({"path": path, "ms": round(1000 * seconds, 1), "scale": scale, "code": code})
+
+    def first_token(self, seconds: float) -> None:
+        self._metrics.first_token.observe(seconds)
+
+    def next_token(self, seconds: float) -> None:
+        self._metrics.next_token.observe(seconds)
 
     def fault(self, error: BaseException) -> None:
         """A fault of ours, with its traceback."""

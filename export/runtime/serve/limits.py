@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from export.runtime.decode.desk import STALL_MS
+from export.runtime.decode.shared import MOST
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -12,6 +15,9 @@ class Limits:
 
     Attributes:
         queue: questions that wait for the model; one more is told to ask again later (429).
+        together: answers that are written at once, where the decoder takes several conversations.
+        stall_ms: for which a prompt that is being read keeps the next token of others waiting, as far as the pace of
+            the pieces before foretells it.
         body_bytes, picture_bytes: of one request.
         bytes_in_flight: of all bodies together, from before the first byte is read until the answer has ended.
         pixels: of one picture.
@@ -24,6 +30,8 @@ class Limits:
     """
 
     queue: int = 16
+    together: int = MOST
+    stall_ms: float = STALL_MS
     body_bytes: int = 24 * 2**20
     picture_bytes: int = 16 * 2**20
     bytes_in_flight: int = 96 * 2**20
@@ -41,7 +49,8 @@ class Limits:
 class Settings:
     """Where to listen, who may ask, and how much. `log` gets a JSON line a request, without what was asked.
 
-    `model_name` is one more name for the model, the first in the list.
+    `model_name` is one more name for the model, the first in the list. Pages of `origins` (`https://example.org`) may
+    ask from a browser.
     """
 
     host: str = "127.0.0.1"
@@ -50,3 +59,4 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     log: Path | None = None
     model_name: str | None = None
+    origins: tuple[str, ...] = ()

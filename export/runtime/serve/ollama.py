@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -21,12 +21,14 @@ from export.runtime.errors import MvlmError
 from export.runtime.manifest import Manifest
 from export.runtime.request import Scale
 
+from .answer_form import read_ollama_form
 from .body import BadField, read_json, require_text, short, switch
 from .chat import Chat, Message, read_messages
 from .faces import Usage, facts_of, finish_reason
 from .fields import LONGEST, longest_of, scale_of
 from .limits import Limits
 from .replies import status_of
+from .worker import Part
 
 LATEST = ":latest"
 _READ = ("model", "messages", "prompt", "system", "images", "stream", "options", "format")
@@ -51,15 +53,12 @@ def read_prompt(body: bytes | bytearray, limits: Limits, models: Mapping[str, Sc
 
 
 def _chat(value: dict[str, Any], messages: tuple[Message, ...], models: Mapping[str, Scale]) -> Chat:
-    if value.get("format") not in (None, ""):
-        raise BadField(
-            f"format {short(value['format'])} is not offered here (an answer is plain text): leave it out", "format",
-            code="unsupported",
-        )  # fmt: skip
     named = value.get("model")
     model = named.removesuffix(LATEST) if isinstance(named, str) else named
     scale = scale_of(models, model, None)
     options, ignored = _options(value.get("options"))
+    if (schema := read_ollama_form(value.get("format"))) is not None:
+        options["json_schema"] = schema
     ignored += [short(name).strip("'") for name, part in value.items() if name not in _READ and part is not None]
     stream = True if value.get("stream") is None else switch(value, "stream")
     return Chat(str(named), messages, scale, options, stream, False, tuple(sorted(ignored)))
@@ -100,17 +99,17 @@ class OllamaAnswer:
     started: float = field(default_factory=time.perf_counter)
     media_type = "application/x-ndjson"
 
-    def whole(self, answer: Answer, usage: Usage) -> dict[str, Any]:
-        return self._part(answer.text) | self._end(answer, usage)
+    def whole(self, answers: Sequence[Answer], usage: Usage) -> dict[str, Any]:
+        return self._part(answers[0].text) | self._end(answers[0], usage)
 
     def opening(self) -> Iterator[bytes]:
         return iter(())
 
-    def piece(self, text: str) -> Iterator[bytes]:
-        yield _line(self._part(text) | {"done": False})
+    def piece(self, part: Part) -> Iterator[bytes]:
+        yield _line(self._part(part.piece.text) | {"done": False})
 
-    def closing(self, answer: Answer, usage: Usage) -> Iterator[bytes]:
-        yield _line(self._part("") | self._end(answer, usage))
+    def closing(self, answers: Sequence[Answer], usage: Usage) -> Iterator[bytes]:
+        yield _line(self._part("") | self._end(answers[0], usage))
 
     def failed(self, error: MvlmError) -> Iterator[bytes]:
         yield _line({"error": str(error)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -11,7 +10,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .body import read_json
-from .chat import Chat
 from .ollama import LATEST, OllamaAnswer, ollama_error, read_ollama, read_prompt, shown, tags
 from .service import Service
 
@@ -50,14 +48,7 @@ class OllamaPaths:
         return JSONResponse(shown(self._service.runtime.manifest))
 
     async def chat(self, request: Request) -> Response:
-        return await self._reply(request, read_ollama, prompted=False)
+        return await self._service.reply(request, read_ollama, OllamaAnswer)
 
     async def generate(self, request: Request) -> Response:
-        return await self._reply(request, read_prompt, prompted=True)
-
-    async def _reply(self, request: Request, read: Callable[..., Chat], *, prompted: bool) -> Response:
-        service = self._service
-        async with AsyncExitStack() as held:
-            chat = await service.asking.read(request, lambda body: read(body, service.limits, service.models), held)
-            face = OllamaAnswer(chat, prompted)
-            return await service.asking.reply(request, face, lambda job: service.answer(chat, job), held)
+        return await self._service.reply(request, read_prompt, lambda chat: OllamaAnswer(chat, prompted=True))

@@ -9,8 +9,8 @@ from starlette.responses import JSONResponse, Response
 from export.runtime.errors import MvlmError
 
 _STATUS = {
-    "busy": 429, "model_not_found": 404, "too-large": 413, "unauthorized": 401, "unsupported-media": 415,
-    "too-slow": 408, "engine-failed": 500, "internal": 500, "timeout": 503, "closed": 499,
+    "bad-origin": 403, "busy": 429, "model_not_found": 404, "too-large": 413, "unauthorized": 401,
+    "unsupported-media": 415, "too-slow": 408, "engine-failed": 500, "internal": 500, "timeout": 503, "closed": 499,
 }  # fmt: skip
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 

@@ -1,7 +1,7 @@
 """The paths of a server, and what stands behind each.
 
-One worker asks the model; a queue of bounded length stands before it. No URL is fetched, and nothing of a request
-becomes a path.
+A worker asks the model, for several callers at once; a queue of bounded length stands before it. No URL is fetched, and
+nothing of a request becomes a path.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -25,19 +26,21 @@ from starlette.routing import Route
 from export.runtime.answer import Answer
 from export.runtime.engine import Runtime
 from export.runtime.errors import MvlmError
+from export.runtime.request import Scale
 
 from .asking import Asking
 from .begin import begin
 from .chat import Chat, model_names, read_chat, single_turn
 from .choosing import choices_at, read_question
-from .faces import Completion, Usage
+from .faces import Completion, Face, Usage
 from .fields import scale_of
 from .framing import LOOPBACK, Framing
 from .journal import Journal
-from .limits import Settings
+from .limits import Limits, Settings
 from .prometheus import Metrics
 from .replies import error_body, error_response
-from .worker import Job, Worker, internal
+from .responses import Responded, read_responses
+from .worker import Begun, Job, Worker
 
 _PAGE = Path(__file__).with_name("page.html")
 _OVERDUE_S = 30.0
@@ -47,6 +50,7 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }  # fmt: skip
+Read = Callable[[bytes | bytearray, Limits, Mapping[str, Scale]], Chat]
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -58,7 +62,7 @@ class Service:
         self.models = model_names(runtime.manifest.scales, routed=runtime.router is not None, own=settings.model_name)
         self.metrics = Metrics()
         self.journal = Journal(settings.log, self.metrics)
-        self.worker = Worker(runtime, self.limits.queue, self.limits.pixels, self.journal.fault)
+        self.worker = Worker(runtime, self.limits, self.journal)
         self.asking = Asking(self.worker, self.journal, self.limits, self._usage)
         self.metrics.waiting.set_function(lambda: self.worker.waiting)
         self.metrics.bytes_in_flight.set_function(lambda: self.asking.intake.held)
@@ -74,10 +78,15 @@ class Service:
             Route("/v1/mvlm/bundle", self.guarded(self.bundle)),
             Route("/v1/mvlm/choose", self.guarded(self.choose), methods=["POST"]),
             Route("/v1/chat/completions", self.guarded(self.chat), methods=["POST"]),
+            Route("/v1/responses", self.guarded(self.respond), methods=["POST"]),
             *more,
         ]
         any_host = self.settings.host not in LOOPBACK or self.settings.token is not None
-        middleware = [Middleware(Framing, any_host=any_host, ending=ending)]
+        origins = self.settings.origins
+        middleware = [Middleware(Framing, any_host=any_host, origins=origins, ending=ending)]
+        if origins:
+            allowed: Any = {"allow_origins": origins, "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
+            middleware.append(Middleware(CORSMiddleware, **allowed))
         handlers: Any = {HTTPException: self._http_error}
         app = Starlette(routes=routes, middleware=middleware, lifespan=self._lifespan, exception_handlers=handlers)
         app.state.metrics = self.metrics
@@ -123,6 +132,7 @@ class Service:
             {
                 "family": manifest.family, "scales": list(manifest.scales), "fit": manifest.image.fit,
                 "size_px": manifest.image.size_px, "mean": list(manifest.image.mean), "models": list(self.models),
+                "conversations": manifest.chat is not None,
                 "router": router is not None,
                 "cost_unit": router.facts.cost_unit if router else "tokens",
                 "default_price": router.facts.default_price if router else None,
@@ -144,26 +154,27 @@ class Service:
             return JSONResponse(await self.asking.result(request, work))
 
     async def chat(self, request: Request) -> Response:
+        return await self.reply(request, read_chat, Completion)
+
+    async def respond(self, request: Request) -> Response:
+        return await self.reply(request, read_responses, Responded)
+
+    async def reply(self, request: Request, read: Read, face: Callable[[Chat], Face]) -> Response:
+        """The answer to a body that `read` makes a chat of, in the shape of a face."""
         async with AsyncExitStack() as held:
-            chat = await self.asking.read(request, lambda body: read_chat(body, self.limits, self.models), held)
-            return await self.asking.reply(request, Completion(chat), lambda job: self.answer(chat, job), held)
+            chat = await self.asking.read(request, lambda body: read(body, self.limits, self.models), held)
+            return await self.asking.reply(request, face(chat), lambda job: self.begin(chat), held)
 
-    def answer(self, chat: Chat, job: Job) -> Answer:
-        """Answer in the worker's thread."""
-        with begin(self.runtime, self.worker, chat) as stream:
-            job.on_stop = stream.stop
-            for piece in stream:
-                job.put(piece)
-                if job.stopped:
-                    stream.stop()
-            return stream.answer
+    def begin(self, chat: Chat) -> Begun:
+        """Prepare the answers to a chat, in the worker's thread for that."""
+        return begin(self.runtime, self.worker, chat)
 
-    def _usage(self, chat: Chat, answer: Answer) -> Usage:
-        written = len(answer.token_ids)
-        if answer.prompt_tokens:
-            return Usage(answer.prompt_tokens, answer.prompt_tokens - answer.new_tokens, written)
+    def _usage(self, chat: Chat, answers: Sequence[Answer]) -> Usage:
+        written, first = sum(len(answer.token_ids) for answer in answers), answers[0]
+        if first.prompt_tokens:
+            return Usage(first.prompt_tokens, first.prompt_tokens - first.new_tokens, written)
         _, question = single_turn(chat)
-        return Usage(self.runtime.reader.positions(question, answer.num_visual_tokens, 0), 0, written)
+        return Usage(self.runtime.reader.positions(question, first.num_visual_tokens, 0), 0, written)
 
     # Who may ask, and what went wrong
 
@@ -182,9 +193,8 @@ class Service:
             except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as fault:  # a panic of a library is no `Exception`
-                self.journal.fault(fault)
-                error = internal(fault)
-            self.journal.note(request.url.path, started, None, error.code)
+                error = self.worker.failure(fault)
+            self.journal.note(request.url.path, started, code=error.code)
             return told(error)
 
         return handle
