@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from export.runtime.backends import cuda as cuda_module
+from tests.support.cuda_double import CudaDouble
 from tests.support.tensorrt_builds import RTX
 from tests.support.tensorrt_bundles import bundle_for
-from tests.support.tensorrt_double import CudaDouble, tensorrt_double
+from tests.support.tensorrt_double import tensorrt_double
 
 
 @pytest.fixture

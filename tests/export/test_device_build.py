@@ -20,9 +20,9 @@ from export.runtime.backends.tensorrt_session import Engines
 from export.runtime.manifest import read_manifest
 from export.runtime.prompt import Prompt
 from tests.support.bundles import query_bundle
+from tests.support.cuda_double import CudaDouble
 from tests.support.tensorrt_builds import JETPACK_6, JETPACK_7, RTX, TARGET_OF, builder_of, embeddings
 from tests.support.tensorrt_bundles import POSITIONS, bundle_for
-from tests.support.tensorrt_double import CudaDouble
 from tests.support.tiny import QUESTIONS
 
 

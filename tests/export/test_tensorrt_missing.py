@@ -18,10 +18,10 @@ from export.runtime.backends.tensorrt_api import Tensorrt
 from export.runtime.backends.tensorrt_session import Engines
 from export.runtime.manifest import read_manifest
 from tests.support.bundles import query_bundle
+from tests.support.cuda_double import CudaDouble
 from tests.support.operators import unknown_to
 from tests.support.tensorrt_builds import JETPACK_6, JETPACK_7, builder_of, embeddings
 from tests.support.tensorrt_bundles import POSITIONS, bundle_for
-from tests.support.tensorrt_double import CudaDouble
 
 
 def test_a_bundle_that_needs_no_engines(install):

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import enum
-import functools
 import json
 import re
-from ctypes import CFUNCTYPE, POINTER, c_int, c_size_t, c_void_p
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +25,6 @@ VERSIONS = list(API)
 _NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_}
 _ONNX = {1: "FLOAT", 10: "HALF", 6: "INT32", 7: "INT64", 9: "BOOL"}
 _FREE = "(*args, **kwargs)"
-_STREAM = 7
 
 
 def tensorrt_double(key: str, forbidden: frozenset[str] = frozenset()) -> ModuleType:
@@ -368,73 +365,3 @@ class _IExecutionContext(_Nothing):
 def _at(address: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     size = int(np.prod(shape)) * dtype.itemsize
     return np.frombuffer(ctypes.string_at(address, size), dtype).reshape(shape)
-
-
-class CudaDouble:
-    """libcudart and libcuda on the host's memory, with the prototypes of cuda_runtime_api.h and cuda.h."""
-
-    def __init__(self, capability: tuple[int, int] = (8, 7), name: str = "Orin", driver: int = 12060) -> None:
-        self._memory: dict[int, Any] = {}
-        self.fails: str | None = None
-        out_pointer, out_size, out_int = POINTER(c_void_p), POINTER(c_size_t), POINTER(c_int)
-        table = {
-            "cudaMalloc": ([out_pointer, c_size_t], self._malloc),
-            "cudaFree": ([c_void_p], self._release),
-            "cudaMemcpyAsync": ([c_void_p, c_void_p, c_size_t, c_int, c_void_p], self._copy),
-            "cudaMemcpy2DAsync": (
-                [c_void_p, c_size_t, c_void_p, c_size_t, c_size_t, c_size_t, c_int, c_void_p], self._copy_2d,
-            ),
-            "cudaMemsetAsync": ([c_void_p, c_int, c_size_t, c_void_p], self._set),
-            "cudaStreamCreate": ([out_pointer], lambda out: self._put(out, _STREAM)),
-            "cudaStreamSynchronize": ([c_void_p], lambda stream: int(stream != _STREAM)),
-            "cudaMemGetInfo": ([out_size, out_size], lambda free, whole: self._put(free, 1) or self._put(whole, 2)),
-            "cudaDriverGetVersion": ([out_int], lambda out: self._put(out, driver)),
-            "cudaDeviceGetAttribute": (
-                [out_int, c_int, c_int], lambda out, which, device: self._put(out, capability[{75: 0, 76: 1}[which]]),
-            ),
-        }  # fmt: skip
-        for function, (types, does) in table.items():
-            setattr(self, function, CFUNCTYPE(c_int, *types)(functools.partial(self._may_fail, function, does)))
-        self._said = ctypes.create_string_buffer(b"out of memory")
-        self.cudaGetErrorString = CFUNCTYPE(c_void_p, c_int)(lambda status: ctypes.addressof(self._said))
-        self.cuDeviceGetName = lambda buffer, size, device: setattr(buffer, "value", name.encode()) or int(not name)
-
-    def allocated(self) -> int:
-        return len(self._memory)
-
-    def _may_fail(self, function: str, does: Any, *args: Any) -> int:
-        return 2 if function == self.fails else does(*args)
-
-    def _malloc(self, out: Any, size: int) -> int:
-        block = ctypes.create_string_buffer(size)
-        ctypes.memset(block, 0xFF, size)  # what nobody wrote is no number
-        address = ctypes.addressof(block)
-        self._memory[address] = block
-        return self._put(out, address)
-
-    def _release(self, address: int) -> int:
-        del self._memory[address]
-        return 0
-
-    def _copy(self, to: int, source: int, size: int, kind: int = 3, stream: int = _STREAM) -> int:
-        assert stream == _STREAM
-        if size:
-            ctypes.memmove(to, source, size)
-        return 0
-
-    def _set(self, to: int, value: int, size: int, stream: int) -> int:
-        ctypes.memset(to, value, size)
-        return 0
-
-    def _copy_2d(
-        self, to: int, to_pitch: int, source: int, pitch: int, width: int, rows: int, kind: int, stream: int
-    ) -> int:
-        assert width <= min(pitch, to_pitch)
-        for row in range(rows):
-            self._copy(to + row * to_pitch, source + row * pitch, width)
-        return 0
-
-    @staticmethod
-    def _put(out: Any, value: int) -> int:
-        out[0] = value
-        return 0

@@ -1,4 +1,4 @@
-"""torch's exporter reads all its translations anew for each graph, which takes longer than a tiny graph: once a process."""
+"""torch's exporter reads its translations anew for each graph, which takes longer than a tiny graph: here, once."""
 
 from __future__ import annotations
 
