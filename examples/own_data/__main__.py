@@ -41,9 +41,8 @@ class Walk:
 
     def run(self) -> None:
         begin = ("--text", str(self.text)) if self.text else ("--demo",)
-        self.verb("init", "my.jsonl", *begin)
         self.verb("data", "split", "my.jsonl", "--val", "25%", "--test", "25%")
-        self.verb("init", "my.jsonl", *begin, "--overwrite")  # now that rows of val are there to evaluate on
+        self.verb("init", "my.jsonl", *begin)
         self.verb("data", "check")
         self.verb("train", *self._short())
         self.verb("label", *(word for metric in METRICS for word in ("--metric", metric)))

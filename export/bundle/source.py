@@ -33,6 +33,11 @@ class Source:
         return self.model.config.text_config.max_position_embeddings
 
 
+def metrics_said(source: Source) -> list[str]:
+    """The metrics that the labels of the router were told to be scored by; none where they were told none."""
+    return (source.router.facts.get("labelled") or {}).get("metrics_said") or [] if source.router else []
+
+
 def read_source(run: Path, router_folder: Path | None, scales: Sequence[int] | None) -> Source:
     """Load a run with the router made for it. Without `scales`, the router's.
 

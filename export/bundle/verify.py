@@ -33,14 +33,14 @@ from export.runtime.routing.router import Router
 from mvlm_core.data.row import Row, questions_of
 from mvlm_core.modeling.kv_cache import cache_argument, cache_of
 from mvlm_core.modeling.processing import prompt_of
-from mvlm_core.scoring.of_rows import metrics_of, score_row
+from mvlm_core.scoring.of_rows import metrics_like, score_row
 
 from .embed import embed_question
 from .fidelity import Fidelity, stacked
 from .files import stop_ids
 from .reference import HeldNumbers, as_written, weight_faults
 from .refused import Refused
-from .source import Source
+from .source import Source, metrics_said
 from .table import table_faults
 from .tolerance import Lost, coarsest, points_lost, tolerance
 
@@ -161,7 +161,7 @@ class _Check:
     def __init__(self, source: Source, manifest: Manifest, rows: Sequence[Row], max_loss: float | None) -> None:
         self.source = source
         self.model, self.processor, self.manifest = source.model, source.processor, manifest
-        self.metrics = metrics_of(rows)
+        self.metrics = metrics_like(rows, metrics_said(source))
         self.plan = plan_of(manifest)
         # Torch and the sessions take turns; threads of one that wait for work would hold up the other. Files for
         # other engines run here too: their operators are ONNX's own.

@@ -58,8 +58,12 @@ def check(rows: Path | None, config: Path | None, show: int) -> None:
     if faults:
         raise CheckFailed(f"{rows} has {len(faults)} faults; mend these rows:{listed(faults, most=1000)}")
     click.echo("no fault")
+    if told is None:
+        click.echo("a configuration comes next: --demo tries the way, --text and --vision name pretrained parts")
+        say_next(shlex.join(["mvlm", "init", str(rows), "--demo"]))
+        return
     words = ["mvlm", "train", *([] if config in (None, Path("train.yaml")) else [str(config)])]
-    if told is not None and rows.absolute() != told.rows.absolute():
+    if rows.absolute() != told.rows.absolute():
         words.append(f"rows={rows.absolute()}")
     say_next(shlex.join(words))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -118,13 +119,9 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
     click.echo(f"a trained model in {out}; each step's loss and scale in {out / 'metrics.jsonl'}")
     if resolved.model.chat_template == "plain":
         click.echo("captions alone were learned, and nothing can be asked yet: a second stage starts from this run")
-        say_next(f"mvlm train STAGE2.yaml model.start={out.absolute()}")
+        say_next(shlex.join(["mvlm", "train", "STAGE2.yaml", f"model.start={out.absolute()}"]))
         return
-    scales = ",".join(map(str, resolved.scales))
-    defaults = out == Path("run") and resolved.rows == Path("rows")
-    say_next(
-        f"mvlm label --scales {scales}" if defaults else f"mvlm label {out} --rows {resolved.rows} --scales {scales}"
-    )
+    say_next(shlex.join(["mvlm", "label", *([] if out == Path("run") else [str(out)])]))
 
 
 @click.command()
@@ -218,7 +215,7 @@ def label(
             "THE LADDER IS FLAT: more visual tokens hardly help this model on these rows. `mvlm report` says how sure"
             " that is."
         )
-    say_next("mvlm fit-router" if out == Path("labels") else f"mvlm fit-router {out}")
+    say_next(shlex.join(["mvlm", "fit-router", *([] if out == Path("labels") else [str(out)])]))
 
 
 @click.command()

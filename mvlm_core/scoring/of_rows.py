@@ -69,6 +69,14 @@ def choose_metrics(rows: Sequence[Row], said: Sequence[str] = ()) -> RowMetrics:
     return RowMetrics({row.id: _metric(row, by_task, guessed) for row in rows}, guessed)
 
 
+def metrics_like(rows: Sequence[Row], said: Sequence[str]) -> RowMetrics:
+    """The metrics of some rows as others were labelled by: what was `said` then, where it concerns these and can score
+    them all, else guessed. Raises `MvlmError` for rows that their own metric cannot score."""
+    tasks = {"", *(row.task for row in rows)}
+    found = choose_metrics(rows, [text for text in said if _read(text)[0] in tasks])
+    return metrics_of(rows) if unscorable(rows, found) else found
+
+
 def unscorable(rows: Sequence[Row], metrics: RowMetrics) -> list[str]:
     """The rows that no answer could be right for by their metric, a line each."""
     return [f"id {row.id}: {why}" for row in rows if (why := fault(metrics.of[row.id], row.reference))]

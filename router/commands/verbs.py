@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +48,8 @@ class Percent(click.ParamType):
 @click.option("--out-of-distribution", type=Percent(), default="0.25%", show_default=True,
               help="The share of ordinary questions that may be taken for out of distribution.")  # fmt: skip
 @click.option("--target", type=click.Choice(["score", "agreement"]), default="score", show_default=True,
-              help="What counts: right answers, or where there are no scores agreement with the finest.")  # fmt: skip
+              help="What counts: `score`, by the metrics that `mvlm label --metric` was told or guessed, or"
+                   " `agreement`, the very answer of the finest scale, for labels without scores.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Of what the estimators draw.")
 @_OVERWRITE
 def fit_router(
@@ -71,7 +74,8 @@ def fit_router(
             f"--out-of-distribution {out_of_distribution:g} is no share of questions: give one from 0 to below 100 %"
         )
     refuse_if_filled(out, overwrite=overwrite)
-    table = read_table(labels, target).fit_rows
+    whole = read_table(labels, target)
+    table = replace(whole, facts=whole.facts | {"labels": labels.as_posix()}).fit_rows
     with click.progressbar(length=fit_count(table), label=f"{'fitting the router':<28}", width=30) as bar:
         fitted = fit_table(
             table, seed=seed, progress=bar.update, wanted=wanted, least_p_value=out_of_distribution
@@ -81,7 +85,7 @@ def fit_router(
     click.echo("\n".join(summary_of_fit(fitted, facts, table)))
     click.echo(f"{out}: router.onnx equals the estimator to {facts['parity_max_difference']:.1g}")
     defaults = (labels, out) == (Path("labels"), Path("router"))
-    click.echo("next: mvlm report" + ("" if defaults else f" {out} --labels {labels}"))
+    _say_next("report", *([] if defaults else [str(out), "--labels", str(labels)]))
 
 
 def summary_of_fit(fitted: Fitted, facts: dict[str, Any], table: Table) -> list[str]:
@@ -108,14 +112,14 @@ def summary_of_fit(fitted: Fitted, facts: dict[str, Any], table: Table) -> list[
 
 @click.command()
 @click.argument("router", type=_FOLDER, default=Path("router"))
-@click.option("--labels", type=_FOLDER, default=Path("labels"), show_default=True)
+@click.option("--labels", type=_FOLDER, help="Left out, those that the router was fitted on, where they still are.")
 @click.option("--out", type=_FOLDER, default=Path("report"), show_default=True, help="Folder to write.")
 @click.option("--granularity", "only_granularity", is_flag=True,
               help="Only print which scale the rows of --labels need, by task. Reads no router.")  # fmt: skip
 @click.option("--learning-curve", "curve", is_flag=True,
               help="Also fit on parts of the labels, and say how many pictures are worth labelling.")  # fmt: skip
 @_OVERWRITE
-def report(router: Path, labels: Path, out: Path, only_granularity: bool, curve: bool, overwrite: bool) -> None:
+def report(router: Path, labels: Path | None, out: Path, only_granularity: bool, curve: bool, overwrite: bool) -> None:
     """Judge a router on the test rows, beside everything that it must beat: a page, plots and JSON.
 
     \b
@@ -130,12 +134,15 @@ def report(router: Path, labels: Path, out: Path, only_granularity: bool, curve:
     from router.report.shown_rows import shown_rows
 
     if only_granularity:
+        labels = labels or Path("labels")
         table = read_table(labels)
         click.echo("\n".join(granularity.lines(granularity.granularity(table), table.scales, table.measures)))
-        click.echo("next: mvlm fit-router" + ("" if labels == Path("labels") else f" {labels}"))
+        _say_next("fit-router", *([] if labels == Path("labels") else [str(labels)]))
         return
     refuse_if_filled(out, overwrite=overwrite)
-    table = read_table(labels, str(read_artefact(router, "router").get("target", "score")))
+    known = read_artefact(router, "router")
+    labels = labels or Path((known.get("labelled") or {}).get("labels") or "labels")
+    table = read_table(labels, str(known.get("target", "score")))
     facts = router_of_labels(router, table, labels)
     with click.progressbar(length=steps(curve), label=f"{'evaluating':<28}", width=30) as bar:
         evaluation = evaluate(router, facts, table, bar.update, curve=curve)
@@ -148,5 +155,13 @@ def report(router: Path, labels: Path, out: Path, only_granularity: bool, curve:
     click.echo("\n".join(summary.lines(evaluation)))
     click.echo(f"\n{out / 'index.html'}: open it")
     defaults = (router, out) == (Path("router"), Path("report"))
-    scales = ",".join(str(m) for m in table.scales)
-    click.echo(f"next: mvlm export --scales {scales}" + ("" if defaults else f" --router {router}"))
+    run, rows = table.facts.get("run", "run"), table.facts.get("rows", "rows")
+    words = [] if run == "run" else [run]
+    words += ["--scales", ",".join(str(m) for m in table.scales), *([] if defaults else ["--router", str(router)])]
+    # Labels of before do not say of which run they are; then its own rows are the better guess.
+    _say_next("export", *words, *(["--rows", rows] if "run" in table.facts and rows != "rows" else []))
+
+
+def _say_next(*words: str) -> None:
+    """The next command, as it can be typed."""
+    click.echo(f"next: {shlex.join(['mvlm', *words])}")

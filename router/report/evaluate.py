@@ -43,7 +43,7 @@ from .learning import PARTS, Learned, learning_curve
 Floats = NDArray[np.floating]
 ROUTER = "router"
 ESCALATING = "router, escalating"
-_BUDGETS = (4, 9, 18, 36, 60)
+BUDGETS = (4, 9, 18, 36, 60)
 HALF_A_POINT = 0.005
 _SURELY = 2.0
 # A ladder lower than this, from the coarsest scale to the finest, gives a router nothing to choose.
@@ -185,14 +185,14 @@ def evaluate(
     A `curve` fits what ships anew on parts of the labels, to say how many more are worth it.
     """
     fit, test = table.fit_rows, table.test_rows
-    routers = _routers(folder, facts, table)
+    routers = shipped(folder, facts, table)
     router = routers[0]
     progress(1)
     others = [
         Contender.plain(b.name, b.fit, b.test, table.cost)
         for b in baselines(_estimator(facts, table), fit, test, progress)
     ]
-    budgets = [float(b) for b in _BUDGETS if table.cost[0] < b < table.cost[-1]] or [
+    budgets = [float(b) for b in BUDGETS if table.cost[0] < b < table.cost[-1]] or [
         float(np.sqrt(table.cost[0] * table.cost[-1]))
     ]
     policies = compare([*routers, *others], test, budgets)
@@ -252,7 +252,7 @@ def _estimator(facts: dict[str, Any], table: Table) -> ScaleEstimator:
     return known.get(facts["estimator"], list(known.values())[-1]) if not facts["constant"] else [*known.values()][-1]
 
 
-def _routers(folder: Path, facts: dict[str, Any], table: Table) -> list[Contender]:
+def shipped(folder: Path, facts: dict[str, Any], table: Table) -> list[Contender]:
     """The router as it ships, and where a rule for an escalation was fitted also without it, or with it if it is off.
 
     Probabilities and what is out of distribution come from router.onnx itself.

@@ -86,7 +86,7 @@ def test_the_whole_way(stamps, tmp_path, monkeypatch, capsys):
     walk.run()
     said = capsys.readouterr().out
     typed = [shlex.split(line)[2:] for line in said.splitlines() if line.startswith("$ mvlm")]
-    verbs = "init data init data train label fit-router report label fit-router export run"
+    verbs = "data init data train label fit-router report label fit-router export run"
     assert [words[0] for words in typed] == verbs.split()
     assert set(json.loads(Path("labels/labels.json").read_text())["metrics"]) == {
         "f1", "anls", "number", "relaxed", "yes_no", "choice",

@@ -137,7 +137,7 @@ def test_data_check_opens_every_picture(folder, mvlm):
     assert good.exit_code == 0, good.output
     assert "4 rows about 4 pictures: 2 train, 2 test" in good.output
     assert "name one with --config" in good.output
-    assert good.output.endswith("no fault\nnext: mvlm train\n")
+    assert good.output.endswith(f"next: mvlm init {folder} --demo\n")
     (folder / "0.png").write_bytes(b"")
     (folder / "3.png").write_bytes((folder / "1.png").read_bytes())
     bad = mvlm("data", "check", folder)

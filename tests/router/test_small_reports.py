@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,7 +52,11 @@ def labels(tmp_path_factory) -> Path:
     """Labels of few rows that name no task."""
     folder = tmp_path_factory.mktemp("labels") / "labels"
     make_labels(folder, Recipe(rows=240, groups=48))
-    alter(folder, labels=lambda rows: [row | {"task": None} for row in rows], facts={"tasks": {}})
+    alter(
+        folder,
+        labels=lambda rows: [row | {"task": None} for row in rows],
+        facts={"tasks": {}, "run": "my run", "rows": "my.jsonl", "metrics_said": ["f1"]},
+    )
     write_asked(folder, encoded("JPEG"))
     return folder
 
@@ -59,8 +64,13 @@ def labels(tmp_path_factory) -> Path:
 def test_cards_show_what_the_labels_hold_and_nothing_is_nameless(labels, tmp_path, mvlm):
     done = mvlm("fit-router", labels, "--out", tmp_path / "router")
     assert done.exit_code == 0, done.output
-    done = mvlm("report", tmp_path / "router", "--labels", labels, "--out", tmp_path / "report")
+    done = mvlm("report", tmp_path / "router", "--out", tmp_path / "report")  # it knows its labels
     assert done.exit_code == 0, done.output
+    following = shlex.split(done.output.splitlines()[-1])
+    wanted = ["--scales", "1,4,9,36", "--router", str(tmp_path / "router"), "--rows", "my.jsonl"]
+    assert following == ["next:", "mvlm", "export", "my run", *wanted]
+    known = json.loads((tmp_path / "router" / "router.json").read_text())["labelled"]
+    assert known == {"labels": labels.as_posix(), "run": "my run", "rows": "my.jsonl", "metrics_said": ["f1"]}
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     cards = re.findall(
         r'<div class="example"><img alt="" src="data:image/jpeg;base64,[^"]+"><b>what is r\d+\?</b>', page

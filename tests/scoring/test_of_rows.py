@@ -6,7 +6,7 @@ from export.runtime.errors import MvlmError
 from mvlm_core.data.pictures import PictureBytes
 from mvlm_core.data.row import PicturePlace, Row, Turn, require_answers
 from mvlm_core.scoring import Reference, read_metric
-from mvlm_core.scoring.of_rows import metrics_of, score_row, scored_by
+from mvlm_core.scoring.of_rows import metrics_like, metrics_of, score_row, scored_by
 
 
 def row(name: str, *answers: str, task: str | None = None, metric: str | None = None, **turn) -> Row:
@@ -63,3 +63,13 @@ def test_a_question_that_nothing_answers_cannot_be_learned():
     require_answers([row("a", "red")])
     with pytest.raises(MvlmError, match=r"1 rows to train on have no answers \(id b\)"):
         require_answers([row("a", "red"), row("b")])
+
+
+def test_other_rows_are_scored_as_the_labels_were_where_that_can_be():
+    rows = [row("a", "3", task="count"), row("b", "red", task="colour")]
+    said = ["count=number", "shape=f1", "colour=contains"]
+    assert {name: str(metric) for name, metric in metrics_like(rows, said).of.items()} == {
+        "a": "number", "b": "contains",
+    }  # fmt: skip
+    assert {str(metric) for metric in metrics_like(rows, ["number"]).of.values()} == {"exact"}
+    assert metrics_like(rows, []) == metrics_of(rows)
