@@ -106,10 +106,14 @@ def same(heard: Heard, wanted: Answer) -> None:
     assert heard.answer.confidence == pytest.approx(wanted.confidence, rel=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["float32", "int4", "prefill=int8,decode=int4", "int8"])
-def test_those_who_come_and_go_get_what_they_get_alone(precision, at_once):
-    """Lengths differ, so that they end one by one, and each that comes joins those that write."""
-    runtime = Runtime.load(bundle_for(pool_bundle(), "ort-cpu", precision).bundle, threads=1)
+@pytest.mark.parametrize("precision", [None, "int4", "prefill=int8,decode=int4"])
+@pytest.mark.parametrize("several", [True, False])
+def test_those_who_come_and_go_get_what_they_get_alone(precision, several, at_once):
+    """Lengths differ, so that they end one by one, and each that comes joins those that write, if any may."""
+    made = bundle_for(pool_bundle(), "ort-cpu", precision) if precision else pool_bundle()
+    runtime = Runtime.load(made.bundle, threads=1)
+    assert runtime.decoder.takes_several
+    runtime.decoder.takes_several = several
     asked = [(talk(number, 20 * (number % 3)), {"max_new_tokens": 9 + 5 * (number % 4)}) for number in range(10)]
     wanted = [alone(runtime, messages, **options) for messages, options in asked]
     desk, got, waiting = desk_of(runtime, most=4, stall_ms=1e-6), [], list(asked)
@@ -122,7 +126,7 @@ def test_those_who_come_and_go_get_what_they_get_alone(precision, at_once):
     for heard, answer in zip(got, wanted, strict=True):
         same(heard, answer)
         assert heard.tokens == len(answer.token_ids) + (answer.finish == "stop")
-    assert bool(at_once) == runtime.decoder.takes_several == (precision != "int8")
+    assert bool(at_once) == several
     assert max(at_once, default=1) <= 4
 
 

@@ -12,7 +12,6 @@ import hmac
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from export.runtime.answer import Answer
@@ -37,12 +36,12 @@ from .fields import scale_of
 from .framing import LOOPBACK, Framing
 from .journal import Journal
 from .limits import Limits, Settings
+from .page import page
 from .prometheus import Metrics
 from .replies import error_body, error_response
 from .responses import Responded, read_responses
 from .worker import Begun, Job, Worker
 
-_PAGE = Path(__file__).with_name("page.html")
 _OVERDUE_S = 30.0
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline';"
@@ -100,7 +99,7 @@ class Service:
     # What is answered without the model
 
     async def page(self, request: Request) -> Response:
-        return FileResponse(_PAGE, media_type="text/html", headers=_HEADERS)
+        return HTMLResponse(page(), headers=_HEADERS)
 
     async def health(self, request: Request) -> Response:
         """Whether questions can be answered: 503 once nobody takes them, or one runs on that was told to stop."""
