@@ -153,8 +153,8 @@ def test_a_later_question_may_raise_the_scale_of_an_earlier_picture(made, runtim
     choose = runtime.router.choose
     wanted = {}
 
-    def by_question(image, question, terms):
-        choice = choose(image, question, terms)
+    def by_question(image, question, terms, *more):
+        choice = choose(image, question, terms, *more)
         return replace(choice, scale=wanted[float(question[0])], reason=f"{wanted[float(question[0])]} tokens")
 
     monkeypatch.setattr(runtime.router, "choose", by_question)

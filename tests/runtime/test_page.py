@@ -43,9 +43,9 @@ def served(made):
     runtime = Runtime.load(made.bundle, threads=1)
     choose = runtime.router.choose
 
-    def by_price(image, question, terms) -> Choice:
+    def by_price(image, question, terms, *more) -> Choice:
         scale = next((m for m, price in ((144, 0.03), (36, 0.2), (9, 1.0)) if runtime.router.price(terms) < price), 1)
-        return replace(choose(image, question, terms), scale=scale, reason=f"{scale} tokens at this price")
+        return replace(choose(image, question, terms, *more), scale=scale, reason=f"{scale} tokens at this price")
 
     runtime.router.choose = by_price
     with serving(runtime) as server:
