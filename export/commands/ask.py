@@ -14,6 +14,8 @@ import click
 
 from export.runtime.errors import CheckFailed, MvlmError
 
+from .opened import opened
+
 if TYPE_CHECKING:
     from export.runtime import Answer, View
 
@@ -58,16 +60,12 @@ def run(
     Example:
       mvlm run picture.png "what time of day is it?" --bundle bundle
     """
-    from export.runtime import Runtime
     from export.runtime.frames import frames
     from export.runtime.request import request_of
-    from export.runtime.routing.costs import other_bench
 
     scale, options = _request(asked)
-    runtime = Runtime.load(bundle, provider, threads)
+    runtime = opened(bundle, provider, threads, routed=scale == "auto")
     runtime.require_answerable(request_of(question, scale, options))
-    if scale == "auto" and (unused := other_bench(bundle, provider, threads)):
-        click.secho(unused, err=True, fg="yellow")
     failed = count = 0
     for frame in itertools.islice(frames(source, every), most):
         count += 1
@@ -116,17 +114,13 @@ def serve(
     Example:
       mvlm serve --bundle bundle --port 8080
     """
-    from export.runtime import Runtime
-    from export.runtime.routing.costs import other_bench
     from export.runtime.serve.server import Limits, Settings, serve_forever
 
     for origin in origins:
         if not re.fullmatch(r"https?://[^/\s*]+", origin):
             raise MvlmError(f"--allow-origin {origin!r} is no site: write https://example.org, without a path")
     settings = Settings(host, port, token, Limits(queue=queue), log, model_name, origins)
-    runtime = Runtime.load(bundle, provider, threads)
-    if unused := other_bench(bundle, provider, threads):
-        click.secho(unused, err=True, fg="yellow")
+    runtime = opened(bundle, provider, threads, routed=True)
     serve_forever(runtime, settings, ready=lambda url: click.echo(f"open {url}"))
 
 

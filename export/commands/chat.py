@@ -10,6 +10,8 @@ import click
 
 from export.runtime.errors import MvlmError
 
+from .opened import opened
+
 _HELP = "/image PATH shows a picture with the next question, /new forgets what was said, /quit (or Ctrl-D) ends"
 
 
@@ -29,11 +31,9 @@ def chat(bundle: Path, provider: str, threads: int | None, scale: str, system: s
     Example:
       mvlm chat --bundle bundle
     """
-    from export.runtime import Runtime
-
     if scale != "auto" and not scale.isdecimal():
         raise MvlmError(f"--scale {scale!r} is neither auto nor a number of visual tokens", code="bad-scale")
-    runtime = Runtime.load(bundle, provider, threads)
+    runtime = opened(bundle, provider, threads, routed=scale == "auto")
     _ = runtime.chats  # a bundle without a template is refused before anything is asked
     talk = _Talk(runtime, "auto" if scale == "auto" else int(scale), system, max_new_tokens)
     click.secho(_HELP, err=True, dim=True)

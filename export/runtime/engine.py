@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from export.runtime.backends.onnx import Device
 from export.runtime.decode.batch import answer_many
-from export.runtime.routing.costs import read_costs
+from export.runtime.routing.costs import UnusedCosts, other_bench, read_costs
 
 from .answer import Answer, Clock, Stream, pieces_in_thread, read_in_thread
 from .answerer import Answerer
@@ -47,7 +48,8 @@ class Runtime(Answerer):
         A bundle is a program: `sha256` names the one that is meant, by the `manifest_sha256` of its bundle.json, which
         answers for every other file. `verify` says when files are hashed: "always"; "changed", which remembers what
         it has hashed of a large bundle; "never". Left out, it is "always" where `sha256` is named, else "changed".
-        Raises `MvlmError` when the bundle is not whole, is another one, or cannot be opened.
+        Warns (`UnusedCosts`) where this machine was measured with another provider or number of threads, and a router
+        would weigh that. Raises `MvlmError` when the bundle is not whole, is another one, or cannot be opened.
         """
         if not isinstance(path, str | Path):
             raise MvlmError(f"{path!r} is no path of a bundle: name its folder")
@@ -56,12 +58,16 @@ class Runtime(Answerer):
         require_provider(manifest, provider)
         try:
             require_passed(manifest)
-            return cls(manifest, device, read_costs(manifest.folder, device_name(provider, threads), manifest.sha256))
+            costs = read_costs(manifest.folder, device_name(provider, threads), manifest.sha256)
+            runtime = cls(manifest, device, costs)
         except MvlmError:
             raise
         except Exception as error:  # of values that a sealed manifest may hold, and that nothing can be made of
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise MvlmError(f"{path} is not in order ({reason}): export again", code="bad-bundle") from error
+        if runtime.router and (unused := other_bench(manifest.folder, provider, threads)):
+            warnings.warn(unused, UnusedCosts, stacklevel=2)
+        return runtime
 
     def verified(self, num_visual_tokens: int) -> str:
         """In a person's words: in which precision a scale was held against torch, and what it lost."""

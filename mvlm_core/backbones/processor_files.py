@@ -13,7 +13,7 @@ from export.runtime.errors import MvlmError
 from mvlm_core.modeling.model import MvlmConfig
 from mvlm_core.modeling.processing import IMAGE_TOKEN, MvlmImageProcessor
 
-from .tensor_files import read_json
+from .tensor_files import read_json, telling
 from .tokenizer_setup import Words, speak
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
@@ -60,6 +60,13 @@ def read_images(folders: Sequence[Path], aspect: str | None, size_px: int) -> Mv
             f"the pictures are cut into several (image_aspect_ratio {aspect}), and only whole ones are read"
         )
     file, told = _picture_settings(folders)
+    with telling(file):
+        images = _images(file, told, aspect, size_px)
+        _ = images.spec  # whether it can be meant
+    return images
+
+
+def _images(file: Path, told: dict[str, Any], aspect: str | None, size_px: int) -> MvlmImageProcessor:
     resample = _FILTERS.get(told.get("resample", _BICUBIC))
     wrong = [
         f"{key} is {told[key]!r} and not {value!r}"
@@ -89,12 +96,13 @@ def tower_settings(file: Path) -> dict[str, Any]:
     """
     told = read_json(file)
     number = told.get("resample")
-    if number is not None and number not in _FILTERS:
-        raise MvlmError(f"{file}: resample is {number}, and pictures are resized by {_FILTERS} here")
-    found = {
-        "size_px": _side(told.get("crop_size") or told.get("size")),
-        "mean": told.get("image_mean"), "std": told.get("image_std"), "resample": _FILTERS.get(number or 0),
-    }  # fmt: skip
+    with telling(file):
+        if number is not None and number not in _FILTERS:
+            raise MvlmError(f"{file}: resample is {number}, and pictures are resized by {_FILTERS} here")
+        found = {
+            "size_px": _side(told.get("crop_size") or told.get("size")),
+            "mean": told.get("image_mean"), "std": told.get("image_std"), "resample": _FILTERS.get(number or 0),
+        }  # fmt: skip
     return {key: value for key, value in found.items() if value is not None}
 
 

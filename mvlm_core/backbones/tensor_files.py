@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from export.runtime.errors import MvlmError
+from export.runtime.errors import MvlmError, listed
 
 # Where both kinds lie side by side they hold the same, and safetensors is read.
 _KINDS = ("model.safetensors", "pytorch_model.bin")
 _JSON_LIMIT_BYTES = 64 * 2**20
+_HEADER_LIMIT_BYTES = 8 * 2**20  # some 80,000 tensors in one file
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,18 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MvlmError(f"{file} is not a JSON object: get it again")
     return value
+
+
+@contextmanager
+def telling(file: Path) -> Iterator[None]:
+    """Turn whatever a configuration that makes no sense leads to into one line."""
+    try:
+        yield
+    except MvlmError:
+        raise
+    except Exception as error:  # transformers, and who reads a setting, stumble in their own ways
+        reason = " ".join(str(error).split())[:160]
+        raise MvlmError(f"{file} does not describe a model ({reason}): get it again") from None
 
 
 def faults_of(
@@ -135,19 +149,29 @@ def _read_shards(folder: Path, index: Path) -> Stored:
     faults = []
     for shard in names:
         held = read_file(folder / shard)
-        listed = {name for name, place in places.items() if place == shard}
-        faults += [f"{name} is listed in {shard}, which does not hold it" for name in sorted(listed - set(held))]
-        faults += [f"{name} stands in {shard}, and the index does not say so" for name in sorted(set(held) - listed)]
+        named = {name for name, place in places.items() if place == shard}
+        faults += [f"{name} is listed in {shard}, which does not hold it" for name in sorted(named - set(held))]
+        faults += [f"{name} stands in {shard}, and the index does not say so" for name in sorted(set(held) - named)]
         tensors |= held
     if faults:
-        raise MvlmError(f"{index} and its shards disagree; get them again:\n" + "\n".join(f"  {f}" for f in faults))
+        raise MvlmError(f"{index} and its shards disagree, {len(faults)} times; get them again{listed(faults)}")
     return Stored(folder, tensors, [folder / name for name in names])
+
+
+def _require_header(file: Path) -> None:
+    """Raise `MvlmError` for more names of tensors than a model has: each of them takes memory and time before any
+    weight is read. The first 8 bytes say how long they are together."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+    if _HEADER_LIMIT_BYTES < length < file.stat().st_size:
+        raise MvlmError(f"{file} begins with {length} bytes of names, and no model's weights do: get it again")
 
 
 def read_file(file: Path) -> dict[str, Tensor]:
     """The tensors of one file. Raises `MvlmError` when it is broken, or holds more than tensors."""
     try:
         if file.suffix == ".safetensors":
+            _require_header(file)
             return load_file(file)
         value = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from export.runtime.errors import MvlmError
-from mvlm_core.backbones.tensor_files import read_json
+from mvlm_core.backbones.tensor_files import read_json, telling
 from mvlm_core.modeling.model import MvlmConfig
 from mvlm_core.modeling.scales import parse_scales, pool_scales, require_scales
 
@@ -148,13 +145,3 @@ def _seen(file: Path, tower: CLIPVisionConfig, layer: Any) -> dict[str, Any]:
 
 def _grid_side(tower: CLIPVisionConfig) -> int:
     return tower.image_size // tower.patch_size  # type: ignore[operator]  # `_seen` lets no other through
-
-
-@contextmanager
-def telling(file: Path) -> Iterator[None]:
-    """Turn what transformers says of a configuration that makes no sense into one line."""
-    try:
-        yield
-    except (StrictDataclassError, OSError, TypeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise MvlmError(f"{file} does not describe a model ({reason}): get it again") from None

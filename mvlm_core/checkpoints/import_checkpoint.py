@@ -19,8 +19,8 @@ from export.runtime.artefact import describe, sha256_file, write_json
 from export.runtime.errors import MvlmError, listed
 from export.runtime.views import ViewSpec
 from export.runtime.views.scale import NATIVE
-from mvlm_core.backbones.processor_files import read_images, read_words
-from mvlm_core.backbones.tensor_files import Stored, faults_of, read_json, read_tensors
+from mvlm_core.backbones.processor_files import TOKENIZER_FILES, read_images, read_words
+from mvlm_core.backbones.tensor_files import Stored, faults_of, read_json, read_tensors, telling
 from mvlm_core.modeling.model import MvlmConfig, MvlmForConditionalGeneration
 from mvlm_core.modeling.scales import pool_scales
 
@@ -36,6 +36,7 @@ from .config_files import (
 from .config_sizes import require_sizes
 from .import_family import FamilyCheckpoint, is_family
 from .layouts import CLIP_TEXT_HALF, CONNECTOR, HEAD, TOWER, WORD_TABLE, Layout, recognise, tower_prefix
+from .over_base import folder_with, read_over_base
 from .remote_code import carry_code
 from .run_folder import write_run_facts
 from .unmerged import require_merged, require_nothing_beside
@@ -63,32 +64,43 @@ class _Part:
     unused: frozenset[str] = frozenset()
 
 
-def import_checkpoint(checkpoint: Path, out: Path, *, vision_tower: Path | None, num_heads: int, bar: Bar) -> Imported:
-    """Write a checkpoint into the empty folder `out` as a run. `num_heads` is of MQT's resampler.
+def import_checkpoint(
+    checkpoint: Path, out: Path, *, vision_tower: Path | None, num_heads: int, bar: Bar, base: Path | None = None
+) -> Imported:
+    """Write a checkpoint into the empty folder `out` as a run. `num_heads` is of MQT's resampler, and `base` the model
+    that adapters, or a projector alone, were trained on.
 
     Raises `MvlmError` for a checkpoint that is not whole, naming every tensor that is left over, missing, of another
     shape or type, or not finite; and for one that describes what our model does not do.
     """
-    require_merged(checkpoint)
-    require_sizes(checkpoint / "config.json", with_weights=False)
-    stored = read_tensors(checkpoint)  # what is wrong with the weights is told before what they are too small for
-    require_sizes(checkpoint / "config.json")
-    if is_family(checkpoint):
+    if base is None:
+        require_merged(checkpoint)
+    holders = [checkpoint, *([base] if base else [])]  # adapters come without what their base has
+    described = folder_with(["config.json"], *holders)
+    require_sizes(described / "config.json", with_weights=False)
+    if base is not None and is_family(described):
+        raise MvlmError(f"{described} is merged with its base by peft's merge_and_unload: import what comes out")
+    # What is wrong with the weights is told before what they are too small for.
+    stored, merged = read_over_base(checkpoint, base) if base else (read_tensors(checkpoint), [])
+    require_sizes(described / "config.json", with_weights=described == holders[-1])
+    if is_family(described):
         return _import_family(checkpoint, out, vision_tower, bar)
-    require_nothing_beside(stored)
-    layout, told = recognise(stored.tensors), read_json(checkpoint / "config.json")
-    tower = _tower_folder(checkpoint, layout, vision_tower)
-    config = _read_config(checkpoint, layout, stored, tower, num_heads)
+    if base is None:
+        require_nothing_beside(stored)
+    layout, told = recognise(stored.tensors), read_json(described / "config.json")
+    tower = _tower_folder(described, layout, vision_tower)
+    config = _read_config(described, layout, stored, tower, num_heads)
     scales = trained_scales(told, config)
-    folders = [checkpoint, *([tower] if tower else [])]
+    folders = [*holders, *([tower] if tower else [])]
     images = read_images(folders, told.get("image_aspect_ratio"), config.vision_config.image_size)
-    words = read_words(checkpoint, config, images)
+    words = read_words(folder_with(TOKENIZER_FILES, *holders), config, images)
 
-    shapes = _shapes(config, layout)
+    with telling(described / "config.json"):
+        shapes = _shapes(config, layout)
     parts = _parts(stored, layout, tower, shapes)
     state = _collect(parts, shapes, config, bar)
     config.dtype = state[WORD_TABLE].dtype
-    notes = _notes(layout, M3_SCALES in told, parts, images.fit)
+    notes = [*_notes(layout, M3_SCALES in told, parts, images.fit), *merged]
     if layout.kind == "mqt":
         state = _resampler(state, config.grid_side)
         notes.append(f"resampler: {config.num_queries} queries, and {num_heads} heads as --num-heads says")

@@ -18,12 +18,11 @@ from transformers.image_utils import PILImageResampling
 from export.runtime.errors import MvlmError, listed
 from export.runtime.views import ViewSpec
 from mvlm_core.backbones.processor_files import read_tokenizer
-from mvlm_core.backbones.tensor_files import faults_of_loading, read_json, read_tensors
+from mvlm_core.backbones.tensor_files import faults_of_loading, read_json, read_tensors, telling
 from mvlm_core.modeling.model import MvlmConfig, MvlmForConditionalGeneration
 from mvlm_core.modeling.processing import MvlmImageProcessor, MvlmProcessor
 from mvlm_core.modeling.vision_towers import leading_tokens, require_tower, tower_grid_side, tower_size_px
 
-from .config_files import telling
 from .family import FAMILIES, Family, require
 from .unmerged import require_nothing_beside
 

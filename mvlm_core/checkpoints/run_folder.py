@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from safetensors import SafetensorError
-
 from export.runtime.artefact import describe, read_artefact, sha256_file, sha256_json, write_json
 from export.runtime.errors import CheckFailed, MvlmError, listed
 
@@ -82,7 +80,7 @@ def run_config(run: Path) -> MvlmConfig:
         config = AutoConfig.from_pretrained(run, local_files_only=True, trust_remote_code=False)
     except MvlmError as error:
         raise MvlmError(f"{run} cannot be loaded ({error}), or train it again") from None
-    except (OSError, ValueError) as error:
+    except Exception as error:  # configurations that were edited make transformers stumble in its own ways
         raise MvlmError(f"{run} cannot be loaded ({_reason(error)}): train it again") from None
     if not isinstance(config, nested.MvlmConfig):
         raise MvlmError(f"{run} holds a {config.model_type} model, and only mvlm models are read: train one")
@@ -99,8 +97,10 @@ def load_processor(run: Path) -> MvlmProcessor:
             f"{run} holds no {_TOKENIZER}, so words cannot be put to it: give its checkpoint one, import again"
         )
     try:
-        return AutoProcessor.from_pretrained(run, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        processor = AutoProcessor.from_pretrained(run, local_files_only=True, trust_remote_code=False)
+        _ = processor.image_processor.spec, processor.image_processor.view_spec  # whether they can be meant
+        return processor
+    except Exception as error:  # see above
         raise MvlmError(f"{run} cannot be loaded ({_reason(error)}): train it again") from None
 
 
@@ -129,7 +129,7 @@ def load_run(
             run, config=config, dtype=dtype, local_files_only=True, output_loading_info=True,
             ignore_mismatched_sizes=True, trust_remote_code=False,
         )  # fmt: skip
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # see above
         raise MvlmError(f"{run} cannot be loaded ({_reason(error)}): train it again") from None
     finally:
         logging.set_verbosity(verbosity)
@@ -155,4 +155,4 @@ def _require_device(device: str) -> None:
 def _reason(error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return "it wants code of its own to be run, which is never done here"
-    return str(error).split("\n")[0][:200]
+    return " ".join(str(error).split())[:200] or type(error).__name__

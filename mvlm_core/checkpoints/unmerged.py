@@ -10,10 +10,9 @@ from torch import Tensor
 from export.runtime.errors import MvlmError
 from mvlm_core.backbones.tensor_files import Stored, read_file
 
-_ADAPTERS = (
-    "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin",
-)  # fmt: skip
-_PROJECTOR = "mm_projector.bin"
+ADAPTER_CONFIG, ADAPTERS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+# What LLaVA keeps of a training beside adapters, and of one that had none.
+REPLACED, PROJECTOR = "non_lora_trainables.bin", "mm_projector.bin"
 _OF_LAYERS = ("weight", "bias", "newline", "query", "pos_embed")  # how the name of a layer's tensor ends
 _WEIGHTS = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
@@ -22,16 +21,17 @@ _WEIGHTS = (
 
 def require_merged(checkpoint: Path) -> None:
     """Raise `MvlmError` for a folder of adapters: what they change would be left out, and the base alone read."""
-    found = sorted(name for name in _ADAPTERS if (checkpoint / name).is_file())
+    found = sorted(name for name in (ADAPTER_CONFIG, *ADAPTERS, REPLACED) if (checkpoint / name).is_file())
     if found:
         raise MvlmError(
-            f"{checkpoint} holds adapters ({', '.join(found)}), which are not read: merge them into their base first"
-            " (LLaVA's scripts/merge_lora_weights.py, or merge_and_unload of peft), and import what comes out"
+            f"{checkpoint} holds adapters ({', '.join(found)}), which are nothing without their base: name its folder"
+            " with --base, or merge them into it first (LLaVA's scripts/merge_lora_weights.py, or merge_and_unload of"
+            " peft), and import what comes out"
         )
-    if (checkpoint / _PROJECTOR).is_file() and not any((checkpoint / name).is_file() for name in _WEIGHTS):
+    if (checkpoint / PROJECTOR).is_file() and not any((checkpoint / name).is_file() for name in _WEIGHTS):
         raise MvlmError(
-            f"{checkpoint} holds a projector ({_PROJECTOR}) without its language model: put both into one checkpoint,"
-            " as LLaVA's load_pretrained_model with --model-base and then save_pretrained do, and import that"
+            f"{checkpoint} holds a projector ({PROJECTOR}) without its language model: name that one's folder with"
+            " --base"
         )
 
 
@@ -41,7 +41,7 @@ def require_nothing_beside(stored: Stored) -> None:
     Published checkpoints keep a copy of their projector, which is fine: it holds what the weights hold. So are tensors
     that no layer can have, by their names: of inputs and outputs that someone kept to compare with.
     """
-    beside = {stored.folder / _PROJECTOR, *stored.folder.glob("*.safetensors")} - set(stored.files)
+    beside = {stored.folder / PROJECTOR, *stored.folder.glob("*.safetensors")} - set(stored.files)
     for file in sorted(file for file in beside if file.is_file()):
         weights = {name: tensor for name, tensor in read_file(file).items() if name.endswith(_OF_LAYERS)}
         changed = [name for name, tensor in weights.items() if not _is_held(tensor, stored.tensors.get(name))]

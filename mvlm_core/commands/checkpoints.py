@@ -29,8 +29,15 @@ from .train_label import OVERWRITE, out_option, say_next
     show_default=True,
     help="Heads of MQT's resampler. No file says it; the default is what MQT's published code fixes.",
 )
+@click.option(
+    "--base",
+    type=click.Path(path_type=Path),
+    help="Folder of the model that adapters (LoRA), or a projector alone, were trained on.",
+)
 @OVERWRITE
-def import_(checkpoint: Path, out: Path, vision_tower: Path | None, num_heads: int, overwrite: bool) -> None:
+def import_(
+    checkpoint: Path, out: Path, vision_tower: Path | None, num_heads: int, base: Path | None, overwrite: bool
+) -> None:
     """Read a published checkpoint as a run, and account for every tensor of it.
 
     SmolVLM, Idefics3, InternVL, LLaVA-NeXT and LLaVA-OneVision are read as transformers saves them;
@@ -48,7 +55,9 @@ def import_(checkpoint: Path, out: Path, vision_tower: Path | None, num_heads: i
         raise MvlmError(f"there is no folder {checkpoint}: download the checkpoint and name its folder")
     refuse_if_filled(out, overwrite=overwrite)
     with output_folder(out, overwrite=overwrite) as folder, Bars() as bars, quiet():
-        read = import_checkpoint(checkpoint, folder, vision_tower=vision_tower, num_heads=num_heads, bar=bars.start)
+        read = import_checkpoint(
+            checkpoint, folder, vision_tower=vision_tower, num_heads=num_heads, bar=bars.start, base=base
+        )
     for note in read.notes:
         click.echo(note)
     if not read.has_tokenizer:
@@ -56,8 +65,9 @@ def import_(checkpoint: Path, out: Path, vision_tower: Path | None, num_heads: i
             f"NO TOKENIZER: {checkpoint} holds no {' and no '.join(TOKENIZER_FILES)}, so only tensors can be fed to"
             f" {out}. Put the language model's tokenizer files into {checkpoint} and import it again."
         )
-        tower = f" --vision-tower {vision_tower}" if vision_tower else ""
-        say_next(f"mvlm import {checkpoint}{tower} --out {out} --overwrite")
+        named = {"vision-tower": vision_tower, "base": base}
+        more = "".join(f" --{option} {folder}" for option, folder in named.items() if folder)
+        say_next(f"mvlm import {checkpoint}{more} --out {out} --overwrite")
         return
     scales = read.scales or _fourfold(read.num_queries)
     say_next(f"mvlm label{'' if out == Path('run') else f' {out}'} --scales {','.join(map(str, scales))}")

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
+from export.runtime.errors import MvlmError
+
 from .plan import Schedule
 from .resume import step_of
 from .sample_answer import SampleAnswers
@@ -51,13 +53,20 @@ class MetricsFile(TrainerCallback):
         if not state.is_world_process_zero:
             return
         # What stands behind the last line end was cut short with the run: its step comes after the checkpoint.
-        whole = self.path.read_text().rpartition("\n")[0]
-        lines = [line for line in whole.splitlines() if not self._again(json.loads(line))]
+        whole = self.path.read_text().rpartition("\n")[0] if self.path.is_file() else ""
+        lines = [line for number, line in enumerate(whole.splitlines(), 1) if not self._again(line, number)]
         self.path.write_text("".join(f"{line}\n" for line in lines))
         self.advance = self.shown.progress(self.stage.name, len(self.schedule.scales) - self.start)
 
-    def _again(self, line: dict[str, Any]) -> bool:
-        return line["stage"] == self.stage.name and line["step"] > self.start
+    def _again(self, text: str, number: int) -> bool:
+        """Whether a line is of a step that comes again. Raises `MvlmError` for a line that was not written here."""
+        try:
+            line = json.loads(text)
+            return bool(line["stage"] == self.stage.name and line["step"] > self.start)
+        except (ValueError, KeyError, TypeError):
+            raise MvlmError(
+                f"line {number} of {self.path} is no step of a run: take it out, and resume again"
+            ) from None
 
     def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         self._write_evaluation(state)

@@ -17,6 +17,7 @@ from export.runtime.errors import MvlmError, listed
 from export.runtime.views.scale import ScaleWord, coarse_to_fine
 from mvlm_core.checkpoints.remote_code import carry_code
 from mvlm_core.checkpoints.run_folder import INDEX, WEIGHTS, read_run_facts, write_run_facts
+from mvlm_core.data.pictures import picture_sizes_sha256
 from mvlm_core.data.reading import read_rows, rows_sha256, stream_rows
 from mvlm_core.data.row import Row, require_answers
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
@@ -51,13 +52,15 @@ def train(config: TrainConfig, out: Path, *, resume: bool, overwrite: bool, prog
         require_same_rows(out, config, say)
     _refuse_sharded_stages(config)
     data = read_data(config)
+    if resume:
+        require_same_pictures(out, data)
     processor = build_processor(config, data.train)
     check_stages(config, data, processor, out, say)
     model = build_model(config, processor)
     use_kernels(model, config)
     with state.main_process_first():
         if state.is_main_process and not resume:
-            start_run(out, config)
+            start_run(out, config, data)
 
     for number, stage in enumerate(config.stages):
         folder, seed = out / "checkpoints" / f"{number}-{stage.name}", config.seed + number
@@ -174,11 +177,11 @@ def check_stages(config: TrainConfig, data: Data, processor: MvlmProcessor, out:
             require_bitsandbytes()
 
 
-def start_run(out: Path, config: TrainConfig) -> None:
+def start_run(out: Path, config: TrainConfig, data: Data) -> None:
     """Make the folder of a run, in place of what is there."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    write_run_facts(out, rows_sha256=rows_sha256(config.rows))
+    write_run_facts(out, rows_sha256=rows_sha256(config.rows), pictures=picture_sizes_sha256(data.train))
     (out / "metrics.jsonl").write_text("")
     write_config(out / "train.yaml", config)
 
@@ -192,6 +195,15 @@ def require_same_rows(out: Path, config: TrainConfig, say: Say) -> None:
         raise MvlmError(
             f"{out} began with other rows than those of {config.rows}: name those with rows=FOLDER, or start anew with"
             " --overwrite"
+        )
+
+
+def require_same_pictures(out: Path, data: Data) -> None:
+    """Raise `MvlmError` unless the pictures that lie beside the rows are as large as when an unfinished run began."""
+    if read_run_facts(out).get("pictures", now := picture_sizes_sha256(data.train)) != now:
+        raise MvlmError(
+            f"{out} began with other pictures than those of {data.rows}: some have another size now; put them back, or"
+            " start anew with --overwrite"
         )
 
 

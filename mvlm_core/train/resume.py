@@ -69,6 +69,8 @@ def _fault_of(checkpoint: Path) -> str | None:
         told = json.loads((checkpoint / _WHOLE).read_text())
     except (OSError, ValueError):
         return "was cut short"
+    if not isinstance(told, dict):
+        return "was cut short"
     sizes = {name: facts["bytes"] if isinstance(facts, dict) else facts for name, facts in told.items()}
     if sizes != {name: (checkpoint / name).stat().st_size for name in _files(checkpoint)}:
         return "was cut short"

@@ -31,6 +31,13 @@ def pickled(value):
     return apply
 
 
+def many_names(folder: Path) -> None:
+    """As a header of 900,000 tensors begins; the rest of the file is a hole."""
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write((90_000_000).to_bytes(8, "little"))
+        file.truncate(90_000_100)
+
+
 def old_pickle(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": RunsCode()}, protocol=2))
@@ -62,6 +69,7 @@ SHARD = "model-00002-of-00002.safetensors"
     [
         (lambda f: (f / "model.safetensors").unlink(), "holds no weights, neither model.safetensors nor pytorch_model"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), r"model\.safetensors cannot be read"),
+        (many_names, "begins with 90000000 bytes of names, and no model's weights do"),
         (pickled({"a": RunsCode()}), "a pickle with more in it than tensors, which could run code"),
         (old_pickle, "a pickle with more in it than tensors, which could run code"),
         (pickled({"a": 1}), "something else than tensors by name"),

@@ -17,7 +17,7 @@ def test_adapters_beside_the_base(tmp_path, mvlm, name):
     (tmp_path / "checkpoint" / name).write_bytes(b"{}")
     done = mvlm("import", tmp_path / "checkpoint", "--out", tmp_path / "run")
     assert done.exit_code == 2
-    assert f"holds adapters ({name}), which are not read: merge them into their base first" in done.output
+    assert f"holds adapters ({name}), which are nothing without their base: name its folder with --base" in done.output
     assert not (tmp_path / "run").exists()
 
 

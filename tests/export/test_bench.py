@@ -20,7 +20,7 @@ from export.runtime.artefact import write_json
 from export.runtime.backends.onnx import Device
 from export.runtime.machine import device_name, machine
 from export.runtime.manifest import read_manifest
-from export.runtime.routing.costs import bench_folder, other_bench
+from export.runtime.routing.costs import UnusedCosts, bench_folder, other_bench
 from tests.support.bundles import pool_bundle
 from tests.support.tiny import QUESTIONS
 
@@ -72,7 +72,8 @@ def test_the_router_weighs_what_was_measured(bundle, mvlm):
     assert runtime.costs.costs == {int(m): cost for m, cost in facts["costs"].items()}
     assert runtime.router.facts.cost_unit == "ms"
     assert runtime.router.facts.costs == tuple(facts["costs"].values())
-    assert Runtime.load(bundle, threads=2).costs is None  # another number of threads is another device
+    with pytest.warns(UnusedCosts, match="costs measured with --provider cpu --threads 1 are not used"):
+        assert Runtime.load(bundle, threads=2).costs is None  # another number of threads is another device
 
 
 def test_what_was_measured_with_other_threads_is_not_dropped_in_silence(bundle, mvlm):
@@ -84,6 +85,8 @@ def test_what_was_measured_with_other_threads_is_not_dropped_in_silence(bundle, 
     assert f"{says}: ask as it was measured" in mvlm(*asked).stderr
     assert "are not used" not in mvlm(*asked, "--threads", "1").stderr
     assert "are not used" not in mvlm(*asked, "--threads", "2", "--scale", "9").stderr  # nothing is weighed
+    typed = ("chat", "--bundle", bundle, "--threads", "2", "--scale")
+    assert (says in mvlm(*typed, "auto").stderr, says in mvlm(*typed, "9").stderr) == (True, False)
     elsewhere = bench_folder(bundle, NAME) / "bench.json"
     write_json(elsewhere, json.loads(elsewhere.read_text()) | {"machine": {"processor": "another"}})
     assert other_bench(bundle, "cpu", 2) is None

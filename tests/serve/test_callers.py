@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -84,12 +85,35 @@ def test_a_thousand_requests_over_32_connections(served, runtime, made):
     assert busy > 0  # 32 callers do not fit a queue of 16: the limit was reached, and held
 
 
-def test_a_full_queue_is_refused_at_once(runtime, picture):
-    with serving(runtime, limits=Limits(queue=1, together=1)) as server, ThreadPoolExecutor(8) as pool:
-        chats = [body(picture, QUESTION, "mvlm-144", max_tokens=200) for _ in range(8)]
-        statuses = sorted(status for status, _ in pool.map(server.chat, chats))
-    assert statuses[0] == 200
-    assert statuses[-1] == 429
+@contextmanager
+def full(server, picture, monkeypatch):
+    """One question is answered, and one waits: no other finds room until the context is left, and both are answered."""
+    begun, go, step = threading.Event(), threading.Event(), Decoder.step
+
+    def held(*of):
+        begun.set()
+        assert go.wait(60)
+        return step(*of)
+
+    monkeypatch.setattr(Decoder, "step", held)
+    chat = body(picture, QUESTION, "mvlm-9", max_tokens=2)
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            first = pool.submit(server.chat, chat)
+            assert begun.wait(60)
+            second = pool.submit(server.chat, chat)
+            while b"mvlm_waiting 1.0" not in server.runtime_metrics():
+                assert not second.done()
+                time.sleep(0.002)
+            yield
+        finally:
+            go.set()
+        assert [answer.result()[0] for answer in (first, second)] == [200, 200]
+
+
+def test_a_full_queue_is_refused_at_once(runtime, picture, monkeypatch):
+    with serving(runtime, limits=Limits(queue=1, together=1)) as server, full(server, picture, monkeypatch):
+        assert [server.chat(body(picture, QUESTION))[0] for _ in range(4)] == [429] * 4
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -192,15 +216,8 @@ def test_work_that_does_not_stop_is_overdue(runtime):
     asyncio.run(leave())
 
 
-def test_a_full_queue_is_told_before_the_body_is_read(runtime, picture, endless, slow):
-    with serving(runtime, limits=Limits(queue=1, together=1)) as server, ThreadPoolExecutor(2) as pool:
-        chat = body(picture, QUESTION, "mvlm-9", max_tokens=150)
-        answers = [pool.submit(server.chat, chat)]
-        while len(slow) < 3:  # the first is written, and has left the queue
-            time.sleep(0.002)
-        answers.append(pool.submit(server.chat, chat))
-        while b"mvlm_waiting 1.0" not in server.runtime_metrics():
-            time.sleep(0.002)
+def test_a_full_queue_is_told_before_the_body_is_read(runtime, picture, monkeypatch):
+    with serving(runtime, limits=Limits(queue=1, together=1)) as server, full(server, picture, monkeypatch):
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
             head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             connection.sendall(head + b"Content-Length: 20000000\r\n\r\n")
@@ -210,7 +227,6 @@ def test_a_full_queue_is_told_before_the_body_is_read(runtime, picture, endless,
         assert told.startswith(b"HTTP/1.1 429")
         assert b"1 questions wait already" in told
         assert b'"type":"rate_limit_error"' in told
-        assert [answer.result()[0] for answer in answers] == [200, 200]
 
 
 def test_bodies_that_find_no_room_are_told_before_they_are_read(runtime, picture):

@@ -7,14 +7,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from export.runtime.errors import MvlmError
 from mvlm_core.train import recipe
 from mvlm_core.train.build import build_model, build_processor, resolve_config
 from mvlm_core.train.config import read_config
+from mvlm_core.train.metrics_file import MetricsFile
 from mvlm_core.train.optim import MuonWithAdamW, build_optimizer
 from mvlm_core.train.stages import LearningRates, StageConfig
 from tests.conftest import rewrite_rows
@@ -253,6 +257,32 @@ def test_a_run_goes_on_with_its_own_rows_alone(unfinished, scenes, tmp_path, mvl
     result = mvlm(*resume)
     assert result.exit_code == 0, result.output
     assert not [path for path in unfinished.rglob("*") if path.name.startswith(".tmp") or path.name == "finished"]
+
+
+def test_a_run_goes_on_with_its_own_pictures_alone(unfinished, scenes, tmp_path, mvlm):
+    rows = tmp_path / "rows"
+    shutil.copytree(scenes, rows)
+    told = (json.loads(line) for line in (rows / "rows.jsonl").read_text().splitlines())
+    picture = rows / next(row["image"] for row in told if row.get("split", "train") == "train")
+    Image.new("RGB", Image.open(picture).size).save(picture)
+    result = mvlm("train", scenes.parent / "train.yaml", *SMALL, f"rows={rows}", "--out", unfinished, "--resume")
+    assert result.exit_code == 2
+    assert f"{unfinished} began with other pictures than those of {rows}" in result.output
+
+
+@pytest.mark.parametrize(("line", "says"), [("{", "line 2"), ("[]", "line 2"), ('{"step": 1}', "line 2")])
+def test_a_history_that_was_edited(tmp_path, line, says):
+    file = tmp_path / "metrics.jsonl"
+    whole = json.dumps({"stage": "other", "step": 9})
+    file.write_text(f"{whole}\n{line}\n")
+    stage = SimpleNamespace(name="answers")
+    history = MetricsFile(file, stage, SimpleNamespace(scales=[()]), lambda name, steps: lambda: None, None)
+    state = SimpleNamespace(is_world_process_zero=True)
+    with pytest.raises(MvlmError, match=f"{says} of .* is no step of a run"):
+        history.on_train_begin(None, state, None)
+    file.unlink()
+    history.on_train_begin(None, state, None)
+    assert file.read_text() == ""
 
 
 def test_an_unfinished_run_of_an_older_mvlm_says_nothing_of_its_rows(unfinished, scenes, mvlm):

@@ -20,6 +20,10 @@ from export.runtime.machine import device_name, machine
 NAME = "bench"
 
 
+class UnusedCosts(UserWarning):
+    """This machine was measured, and not with the provider and threads that are asked for."""
+
+
 @dataclass(frozen=True)
 class CostTable:
     """Milliseconds of a question about a new picture at each scale of a bundle, ascending.
