@@ -17,7 +17,6 @@ _MOST = {
     "patch_size": 2**10, "image_size": 2**14, "num_channels": 2**6, "grid_side": 2**7, "num_queries": 2**14,
     "pixel_shuffle": 2**6, "scale_factor": 2**6, "num_visual_tokens": 2**14,
 }  # fmt: skip
-_WEIGHTS = (".safetensors", ".bin")
 _MOST_PATCHES = 2**9  # along a side
 # Pairs whose product is of weights that every model with both has: it has at least as many bytes.
 _TABLES = (("vocab_size", "hidden_size"), ("intermediate_size", "hidden_size"), ("num_hidden_layers", "hidden_size"))
@@ -29,9 +28,7 @@ def require_sizes(file: Path, *, with_weights: bool = True) -> None:
     `with_weights` says that the weights lie in its folder: what they are too small for is then refused, too.
     """
     told = read_json(file)
-    beside = [one for one in file.parent.iterdir() if one.is_file()]
-    is_there = with_weights and any(one.suffix in _WEIGHTS for one in beside)  # that there are none is said elsewhere
-    held = sum(one.stat().st_size for one in beside) if is_there else None
+    held = sum(beside.stat().st_size for beside in file.parent.iterdir() if beside.is_file()) if with_weights else None
     faults = [fault for part in _objects(told) for fault in (*_faults(part), *_too_large(part, held))]
     if faults:
         raise MvlmError(f"{file} says sizes that its model cannot have: {'; '.join(faults[:8])}: get it again")

@@ -285,7 +285,8 @@ def save_run(trainer: StageTrainer, model: MvlmForConditionalGeneration, process
         return
     processor.save_pretrained(finished)
     carry_code(finished)
-    write_run_facts(finished, rows_sha256=read_run_facts(out).get("rows_sha256"))
+    began = read_run_facts(out)
+    write_run_facts(finished, **{name: began[name] for name in ("rows_sha256", "pictures") if name in began})
     sync_tree(finished)
     for file in sorted(finished.iterdir(), key=lambda file: file.name in (WEIGHTS, INDEX)):
         file.replace(out / file.name)

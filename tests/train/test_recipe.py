@@ -276,7 +276,8 @@ def test_a_history_that_was_edited(tmp_path, line, says):
     whole = json.dumps({"stage": "other", "step": 9})
     file.write_text(f"{whole}\n{line}\n")
     stage = SimpleNamespace(name="answers")
-    history = MetricsFile(file, stage, SimpleNamespace(scales=[()]), lambda name, steps: lambda: None, None)
+    shown = SimpleNamespace(progress=lambda name, steps: lambda: None)
+    history = MetricsFile(file, stage, SimpleNamespace(scales=[()]), shown, None)
     state = SimpleNamespace(is_world_process_zero=True)
     with pytest.raises(MvlmError, match=f"{says} of .* is no step of a run"):
         history.on_train_begin(None, state, None)

@@ -107,8 +107,9 @@ class Sampler:
             order = found[np.lexsort((found, -probability[found]))]
             if 0 < top_k <= count:
                 return order[:top_k]
-            if top_k <= 0 and probability[order].sum() >= request.top_p:
-                return order
+            likely = probability[order]
+            if top_k <= 0 and (likely.sum() >= request.top_p or likely[-1] < request.min_p * likely[0]):
+                return order  # those that are left out would be drawn in no case
         return order
 
 
