@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -34,7 +35,7 @@ def main() -> None:
     told = {}
     for name, options in _WAYS.items():
         sampler = Sampler(request_of("?", "auto", {"temperature": 1.0, "seed": 0, **options}))
-        few, every = _milliseconds(sampler.pick, logits), _milliseconds(lambda one: _sorted(one, options), logits)
+        few, every = _milliseconds(sampler.pick, logits), _milliseconds(partial(_sorted, options), logits)
         told[name] = {"ms": few, "sorting_all_ms": every, "ratio": round(every / few, 2)}
         click.echo(f"{name}: {told[name]}")
     click.echo(keep("drawing", "python -m benchmarks.runtime.drawing", vocabulary=_VOCABULARY, draws=told))
@@ -50,7 +51,7 @@ def _milliseconds(draw: Callable[[Array], Any], logits: list[Array]) -> float:
     return round(float(np.median(took)), 3)
 
 
-def _sorted(logits: Array, options: dict[str, Any]) -> int:
+def _sorted(options: dict[str, Any], logits: Array) -> int:
     """The plain way: the whole vocabulary sorted, and then cut."""
     probability = np.exp(log_softmax(logits).astype(np.float64))
     order = np.argsort(-probability, kind="stable")[: options.get("top_k", len(logits))]

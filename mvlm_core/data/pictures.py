@@ -6,12 +6,9 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from export.runtime.artefact import sha256_json
-
-if TYPE_CHECKING:
-    from .row import Row
 
 
 class PictureSource(Protocol):
@@ -55,15 +52,11 @@ class PictureBytes:
         return f"picture {self.key[:12]}"
 
 
-def picture_sizes_sha256(rows: Iterable[Row]) -> str:
-    """The hash of how large the picture files of some rows are, in their order, wherever they lie by now.
+def picture_sizes_sha256(pictures: Iterable[PictureSource]) -> str:
+    """The hash of how large those of some pictures are that are files, in their order, wherever they lie by now.
 
     Their bytes are not read: of a large data set that takes minutes. A picture that was changed has another size as a
     rule; what rows hold themselves is a part of their file's hash.
     """
-    files = (picture.path for row in rows for picture in row.pictures if isinstance(picture, PictureFile))
-    sizes: dict[Path, int] = {}
-    for file in files:
-        if file not in sizes:
-            sizes[file] = file.stat().st_size
-    return sha256_json(list(sizes.values()))
+    files = dict.fromkeys(picture.path for picture in pictures if isinstance(picture, PictureFile))
+    return sha256_json([file.stat().st_size for file in files])

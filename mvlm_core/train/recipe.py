@@ -97,6 +97,10 @@ class Data:
     val_groups: list[Group]
     rows: Path
 
+    def picture_sizes_sha256(self) -> str:
+        """The hash of how large the picture files to learn from are."""
+        return picture_sizes_sha256(picture for row in self.train for picture in row.pictures)
+
     def plan(self, config: TrainConfig, stage: StageConfig, *, seed: int) -> Plan | Stream:
         if config.stream:
             return Stream(lambda: _to_learn(stream_rows(self.rows)), config.scales, stage, seed=seed)
@@ -181,7 +185,7 @@ def start_run(out: Path, config: TrainConfig, data: Data) -> None:
     """Make the folder of a run, in place of what is there."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    write_run_facts(out, rows_sha256=rows_sha256(config.rows), pictures=picture_sizes_sha256(data.train))
+    write_run_facts(out, rows_sha256=rows_sha256(config.rows), pictures=data.picture_sizes_sha256())
     (out / "metrics.jsonl").write_text("")
     write_config(out / "train.yaml", config)
 
@@ -200,7 +204,7 @@ def require_same_rows(out: Path, config: TrainConfig, say: Say) -> None:
 
 def require_same_pictures(out: Path, data: Data) -> None:
     """Raise `MvlmError` unless the pictures that lie beside the rows are as large as when an unfinished run began."""
-    if read_run_facts(out).get("pictures", now := picture_sizes_sha256(data.train)) != now:
+    if read_run_facts(out).get("pictures", now := data.picture_sizes_sha256()) != now:
         raise MvlmError(
             f"{out} began with other pictures than those of {data.rows}: some have another size now; put them back, or"
             " start anew with --overwrite"

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from export.bundle.refused import Refused
 from export.runtime.errors import CheckFailed, MvlmError
 from export.runtime.request import request_of
 from export.runtime.serve.body import BadField
@@ -30,6 +31,7 @@ def test_every_kind_of_error_is_on_the_page():
         (MvlmError("a"), "bad-input"),
         (CheckFailed("a"), "check-failed"),
         (BadField("a", "b"), "bad-option"),
+        (Refused("a", {}), "check-failed"),
     ):
         assert messages.SOURCES["CLASSES"][type(kind).__name__] == kind.code == code
 
