@@ -2,11 +2,12 @@
 
 `python -m benchmarks.router.agreement` takes the labels of a demo (demo/labels, unless others are named). Both are
 fitted on the same rows and judged by right answers on the test rows, each at exactly the same mean cost, paired by
-picture.
+picture. The candidate that reads patches is left out of both.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,8 +28,9 @@ def contender(table: Table, judged: Table, seed: int) -> Contender:
     """A router that is fitted on the fit rows of a table, and decides on the test rows of one of the same rows."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        fitted = fit_table(table.fit_rows, seed=seed, progress=lambda fits: None)
-        facts = write_router(folder, fitted, table.fit_rows, "")
+        rows = replace(table, reading=None).fit_rows
+        fitted = fit_table(rows, seed=seed, progress=lambda fits: None)
+        facts = write_router(folder, fitted, rows, "")
         return shipped(folder, facts, judged)[0]
 
 

@@ -20,7 +20,7 @@ from mvlm_core.data.reading import read_rows
 from mvlm_core.scoring.of_rows import choose_metrics, unscorable
 from tests.support.backbones import write_language_model
 
-EXPORT = ("--precision", "int4", "--calibration-rows", "4", "--verify-rows", "2")
+EXPORT = ("--precision", "int4", "--calibration-rows", "4", "--verify-rows", "2", "--max-loss", "5")
 
 
 @pytest.fixture(scope="module")
