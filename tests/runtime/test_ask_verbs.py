@@ -51,7 +51,8 @@ def test_run_as_json(made, mvlm):
     assert set(value) == {
         "picture", "text", "num_visual_tokens", "reason", "probability", "probabilities", "confidence",
         "out_of_distribution", "escalated",
-        "finish", "choices", "token_ids", "logprobs", "timings", "scales", "prompt_tokens", "new_tokens", "dropped_turns",
+        "finish", "choices", "token_ids", "logprobs", "timings", "scales", "prompt_tokens", "new_tokens",
+        "dropped_turns",
     }  # fmt: skip
 
 
