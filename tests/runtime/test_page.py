@@ -133,11 +133,12 @@ def test_a_conversation_with_a_system_text_and_several_pictures(browser, served,
     assert page.inner_text("#strip").split("\n") == [f"{scale} tokens" for scale in first.scales]
 
     page.fill("#question", QUESTIONS[1])
-    page.wait_for_timeout(400)
+    page.wait_for_selector("#talk .said")  # what was answered moves up as soon as the next question begins
+    assert page.locator("#talk .said").text_content() == first.text
     page.set_input_files("#file", made.picture(2))
     page.wait_for_selector("#strip button:nth-child(3)")
     page.click("#ask")
-    page.wait_for_selector("#talk li")
+    page.wait_for_function("state.busy || state.turns.length == 2")
     third = [{"type": "image", "image": made.picture(2)}, {"type": "text", "text": QUESTIONS[1]}]
     more = {"role": "user", "content": third}
     messages += [{"role": "assistant", "content": first.text}, more]
@@ -148,6 +149,7 @@ def test_a_conversation_with_a_system_text_and_several_pictures(browser, served,
     assert page.inner_text("#talk .asked") == f"{QUESTION} (2 pictures)"
     before = page.evaluate("canvas.toDataURL()")
     page.click("#strip button:first-child")
+    assert page.locator("#talk .said").all_text_contents() == [first.text, second.text]
     assert page.evaluate("canvas.toDataURL()") != before  # the stage shows that picture, in its grid
 
     page.click("#fresh")

@@ -131,7 +131,11 @@ function remember(question, { text, facts }) {
   const scales = facts.scales.length ? facts.scales : [facts.num_visual_tokens];
   const shown = state.pictures.slice(Math.max(0, state.pictures.length - scales.length));
   shown.forEach((picture, at) => { picture.scale = scales[at]; });
-  $("talk").replaceChildren(...state.turns.slice(0, -1).map((turn, number) => {
+  showTalk(state.turns.slice(0, -1)); // the last one stands below
+}
+
+function showTalk(turns) {
+  $("talk").replaceChildren(...turns.map((turn, number) => {
     const li = document.createElement("li"), asks = document.createElement("div"), says = document.createElement("div");
     const pictures = state.pictures.filter((picture) => picture.turn === number).length;
     asks.className = "asked";
@@ -184,6 +188,7 @@ function ready() {
 function forget() {
   state.choice = state.shown = null;
   state.answers = {};
+  showTalk(state.turns);
   for (const li of $("ladder").children) {
     li.className = "";
     li.querySelector(".bar i").style.width = "0";
@@ -214,7 +219,6 @@ $("fresh").addEventListener("click", () => {
   $("drop").hidden = false;
   $("file").value = "";
   $("caption").textContent = "";
-  $("talk").replaceChildren();
   forget();
   draw(null);
   strip();
