@@ -10,8 +10,9 @@ LOCK   := requirements/lock.txt requirements/torch.txt
 demo: $(DONE)
 	$(BIN)/mvlm demo --out demo
 
+# A worker that a hanging test ended is not started again: xdist would wait for it for ever.
 test: $(DONE)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0
 
 lint: $(DONE)
 	$(BIN)/ruff check .
