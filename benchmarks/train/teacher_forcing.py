@@ -77,7 +77,8 @@ def main(demo: Path, pictures: int, rounds: int) -> None:
     click.echo(f"with references {with_references:.2f} s, without {without:.2f} s: {ratio:.2f} times")
     figures = {"pictures": pictures, "rows": shown.rows, "scales": list(shown.scales), "rounds": rounds,
                "seconds": {"with_references": with_references, "without": without}, "ratio": ratio}  # fmt: skip
-    click.echo(keep("teacher_forcing", f"python -m benchmarks.train.teacher_forcing --pictures {pictures}", **figures))
+    command = f"python -m benchmarks.train.teacher_forcing --pictures {pictures} --rounds {rounds}"
+    click.echo(keep("teacher_forcing", command, **figures))
 
 
 if __name__ == "__main__":

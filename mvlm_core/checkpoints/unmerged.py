@@ -39,11 +39,17 @@ def require_nothing_beside(stored: Stored) -> None:
     """Raise `MvlmError` for a projector, or safetensors, that lie beside the weights and hold something else.
 
     Published checkpoints keep a copy of their projector, which is fine: it holds what the weights hold. So are tensors
-    that no layer can have, by their names: of inputs and outputs that someone kept to compare with.
+    that no layer can have, by their names: of inputs and outputs that someone kept to compare with. What stands under
+    the same first word as the weights counts as a layer's, and so does what ends as the names of layers' tensors do.
     """
     beside = {stored.folder / PROJECTOR, *stored.folder.glob("*.safetensors")} - set(stored.files)
+    roots = {name.partition(".")[0] for name in stored.tensors}
     for file in sorted(file for file in beside if file.is_file()):
-        weights = {name: tensor for name, tensor in read_file(file).items() if name.endswith(_OF_LAYERS)}
+        weights = {
+            name: tensor
+            for name, tensor in read_file(file).items()
+            if name.endswith(_OF_LAYERS) or name.partition(".")[0] in roots
+        }
         changed = [name for name, tensor in weights.items() if not _is_held(tensor, stored.tensors.get(name))]
         if changed:
             raise MvlmError(

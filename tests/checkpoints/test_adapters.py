@@ -83,6 +83,13 @@ def test_safetensors_beside_a_family(tmp_path):
         read(folder, tmp_path / "run")
 
 
+def test_a_tensor_of_any_name_under_that_of_the_model_is_a_layers(whole, tmp_path):
+    folder, _ = whole
+    save_file({f"{PROJECTOR.partition('.')[0]}.gate": torch.zeros(2)}, folder / "more.safetensors")
+    with pytest.raises(MvlmError, match=r"1 of its tensors are not theirs"):
+        read(folder, tmp_path / "run")
+
+
 def test_outputs_that_are_kept_beside_the_weights_are_no_layers(whole, tmp_path):
     folder, _ = whole
     save_file({"logits.144": torch.zeros(2), "input_ids": torch.zeros(2)}, folder / "golden.safetensors")

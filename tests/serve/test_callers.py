@@ -22,7 +22,7 @@ import pytest
 from export.runtime.backends.onnx import Decoder
 from export.runtime.serve.limits import Limits
 from export.runtime.serve.worker import Job, Worker
-from tests.support.serving import Served, body, data_url, serving
+from tests.support.serving import Served, body, data_url, held_steps, serving
 from tests.support.tiny import QUESTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -88,17 +88,9 @@ def test_a_thousand_requests_over_32_connections(served, runtime, made):
 @contextmanager
 def full(server, picture, monkeypatch):
     """One question is answered, and one waits: no other finds room until the context is left, and both are answered."""
-    begun, go, step = threading.Event(), threading.Event(), Decoder.step
-
-    def held(*of):
-        begun.set()
-        assert go.wait(60)
-        return step(*of)
-
-    monkeypatch.setattr(Decoder, "step", held)
     chat = body(picture, QUESTION, "mvlm-9", max_tokens=2)
     with ThreadPoolExecutor(2) as pool:
-        try:
+        with held_steps(monkeypatch) as begun:
             first = pool.submit(server.chat, chat)
             assert begun.wait(60)
             second = pool.submit(server.chat, chat)
@@ -106,8 +98,6 @@ def full(server, picture, monkeypatch):
                 assert not second.done()
                 time.sleep(0.002)
             yield
-        finally:
-            go.set()
         assert [answer.result()[0] for answer in (first, second)] == [200, 200]
 
 

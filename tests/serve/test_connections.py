@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from export.runtime.backends.onnx import Decoder
 from export.runtime.serve.connections import Roster
 from export.runtime.serve.limits import Limits
-from tests.support.serving import Served, body, serving
+from tests.support.serving import Served, body, held_steps, serving
 from tests.support.tiny import QUESTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -104,27 +103,19 @@ def test_idle_connections_give_way_to_new_ones(runtime, picture):
 
 
 def test_connections_that_are_answered_do_not_give_way(runtime, picture, monkeypatch):
-    begun, go, step, answers = threading.Event(), threading.Event(), Decoder.step, []
-
-    def held(*of):
-        begun.set()
-        assert go.wait(60)
-        return step(*of)
-
-    monkeypatch.setattr(Decoder, "step", held)
-    chat = body(picture, QUESTION, "mvlm-9", max_tokens=2)
+    chat, answers = body(picture, QUESTION, "mvlm-9", max_tokens=2), []
     with serving(runtime, limits=Limits(connections=4, together=1)) as server, contextlib.ExitStack() as stack:
         callers = [threading.Thread(target=lambda: answers.append(server.chat(chat)[0])) for _ in range(4)]
-        callers[0].start()
-        assert begun.wait(60)
-        for caller in callers[1:]:
-            caller.start()
-        until = time.monotonic() + 60
-        while b"mvlm_waiting 3.0" not in server.runtime_metrics() and time.monotonic() < until:
-            time.sleep(0.005)
-        assert b"mvlm_waiting 3.0" in server.runtime_metrics()
-        refused = [until_closed(stack.enter_context(connected(server.port))) for _ in range(3)]
-        go.set()
+        with held_steps(monkeypatch) as begun:
+            callers[0].start()
+            assert begun.wait(60)
+            for caller in callers[1:]:
+                caller.start()
+            until = time.monotonic() + 60
+            while b"mvlm_waiting 3.0" not in server.runtime_metrics():
+                assert time.monotonic() < until
+                time.sleep(0.005)
+            refused = [until_closed(stack.enter_context(connected(server.port))) for _ in range(3)]
         for caller in callers:
             caller.join()
     assert answers == [200] * 4
@@ -156,7 +147,7 @@ def process(made):
         "--port",
         "0",
     ]
-    limited = ["bash", "-c", 'ulimit -n 320; exec "$@"', "bash", *command]
+    limited = ["bash", "-c", 'ulimit -n 256; exec "$@"', "bash", *command]
     server = subprocess.Popen(limited, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     port = int(server.stdout.readline().strip().rstrip("/").rpartition(":")[2])
     yield Served(port, None), server.pid

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import uvicorn
 
 from export.runtime import Runtime
+from export.runtime.backends.onnx import Decoder
 from export.runtime.serve.server import Settings, listen, make_server
 
 
@@ -56,6 +57,23 @@ class Served:
     def chat(self, body, **headers) -> tuple[int, dict]:
         status, _, data = self.request("POST", "/v1/chat/completions", body, headers)
         return status, json.loads(data)
+
+
+@contextlib.contextmanager
+def held_steps(monkeypatch) -> Iterator[threading.Event]:
+    """The decoder's steps wait until the block ends; what is given tells that the first of them has begun."""
+    begun, go, step = threading.Event(), threading.Event(), Decoder.step
+
+    def held(*of):
+        begun.set()
+        assert go.wait(60)
+        return step(*of)
+
+    monkeypatch.setattr(Decoder, "step", held)
+    try:
+        yield begun
+    finally:
+        go.set()
 
 
 @contextlib.contextmanager

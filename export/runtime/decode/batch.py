@@ -50,7 +50,8 @@ def answer_many(answerer: Answerer, pictures: Iterable[Looked], requests: Sequen
 
     A picture is taken when its turn comes. They are written together where the decoder takes several, unless for one of
     them nothing is written (`choices`, one token) or there is a deadline: that is each answer's own, and would run
-    while others are read.
+    while others are read. Written together, each scale is chosen before any answer is read: where `mvlm bench` has
+    measured, one by one could choose a scale that an answer before it left in the cache.
     """
     asked = zip(requests, pictures, strict=True)
     alone = any(r.choices or r.max_new_tokens == 1 or r.deadline_ms is not None for r in requests)

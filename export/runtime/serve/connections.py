@@ -25,7 +25,7 @@ except ImportError:  # a system without limits of that kind
 
 # Connections that the kernel holds until they are accepted. asyncio takes as many in each turn, and only the third turn
 # after one was taken closes another in its favour.
-BACKLOG = 32
+BACKLOG = 16
 _TURNS = 3
 _OWN_FILES = 64  # descriptors for whatever else a process opens
 _LINGER_S = 1.0
