@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from tests.support.tiny import QUESTIONS, SCALES
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 860}
 QUESTION = QUESTIONS[0]
+WAIT_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,14 @@ def opened(page, served):
     page.goto(served.url)
     page.wait_for_selector("#ladder li")
     return page
+
+
+def wait(page, condition: str) -> None:
+    """Until `condition` holds. Playwright's own `wait_for_function` evaluates in the page, whose policy forbids it."""
+    until = time.monotonic() + WAIT_S
+    while not page.evaluate(condition):
+        assert time.monotonic() < until, f"the page never came to: {condition}"
+        page.wait_for_timeout(20)
 
 
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
@@ -138,13 +148,12 @@ def test_a_conversation_with_a_system_text_and_several_pictures(browser, served,
     page.set_input_files("#file", made.picture(2))
     page.wait_for_selector("#strip button:nth-child(3)")
     page.click("#ask")
-    page.wait_for_function("state.busy || state.turns.length == 2")
+    wait(page, "state.busy || state.turns.length == 2")
     third = [{"type": "image", "image": made.picture(2)}, {"type": "text", "text": QUESTIONS[1]}]
     more = {"role": "user", "content": third}
     messages += [{"role": "assistant", "content": first.text}, more]
     second = runtime.chat(messages, price=0, max_new_tokens=128, truncate="oldest")
-    while page.evaluate("state.busy"):
-        page.wait_for_timeout(20)
+    wait(page, "!state.busy")
     assert page.locator("#answer").text_content() == second.text
     assert page.inner_text("#talk .asked") == f"{QUESTION} (2 pictures)"
     before = page.evaluate("canvas.toDataURL()")
@@ -156,8 +165,9 @@ def test_a_conversation_with_a_system_text_and_several_pictures(browser, served,
     assert page.locator("#talk li, #strip button").count() == 0
     page.fill("#question", "hi")
     page.click("#ask")
-    while page.evaluate("state.busy || !document.getElementById('answer').textContent"):
-        page.wait_for_timeout(20)
+    wait(page, "!state.busy && document.getElementById('answer').textContent")
+    page.wait_for_timeout(page.evaluate("2 * WAIT_MS"))
+    assert page.locator("#answer").text_content()  # what waits for the end of typing does not wipe a quick answer
     assert page.problems == []
     page.close()
 
@@ -169,9 +179,9 @@ def test_a_bundle_without_a_router_speaks_of_patches_all_the_same(browser, made)
         page = opened(browser.new_page(viewport=DESK), server)
         page.set_input_files("#file", made.picture(1))
         page.fill("#question", QUESTION)
-        page.wait_for_function("document.querySelector('#caption').innerText.includes('as the model gets it')")
+        wait(page, "document.querySelector('#caption').innerText.includes('as the model gets it')")
         page.hover("#ladder li[data-scale='36']")
-        page.wait_for_function("document.querySelector('#caption').innerText.includes('all patches')")
+        wait(page, "document.querySelector('#caption').innerText.includes('all patches')")
         caption = page.inner_text("#caption")
         assert "the × the" not in caption
         assert "0 × 0" not in caption
@@ -184,8 +194,7 @@ def test_the_camera(browser, served):
     page = opened(context.new_page(), served)
     page.click("#camera")
     page.wait_for_selector("#shoot:visible")
-    while not page.evaluate("video.videoWidth"):
-        page.wait_for_timeout(20)
+    wait(page, "document.getElementById('video').videoWidth")
     page.click("#shoot")
     page.wait_for_selector("#another:visible")
     page.fill("#question", QUESTION)

@@ -112,6 +112,7 @@ function showStages(timings) {
 
 async function work(task) {
   if (state.busy || $("ask").disabled) return;
+  if (timer) settle();
   state.busy = true;
   ready();
   $("answer").className = "waiting";
@@ -199,6 +200,15 @@ function forget() {
   $("stages").hidden = true;
 }
 
+// The question stands: what was shown of the one before goes. Not while it is answered, or the answer would go too.
+function settle() {
+  clearTimeout(timer);
+  timer = 0;
+  forget();
+  draw(onStage() && onStage().scale);
+  choose();
+}
+
 function fail(error) {
   $("answer").className = "error";
   $("answer").textContent = error.message;
@@ -230,7 +240,7 @@ $("price").addEventListener("input", showPrice);
 $("question").addEventListener("input", () => {
   ready();
   clearTimeout(timer);
-  timer = setTimeout(() => { forget(); draw(onStage() && onStage().scale); choose(); }, WAIT_MS);
+  timer = setTimeout(settle, WAIT_MS);
 });
 $("token").addEventListener("change", () => {
   sessionStorage.setItem("token", $("token").value);
