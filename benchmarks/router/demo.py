@@ -1,4 +1,4 @@
-"""The demo, timed stage by stage, and what its report says.
+"""The long demo, timed stage by stage, and what its report says.
 
 `python -m benchmarks.router.demo [--family query] [--seed 1]`.
 """
@@ -14,6 +14,7 @@ import click
 from benchmarks.machine import RESULTS, keep
 from export.runtime.families import FAMILIES, Family
 from mvlm_core.commands.demo import Demo
+from mvlm_core.commands.demo_size import LONG, REHEARSAL
 
 _PLOTS = ("accuracy", "chosen")
 
@@ -26,7 +27,7 @@ _PLOTS = ("accuracy", "chosen")
 @click.option("--untimed", is_flag=True, help="The machine has other work to do: keep the figures without the times.")
 def main(out: Path, family: Family, seed: int, rehearse: bool, untimed: bool) -> None:
     """Run the demo into OUT and keep its figures."""
-    Demo(out, family, seed, rehearse).run(overwrite=True)
+    Demo(out, family, seed, REHEARSAL if rehearse else LONG).run(overwrite=True)
     if not rehearse:
         keep_figures(out, timed=not untimed)
 

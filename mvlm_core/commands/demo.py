@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import click
@@ -14,22 +14,21 @@ from export.runtime.artefact import describe, refuse_if_filled, write_json
 from export.runtime.errors import MvlmError
 from export.runtime.families import Family
 
-from .demo_time import Clock, slowness, spoken
+from .demo_size import REHEARSAL, SHORT, Size
+from .demo_time import Clock, expected, slowness, spoken
 
 _PARTS = ("rows", "train.yaml", "run", "labels", "router", "report", "bundle")
-_REHEARSAL_PICTURES = ("--train", "60", "--val", "30", "--test", "30")
-_REHEARSAL_STEPS = ("stages.0.steps=6", "stages.1.steps=6")
 _SHOWN_KIND = "colour_of"
 
 
 @dataclass
 class Demo:
-    """One demo in one folder. A rehearsal runs every stage on a few pictures and learns nothing."""
+    """One demo in one folder."""
 
     out: Path
     family: Family
     seed: int
-    rehearse: bool
+    size: Size = SHORT
     seconds: dict[str, float] = field(default_factory=dict)
     clock: Clock | None = None  # a rehearsal has none
 
@@ -38,16 +37,14 @@ class Demo:
         self._say_what_is_there(overwrite)
         rows, run, labels, router, report, bundle = (self._path(name) for name in _PARTS if name != "train.yaml")
         again = ("--overwrite",) if overwrite else ()
-        if not self.rehearse:
-            self.clock = Clock(slowness(), taken=self.seconds)
+        if self.size != REHEARSAL:
+            self.clock = Clock(slowness(), expected(self.size), self.seconds)
             click.echo(f"This takes {spoken(self.clock.left())} on this machine.")
         self._verb(
             "data", "scenes", "--out", rows, "--family", self.family, "--seed", str(self.seed),
-            *(_REHEARSAL_PICTURES if self.rehearse else ()), *again,
+            *self.size.drawing(), *again,
         )  # fmt: skip
-        self._verb(
-            "train", self._path("train.yaml"), *(_REHEARSAL_STEPS if self.rehearse else ()), "--out", run, *again
-        )
+        self._verb("train", self._path("train.yaml"), *self.size.training(), "--out", run, *again)
         self._verb("label", run, "--rows", rows, "--out", labels, *again)
         self._verb("fit-router", labels, "--out", router, *again)
         self._verb("export", run, "--router", router, "--rows", rows, "--out", bundle, *again)
@@ -55,7 +52,10 @@ class Demo:
         picture, question, answer = self._example(Path(rows))
         self._verb("run", picture, question, "--bundle", bundle)
         click.echo(f"(right is: {answer}; the picture is {picture})")
-        facts = describe("demo", family=self.family, seed=self.seed, rehearsal=self.rehearse, seconds=self.seconds)
+        facts = describe(
+            "demo", family=self.family, seed=self.seed, rehearsal=self.size == REHEARSAL, size=asdict(self.size),
+            seconds=self.seconds,
+        )  # fmt: skip
         write_json(self.out / "demo.json", facts)
         self._say_where_everything_lies()
 

@@ -8,10 +8,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# Seconds of each verb of a demo on two cores of an AMD EPYC (benchmarks/results/demo_pool_seed0.json), and how many
-# pictures were drawn in the first of them.
-MEASURED = {"data": 25.0, "train": 321.0, "label": 70.0, "fit-router": 12.0, "export": 20.0, "report": 10.0, "run": 1.0}
-_MEASURED_CORES, _MEASURED_PICTURES = 2, 17800
+from .demo_size import SHORT, Size
+
+# Seconds of each verb of a short demo on two cores of an AMD EPYC.
+MEASURED = {"data": 23.0, "train": 210.0, "label": 80.0, "fit-router": 14.0, "export": 18.0, "report": 22.0, "run": 1.0}
+_MEASURED_CORES = 2
 _PROBE_PICTURES = 60
 # The first guess counts as much as this many seconds of a demo that is under way.
 _TRUST_S = 60.0
@@ -33,8 +34,27 @@ def slowness() -> float:
 
     draw(0)  # what is loaded and kept the first time
     here = sum(draw(number) for number in range(_PROBE_PICTURES)) / _PROBE_PICTURES
-    there = MEASURED["data"] * _MEASURED_CORES / _MEASURED_PICTURES
+    there = MEASURED["data"] * _MEASURED_CORES / _drawn(SHORT)
     return here / there * _MEASURED_CORES / min(_MEASURED_CORES, os.cpu_count() or 1)
+
+
+def expected(size: Size) -> dict[str, float]:
+    """Seconds of each verb of a demo of this size, where the short one was measured."""
+    more = {
+        "data": _drawn(size) / _drawn(SHORT),
+        "train": sum(size.steps) / sum(SHORT.steps),
+        "label": _labelled(size) / _labelled(SHORT),
+        "fit-router": size.pictures.val / SHORT.pictures.val,
+    }
+    return {verb: seconds * more.get(verb, 1.0) for verb, seconds in MEASURED.items()}
+
+
+def _drawn(size: Size) -> int:
+    return size.pictures.train + _labelled(size)
+
+
+def _labelled(size: Size) -> int:
+    return size.pictures.val + size.pictures.test
 
 
 @dataclass

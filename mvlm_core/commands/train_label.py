@@ -225,8 +225,9 @@ def label(
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option("--rehearse", is_flag=True, help="A few pictures and steps: shows the way, not the result.")
+@click.option("--long", "at_length", is_flag=True, help="As the documentation's figures: three times as long.")
 @OVERWRITE
-def demo(out: Path, family: Family, seed: int, rehearse: bool, overwrite: bool) -> None:
+def demo(out: Path, family: Family, seed: int, rehearse: bool, at_length: bool, overwrite: bool) -> None:
     """The whole way in one command: draw, train, label, fit a router, report, export, and ask.
 
     \b
@@ -234,5 +235,8 @@ def demo(out: Path, family: Family, seed: int, rehearse: bool, overwrite: bool) 
       mvlm demo --rehearse --out demo
     """
     from .demo import Demo
+    from .demo_size import LONG, REHEARSAL, SHORT
 
-    Demo(out, family, seed, rehearse).run(overwrite=overwrite)
+    if rehearse and at_length:
+        raise MvlmError("--rehearse and --long exclude each other: name one of them")
+    Demo(out, family, seed, REHEARSAL if rehearse else LONG if at_length else SHORT).run(overwrite=overwrite)

@@ -6,7 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from mvlm_core.commands.demo import Demo
-from mvlm_core.commands.demo_time import MEASURED, Clock, slowness, spoken
+from mvlm_core.commands.demo_size import LONG, SHORT
+from mvlm_core.commands.demo_time import MEASURED, Clock, expected, slowness, spoken
 
 WHOLE = sum(MEASURED.values())
 
@@ -30,12 +31,21 @@ def test_what_its_verbs_took_sets_it_right():
     assert clock.left() == 0
 
 
+def test_more_pictures_and_steps_take_longer():
+    assert expected(SHORT) == MEASURED
+    more = {verb: seconds / MEASURED[verb] for verb, seconds in expected(LONG).items()}
+    assert more == pytest.approx({
+        "data": 21100 / 13800, "train": 1700 / 1100, "label": 5100 / 1800, "fit-router": 4200 / 900,
+        "export": 1, "report": 1, "run": 1,
+    })  # fmt: skip
+
+
 def test_a_machine_that_draws_slower_is_slower(monkeypatch):
     ticks = iter(range(10**6))
     monkeypatch.setattr("mvlm_core.commands.demo_time.time.perf_counter", lambda: next(ticks) * 0.01)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     two_cores = slowness()
-    assert two_cores == pytest.approx(0.01 / (MEASURED["data"] * 2 / 17800))
+    assert two_cores == pytest.approx(0.01 / (MEASURED["data"] * 2 / 13800))
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     assert slowness() == pytest.approx(2 * two_cores)
 
@@ -47,21 +57,36 @@ def test_as_a_person_says_it(seconds, words):
     assert spoken(seconds) == words
 
 
-def test_it_is_said_at_the_start_and_at_each_stage(tmp_path, monkeypatch):
-    """The verbs do nothing here."""
+def told_by(demo: Demo, monkeypatch) -> tuple[str, list[list[str]]]:
+    """What a demo says whose verbs do nothing, and the verbs."""
     import click
 
-    monkeypatch.setattr("mvlm_core.cli.main.run", lambda arguments: None)
+    asked: list[list[str]] = []
+    monkeypatch.setattr("mvlm_core.cli.main.run", asked.append)
     monkeypatch.setattr(Demo, "_example", lambda self, rows: ("picture.png", "what is it?", "red"))
     monkeypatch.setattr(Demo, "_say_where_everything_lies", lambda self: None)
     monkeypatch.setattr("mvlm_core.commands.demo.slowness", lambda: 1.0)
+    demo.out.mkdir()
+    said = CliRunner().invoke(click.command()(lambda: demo.run(overwrite=False)), [], catch_exceptions=False)
+    return said.output, asked
 
-    @click.command()
-    def demo():
-        (tmp_path / "demo").mkdir()
-        Demo(tmp_path / "demo", "pool", 0, rehearse=False).run(overwrite=False)
 
-    told = CliRunner().invoke(demo, [], catch_exceptions=False).output
+def test_it_is_said_at_the_start_and_at_each_stage(tmp_path, monkeypatch):
+    told, asked = told_by(Demo(tmp_path / "demo", "pool", 0), monkeypatch)
     assert told.startswith(f"This takes {spoken(WHOLE)} on this machine.\n")
     stages = re.findall(r"^stage (\d) of (\d), (?:about|less than) .* left\n\$ mvlm ([a-z-]+)", told, re.MULTILINE)
     assert stages == [(str(n), str(len(MEASURED)), verb) for n, verb in enumerate(MEASURED, 1)]
+    assert asked[0][asked[0].index("--val") + 1] == str(SHORT.pictures.val)
+
+
+def test_a_long_demo_says_so_and_draws_and_learns_more(tmp_path, monkeypatch):
+    told, asked = told_by(Demo(tmp_path / "demo", "pool", 0, LONG), monkeypatch)
+    assert told.startswith(f"This takes {spoken(sum(expected(LONG).values()))} on this machine.\n")
+    assert asked[0][asked[0].index("--val") + 1] == str(LONG.pictures.val)
+    assert f"stages.1.steps={LONG.steps[1]}" in asked[1]
+
+
+def test_a_demo_is_long_or_rehearsed(tmp_path, mvlm):
+    refused = mvlm("demo", "--rehearse", "--long", "--out", tmp_path / "demo")
+    assert refused.exit_code == 2
+    assert "--rehearse and --long exclude each other" in refused.output
