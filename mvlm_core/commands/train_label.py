@@ -17,6 +17,8 @@ from mvlm_core.progress import Bars, quiet
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
 _FLAT_LADDER = 0.05
 _NOTHING_RIGHT = 0.02
+Size = Literal["small", "large"]
+SIZES: tuple[Size, ...] = ("small", "large")
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 
@@ -48,31 +50,40 @@ def data() -> None:
 
 @data.command()
 @out_option("rows")
-@click.option("--train", default=16000, show_default=True, help="Pictures that the model is trained on.")
-@click.option("--val", default=900, show_default=True, help="Pictures that the router is fitted on.")
-@click.option("--test", default=900, show_default=True, help="Pictures that the report is made of.")
+@click.option("--train", type=int, help="Pictures that the model is trained on; left out, as many as the demo has.")
+@click.option("--val", type=int, help="Pictures that the router is fitted on; left out, as many as the demo has.")
+@click.option("--test", type=int, help="Pictures that the report is made of; left out, as many as the demo has.")
 @click.option("--family", type=click.Choice(FAMILIES), default="pool", show_default=True, help="For train.yaml.")
+@click.option(
+    "--size", type=click.Choice(SIZES), default="small", show_default=True,
+    help="One view a picture, or sheets of up to sixteen tiles.",
+)  # fmt: skip
 @click.option("--seed", default=0, show_default=True)
 @OVERWRITE
-def scenes(out: Path, train: int, val: int, test: int, family: Family, seed: int, overwrite: bool) -> None:
+def scenes(
+    out: Path, train: int | None, val: int | None, test: int | None, family: Family, size: Size, seed: int,
+    overwrite: bool,
+) -> None:  # fmt: skip
     """Draw the benchmark: pictures whose questions need different amounts of sight. Writes a train.yaml beside it.
 
     \b
     Example:
       mvlm data scenes --train 40 --val 10 --test 10
     """
-    from mvlm_core.scenes.rows_folder import SceneCounts, write_scenes
+    from mvlm_core.scenes.rows_folder import WORLDS, SceneCounts, write_scenes
     from mvlm_core.train.config import scenes_config, write_config
 
-    counts = SceneCounts(train, val, test)
-    if min(train, val, test) < 1:
+    asked, usual = (train, val, test), WORLDS[size].pictures
+    counts = SceneCounts(*(n if said is None else said for said, n in zip(asked, usual, strict=True)))
+    if min(counts.train, counts.val, counts.test) < 1:
         raise MvlmError("each split needs at least one picture")
     config_file = out.absolute().parent / "train.yaml"
     if config_file.exists() and not overwrite:
         raise MvlmError(f"{config_file} is there already: move it away, or replace it with --overwrite")
     with output_folder(out, overwrite=overwrite) as folder, Bars() as bars:
-        kinds = write_scenes(folder, counts, seed, bars.start("drawing pictures", train + val + test))
-    write_config(config_file, scenes_config(family, rows=out, seed=seed))
+        bar = bars.start("drawing pictures", counts.train + counts.val + counts.test)
+        kinds = write_scenes(folder, counts, seed, bar, size)
+    write_config(config_file, scenes_config(family, rows=out, seed=seed, size=size))
     click.echo(f"{sum(kinds.values())} rows of {len(kinds)} kinds in {out}; look at {out / 'contact_sheet.png'}")
     say_next("mvlm data check" if out == Path("rows") else f"mvlm data check {out}")
 

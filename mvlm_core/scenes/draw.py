@@ -16,6 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from .drawn import Drawn, Question, Sight, World
 from .question_templates import wording
 
 SIZE_PX = 96
@@ -45,8 +46,6 @@ _CLEARLY_PX = 3
 _INK: Colour = (16, 16, 20)
 _MOST_DOTS = 3
 
-Sight = Literal["one-token", "coarse", "fine", "picture"]
-# How much sight each kind needs; `picture` means that one picture makes it easy and another makes it hard.
 KINDS: dict[str, Sight] = {
     "time_of_day": "one-token", "ground": "one-token", "framed": "one-token",
     "largest": "coarse", "count_large": "coarse", "where": "coarse", "relation": "coarse",
@@ -87,13 +86,6 @@ class Thing:
     @property
     def side_px(self) -> int:
         return self.box[2] - self.box[0]
-
-
-@dataclass(frozen=True)
-class Question:
-    kind: str
-    text: str
-    answer: str
 
 
 @dataclass
@@ -194,14 +186,15 @@ def _compose(random: Generator) -> list[Thing]:
 
 def _text(kind: Literal["number", "letter"], text: str, random: Generator) -> Thing:
     font_px = int(random.integers(*_FONTS_PX[int(random.choice(3, p=[0.5, 0.25, 0.25]))], endpoint=True))
-    left, top, right, bottom = _font(font_px).getbbox(text)
+    left, top, right, bottom = font_of(font_px).getbbox(text)
     return Thing((0, 0, int(right - left), int(bottom - top)), kind, text=text, size=str(font_px))
 
 
 _fonts: dict[int, ImageFont.FreeTypeFont] = {}
 
 
-def _font(size_px: int) -> ImageFont.FreeTypeFont:
+def font_of(size_px: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, in pixels."""
     if size_px not in _fonts:
         font = ImageFont.load_default(size_px)
         if not isinstance(font, ImageFont.FreeTypeFont):
@@ -261,7 +254,7 @@ def _paint(scene: Scene, thing: Thing) -> None:
 
 def _paint_text(scene: Scene, thing: Thing) -> None:
     """Draw text with a light rim, so that it can be read on any sky and ground; each character is tagged."""
-    font = _font(int(thing.size))
+    font = font_of(int(thing.size))
     left, top = font.getbbox(thing.text)[:2]
     x, y = thing.box[0] - left, thing.box[1] - top
     ImageDraw.Draw(scene.image).text(
@@ -305,3 +298,11 @@ def draw_shape(pen: ImageDraw.ImageDraw, shape: str, box: tuple[int, int, int, i
         radii = np.where(np.arange(10) % 2, 0.42, 1.0) * side / 2
         xs, ys = (x0 + x1) / 2 + radii * np.cos(angles), (y0 + y1) / 2 + radii * np.sin(angles)
         pen.polygon(list(zip(xs.tolist(), ys.tolist(), strict=True)), fill=255)
+
+
+def _draw_world(random: Generator, held_out: bool) -> Drawn:
+    scene = draw_scene(random)
+    return Drawn(scene.image, ask(scene, random, held_out=held_out), scene.tags)
+
+
+SMALL = World(SIZE_PX, GRID_SIDE, (16000, 900, 900), KINDS, TAG_WORDS, _draw_world)

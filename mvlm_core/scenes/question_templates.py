@@ -71,6 +71,27 @@ WORDINGS: dict[str, Wordings] = {
         ("what letter is printed?", "which letter does the picture show?", "read the letter."),
         ("which letter is printed?",),
     ),
+    "paper": Wordings(
+        ("what colour is the paper?", "which colour does the paper have?", "colour of the paper?"),
+        ("which colour is the paper?",),
+    ),
+    "letter_of": Wordings(
+        ("which letter is {colour}?", "what letter is the {colour} one?", "read the {colour} letter."),
+        ("which letter is the {colour} one?",),
+    ),
+    "ink_of": Wordings(
+        ("what colour is the letter {letter}?", "which colour does the {letter} have?", "colour of the {letter}?"),
+        ("which colour is the letter {letter}?",),
+    ),
+    "where_letter": Wordings(
+        ("is the {colour} letter at the top or at the bottom?",
+         "where is the {colour} letter, at the top or at the bottom?"),
+        ("at the top or at the bottom, where is the {colour} letter?",),
+    ),
+    "count_letters": Wordings(
+        ("how many letters are there?", "count the letters.", "how many letters does the picture show?"),
+        ("how many letters are in the picture?",),
+    ),
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,15 @@ from PIL import Image
 from export.runtime.artefact import describe, sha256_file, write_json
 from mvlm_core.data.reading import ROWS_FILE, SPLITS
 
-from .draw import GRID_SIDE, KINDS, SIZE_PX, TAG_WORDS, ask, draw_scene
+from .draw import SMALL
+from .drawn import World
+from .large import LARGE
 
 TAGS_FILE = "patch_tags.npz"
+WorldName = Literal["small", "large"]
+WORLDS: dict[WorldName, World] = {"small": SMALL, "large": LARGE}
 _CHUNK = 200
-_SHEET_COLUMNS, _SHEET_ROWS, _SHEET_GAP_PX = 10, 6, 8
+_SHEET_COLUMNS, _SHEET_ROWS, _SHEET_GAP_PX, _SMALLEST_CELL_PX = 10, 6, 8, 96
 
 
 @dataclass(frozen=True)
@@ -37,19 +41,22 @@ class SceneCounts:
         return {"train": self.train, "val": self.val, "test": self.test}[split]
 
 
-def write_scenes(folder: Path, counts: SceneCounts, seed: int, progress: Callable[[int], None]) -> dict[str, int]:
+def write_scenes(
+    folder: Path, counts: SceneCounts, seed: int, progress: Callable[[int], None], world: WorldName = "small"
+) -> dict[str, int]:
     """Draw the benchmark into an empty folder and return the number of rows of each kind.
 
     Every picture has a generator of its own, derived from the seed, its split and its number, so the folder does not
     depend on how the work was shared out. `progress` is told how many pictures were drawn.
     """
+    drawn_by = WORLDS[world]
     jobs = [
-        (folder, split, start, min(start + _CHUNK, counts.of(split)), seed)
+        (folder, split, start, min(start + _CHUNK, counts.of(split)), seed, world)
         for split in SPLITS
         for start in range(0, counts.of(split), _CHUNK)
     ]
     kinds: Counter[str] = Counter()
-    tags: dict[str, list[NDArray[np.uint8]]] = {group: [] for group in TAG_WORDS}
+    tags: dict[str, list[NDArray[np.uint8]]] = {group: [] for group in drawn_by.tag_words}
     names: list[str] = []
     with ProcessPoolExecutor(os.cpu_count()) as pool, (folder / ROWS_FILE).open("w", encoding="utf-8") as file:
         for lines, chunk_names, chunk_tags in pool.map(_draw_chunk, jobs):
@@ -62,54 +69,57 @@ def write_scenes(folder: Path, counts: SceneCounts, seed: int, progress: Callabl
             progress(len(chunk_names))
     arrays: dict[str, Any] = {group: np.concatenate(drawn) for group, drawn in tags.items()}
     np.savez_compressed(folder / TAGS_FILE, images=np.array(names), **arrays)
-    _contact_sheet(folder, names)
+    _contact_sheet(folder, names, drawn_by.size_px)
     write_json(
         folder / "rows.json",
         describe(
             "rows",
             seed=seed,
-            size_px=SIZE_PX,
-            grid_side=GRID_SIDE,
+            size_px=drawn_by.size_px,
+            grid_side=drawn_by.grid_side,
             pictures={split: counts.of(split) for split in SPLITS},
             rows=dict(sorted(kinds.items())),
-            tasks={kind: {"sight": sight} for kind, sight in KINDS.items()},
-            tag_words={group: list(words) for group, words in TAG_WORDS.items()},
+            tasks={kind: {"sight": sight} for kind, sight in drawn_by.kinds.items()},
+            tag_words={group: list(words) for group, words in drawn_by.tag_words.items()},
             files={name: sha256_file(folder / name) for name in (ROWS_FILE, TAGS_FILE)},
         ),
     )
     return dict(kinds)
 
 
-def _draw_chunk(job: tuple[Path, str, int, int, int]) -> tuple[list[dict], list[str], dict[str, NDArray[np.uint8]]]:
-    folder, split, start, stop, seed = job
+def _draw_chunk(
+    job: tuple[Path, str, int, int, int, WorldName],
+) -> tuple[list[dict], list[str], dict[str, NDArray[np.uint8]]]:
+    folder, split, start, stop, seed, world = job
     lines, names = [], []
-    tags: dict[str, list[NDArray[np.uint8]]] = {group: [] for group in TAG_WORDS}
+    tags: dict[str, list[NDArray[np.uint8]]] = {group: [] for group in WORLDS[world].tag_words}
     place = Path("pictures") / split / f"{start // _CHUNK:03d}"
     (folder / place).mkdir(parents=True, exist_ok=True)
     for number in range(start, stop):
         random = np.random.default_rng([seed, SPLITS.index(split), number])
-        scene = draw_scene(random)
+        drawn = WORLDS[world].draw(random, split == "test")
         name = f"{split}-{number:05d}"
         image = (place / f"{name}.png").as_posix()
-        scene.image.save(folder / image, compress_level=1)
-        for i, asked in enumerate(ask(scene, random, held_out=split == "test")):
+        drawn.image.save(folder / image, compress_level=1)
+        for i, asked in enumerate(drawn.questions):
             lines.append(
                 {"id": f"{name}-{i}", "image": image, "question": asked.text, "answers": [asked.answer],
                  "task": asked.kind, "group": name, "split": split}
             )  # fmt: skip
         names.append(image)
-        for group, drawn in scene.tags.items():
-            tags[group].append(drawn)
-    return lines, names, {group: np.stack(drawn) for group, drawn in tags.items()}
+        for group, shown in drawn.tags.items():
+            tags[group].append(shown)
+    return lines, names, {group: np.stack(shown) for group, shown in tags.items()}
 
 
-def _contact_sheet(folder: Path, names: list[str]) -> None:
-    """A page of pictures to look at, the test split first."""
+def _contact_sheet(folder: Path, names: list[str], size_px: int) -> None:
+    """A page of pictures to look at, the test split first; large ones are made smaller."""
     shown = [*reversed(names)][: _SHEET_COLUMNS * _SHEET_ROWS]
-    cell = SIZE_PX + _SHEET_GAP_PX
+    cell = max(size_px, _SMALLEST_CELL_PX) + _SHEET_GAP_PX
     sheet = Image.new("RGB", (_SHEET_COLUMNS * cell + _SHEET_GAP_PX, _SHEET_ROWS * cell + _SHEET_GAP_PX), "white")
     for i, name in enumerate(shown):
         row, column = divmod(i, _SHEET_COLUMNS)
         with Image.open(folder / name) as picture:
+            picture.thumbnail((cell - _SHEET_GAP_PX,) * 2)
             sheet.paste(picture, (_SHEET_GAP_PX + column * cell, _SHEET_GAP_PX + row * cell))
     sheet.save(folder / "contact_sheet.png")
