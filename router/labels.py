@@ -24,7 +24,9 @@ from export.runtime.artefact import read_artefact, require_facts, sha256_file
 from export.runtime.errors import MvlmError
 from export.runtime.features import FEATURE_VERSION
 from export.runtime.label_columns import ALWAYS, FEATURES
+from export.runtime.views.scale import Scale, ScaleWord
 
+from .policy import Costs
 from .reading import Reading, read_reading
 
 TEST = "test"
@@ -50,7 +52,8 @@ class Table:
     are features of pictures of other kinds, noise say, by kind. `target` is what a
     score of 1 means: `score`, that the answer was right; `agreement`, that it was that of the finest scale.
     `probability` (n, K) is P(right), the model's own of the reference answer; None where labels hold none of some row.
-    `reading` is the pictures and questions themselves, where labels hold them.
+    `reading` is the pictures and questions themselves, where labels hold them. Scales ascend by their mean `cost` (K,);
+    `row_cost` (n, K) is what each row pays, where pictures have tiles: tokens, and the encoding of each tile.
     """
 
     ids: NDArray[np.str_]
@@ -63,13 +66,25 @@ class Table:
     margins: Floats
     predictions: NDArray[np.object_]
     answers: NDArray[np.object_]
-    scales: tuple[int, ...]
+    scales: tuple[ScaleWord, ...]
     cost: NDArray[np.float64]
     facts: dict[str, Any]
     target: str = "score"
     ood_probes: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
     probability: Floats | None = None
     reading: Reading | None = None
+    row_cost: NDArray[np.float64] | None = None
+
+    @property
+    def costs(self) -> Costs:
+        """What the scales cost, in the mean of all labelled rows and each row."""
+        return Costs(self.cost, self.row_cost)
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """A number for each scale, ascending: its tokens, or where some scales have tiles, its mean cost."""
+        whole = [scale for scale in self.scales if isinstance(scale, int)]
+        return tuple(whole) if len(whole) == len(self.scales) else tuple(self.cost.tolist())
 
     @property
     def targets(self) -> Floats:
@@ -123,6 +138,7 @@ class Table:
             scales=self.scales, cost=self.cost, facts=self.facts, target=self.target, ood_probes=self.ood_probes,
             probability=None if self.probability is None else self.probability[rows],
             reading=None if self.reading is None else self.reading.take(rows),
+            row_cost=None if self.row_cost is None else self.row_cost[rows],
         )  # fmt: skip
 
     @property
@@ -151,14 +167,8 @@ def read_table(folder: Path, target: str = "score") -> Table:
             f"{folder} has features of version {facts['feature_version']}, and this mvlm makes version"
             f" {FEATURE_VERSION}: label again"
         )
-    tiled = [str(scale) for scale in facts["scales"] if not isinstance(scale, int)]
-    if tiled:
-        raise MvlmError(
-            f"{folder} has scales with tiles ({_some(tiled)}), and a router chooses among those of the overview alone:"
-            " label those, with --scales"
-        )
     labels, features = (pq.read_table(folder / name) for name in _FILES)
-    faults, table = _missing_columns(labels, features, target), None
+    faults, table = _missing_columns(labels, features, target, tiled=facts.get("tile_tokens") is not None), None
     if not faults:
         table, faults = _assemble(labels, features, facts, target)
     if table is not None:
@@ -168,8 +178,9 @@ def read_table(folder: Path, target: str = "score") -> Table:
     return replace(table, ood_probes=_ood_probes(folder, facts), reading=read_reading(folder, facts, table.ids))
 
 
-def _missing_columns(labels: pa.Table, features: pa.Table, target: str) -> list[str]:
+def _missing_columns(labels: pa.Table, features: pa.Table, target: str, *, tiled: bool) -> list[str]:
     wanted = [name for name in ALWAYS if name != "score" or target == "score"]
+    wanted += ["num_visual_tokens", "tiles"] if tiled else []
     if "num_visual_tokens" not in labels.column_names:  # which stood for the scale in labels of before
         wanted.append("scale")
     return [
@@ -197,7 +208,7 @@ def _ood_probes(folder: Path, facts: dict[str, Any]) -> dict[str, tuple[Floats, 
 def _assemble(
     labels: pa.Table, features: pa.Table, facts: dict[str, Any], target: str
 ) -> tuple[Table | None, list[str]]:
-    scales = tuple(int(scale) for scale in facts["scales"])
+    scales, cost = _by_cost(facts)
     ids = np.array(features["id"].to_pylist(), str)
     row_of = _places(labels["id"], features["id"].combine_chunks())  # (labels,)
     # A picture may take more tokens than its scale says, where marks stand around it; labels of before held no scale.
@@ -239,9 +250,19 @@ def _assemble(
     return Table(
         ids, columns["group"].astype(str), columns["task"].astype(str), columns["split"].astype(str),
         samples, matrices[0], matrices[1], margins[:, 0], predictions[:, 0], columns["answer"],
-        scales, np.asarray(facts["cost"], np.float64), facts, target,
+        scales, cost, facts, target,
         probability=_told(labels, row_of, sample_of, scale_of, shape) if target == "score" else None,
+        row_cost=_row_cost(labels, facts, row_of, scale_of, shape),
     ), faults  # fmt: skip
+
+
+def _by_cost(facts: dict[str, Any]) -> tuple[tuple[ScaleWord, ...], NDArray[np.float64]]:
+    """Scales and their costs; with tiles a scale may cost less than one that stands before it, and goes there."""
+    scales, cost = [Scale.parse(scale).word for scale in facts["scales"]], np.asarray(facts["cost"], np.float64)
+    if all(isinstance(scale, int) for scale in scales) or len(cost) != len(scales):
+        return tuple(scales), cost
+    order = np.argsort(cost, kind="stable")
+    return tuple(scales[k] for k in order), cost[order]
 
 
 def _metrics(labels: pa.Table) -> set[str]:
@@ -263,6 +284,20 @@ def _told(
     return first if np.isfinite(first).all() else None
 
 
+def _row_cost(
+    labels: pa.Table, facts: dict[str, Any], row_of: Ints, scale_of: Ints, shape: tuple[int, int, int]
+) -> NDArray[np.float64] | None:
+    """What each row pays at each scale (n, K), where labels say it: tokens, and what encoding its tiles is worth."""
+    if facts.get("tile_tokens") is None:
+        return None
+    tokens, tiles = (
+        labels[name].cast(pa.float64()).fill_null(np.nan).to_numpy() for name in ("num_visual_tokens", "tiles")
+    )
+    cost = np.empty((shape[0], shape[2]))
+    cost[row_of, scale_of] = tokens + tiles * float(facts["tile_tokens"])
+    return cost
+
+
 def _samples(labels: pa.Table) -> Ints:
     """Which sample each label is of, counted from 0 whatever they are called; without the column there is one."""
     column = next((name for name in ("sample", _FORMER_SAMPLE) if name in labels.column_names), None)
@@ -272,7 +307,12 @@ def _samples(labels: pa.Table) -> Ints:
 
 
 def _faults_of_cells(
-    labels: pa.Table, row_of: Ints, sample_of: Ints, scale_of: Ints, ids: NDArray[np.str_], scales: tuple[int, ...]
+    labels: pa.Table,
+    row_of: Ints,
+    sample_of: Ints,
+    scale_of: Ints,
+    ids: NDArray[np.str_],
+    scales: tuple[ScaleWord, ...],
 ) -> list[str]:
     """Labels that belong nowhere, cells (row, run, scale) that no label or several fill, and ids that come twice."""
     faults = []
@@ -341,8 +381,10 @@ def _faults(table: Table) -> list[str]:
     shared = sorted(group for group, splits in splits_of.items() if len(splits) > 1)
     if shared:
         faults.append(f"groups in several splits: {_some(shared)}")
-    if len(table.cost) != len(table.scales) or (np.diff(table.cost) <= 0).any() or (np.diff(table.scales) <= 0).any():
+    if len(table.cost) != len(table.scales) or (np.diff(table.cost) <= 0).any() or (np.diff(table.sizes) <= 0).any():
         faults.append(f"scales {table.scales} and their costs {table.cost.tolist()} must both increase")
+    if table.row_cost is not None and not (table.row_cost > 0).all():
+        faults.append(f"costs that are not above 0: {_some(table.ids[~(table.row_cost > 0).all(axis=1)].tolist())}")
     for name, rows in (
         ("rows outside the test split", table.splits != TEST),
         ("rows of the test split", table.splits == TEST),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .policy import Outcome, best_mix, follow
+from .policy import Costs, Outcome, best_mix, costs_of, follow
 
 Floats = NDArray[np.floating]
 RESAMPLES = 1000
@@ -66,23 +66,25 @@ def interval(samples: Floats) -> Interval:
     return Interval(float(samples[0]), float(low), float(high))
 
 
-def gain_samples(outcome: Outcome, scores: Floats, cost: Floats, resamples: Resamples) -> Floats:
+def gain_samples(outcome: Outcome, scores: Floats, cost: Floats | Costs, resamples: Resamples) -> Floats:
     """Score minus what mixing two fixed scales reaches at the same mean cost, under each resample: (1 + R,).
 
-    The hull of the fixed scales is drawn anew each time.
+    The hull of the fixed scales is drawn anew each time, and what they cost where rows differ in that.
     """
     score, spent, fixed = resamples.mean(outcome.score), resamples.mean(outcome.cost), resamples.mean(scores)
-    return score - best_mix(cost, fixed, spent)
+    costs = costs_of(cost)
+    return score - best_mix(costs.usual if costs.of_rows is None else resamples.mean(costs.of_rows), fixed, spent)
 
 
-def regrets(choice: NDArray[np.integer], scores: Floats, cost: Floats, price: float) -> Floats:
+def regrets(choice: NDArray[np.integer], scores: Floats, cost: Floats | Costs, price: float) -> Floats:
     """Utility that each row lost against knowing its scores, (n,); the price is paid in normalised cost."""
-    utility = scores - price * (cost / cost.max())  # (n, K)
+    costs = costs_of(cost)
+    utility = scores - price * (costs.matrix / costs.unit)  # (n, K)
     taken = np.take_along_axis(utility, choice[:, None], axis=1)[:, 0]  # (n,)
     return utility.max(axis=1) - taken
 
 
-def oracle(scores: Floats, cost: Floats) -> Outcome:
+def oracle(scores: Floats, cost: Floats | Costs) -> Outcome:
     """The cheapest scale that scores best, row by row. Part of it is luck: no router can reach it."""
     return follow(scores.argmax(axis=1), scores, cost)
 

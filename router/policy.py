@@ -19,9 +19,49 @@ Ints = NDArray[np.integer]
 _PRICES = np.concatenate([[0.0], np.geomspace(1e-4, 20, 400)])
 
 
-def choose(probability: Floats, cost: Floats, price: float) -> Ints:
-    """argmax of probability - price * cost / max(cost): (n, K), (K,) -> (n,). Ties go to the cheaper scale."""
-    utility = probability - price * (np.asarray(cost) / np.max(cost))
+@dataclass(frozen=True)
+class Costs:
+    """What scales cost: usually (K,), from the cheapest up, and each row (n, K), where rows differ in that.
+
+    A price is for `unit`, what the dearest scale usually costs, whichever rows it is applied to.
+    """
+
+    usual: Floats
+    of_rows: Floats | None = None
+
+    @property
+    def unit(self) -> float:
+        return float(np.max(self.usual))
+
+    @property
+    def matrix(self) -> Floats:
+        """(n, K), or (1, K) where rows do not differ."""
+        return np.asarray(self.usual)[None] if self.of_rows is None else self.of_rows
+
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.integer] | slice) -> Costs:
+        """Those of some rows; what is usual stays."""
+        return self if self.of_rows is None else Costs(self.usual, self.of_rows[rows])
+
+    def spent(self, choice: Ints) -> Floats:
+        """Of one scale for each row: (n,)."""
+        if self.of_rows is None:
+            return np.asarray(self.usual)[choice]
+        return self.of_rows[np.arange(len(choice)), choice]
+
+    def mean(self) -> Floats:
+        """Of the scales on these rows: (K,)."""
+        return np.asarray(self.usual) if self.of_rows is None else self.of_rows.mean(axis=0)
+
+
+def costs_of(cost: Floats | Costs) -> Costs:
+    """Costs that are the same for all rows, (K,), as `Costs`."""
+    return cost if isinstance(cost, Costs) else Costs(np.asarray(cost))
+
+
+def choose(probability: Floats, cost: Floats | Costs, price: float) -> Ints:
+    """argmax of probability - price * cost / unit cost: (n, K) -> (n,). Ties go to the cheaper scale."""
+    costs = costs_of(cost)
+    utility = probability - price * (costs.matrix / costs.unit)
     return utility.argmax(axis=1)
 
 
@@ -38,9 +78,9 @@ class Outcome:
         return float(self.cost.mean()), float(self.score.mean())
 
 
-def follow(choice: Ints, scores: Floats, cost: Floats) -> Outcome:
+def follow(choice: Ints, scores: Floats, cost: Floats | Costs) -> Outcome:
     """The outcome of choosing one scale for each row."""
-    return Outcome(np.take_along_axis(scores, choice[:, None], axis=1)[:, 0], np.asarray(cost)[choice])
+    return Outcome(np.take_along_axis(scores, choice[:, None], axis=1)[:, 0], costs_of(cost).spent(choice))
 
 
 @dataclass(frozen=True)
@@ -52,9 +92,11 @@ class Point:
     score: float
 
 
-def plain(probability: Floats, cost: Floats) -> tuple[Policy, Seen]:
-    """Choosing by utility alone: nothing is out of distribution, and there is one look. (n, K), (K,)."""
-    return Policy(np.asarray(cost), float(np.max(cost))), Seen(probability, np.zeros(len(probability), bool))
+def plain(probability: Floats, cost: Floats | Costs) -> tuple[Policy, Seen]:
+    """Choosing by utility alone: nothing is out of distribution, and there is one look. (n, K)."""
+    costs = costs_of(cost)
+    seen = Seen(probability, np.zeros(len(probability), bool), cost=costs.of_rows)
+    return Policy(costs.usual, costs.unit), seen
 
 
 def outcome_of(decided: Decided, scores: Floats) -> Outcome:
@@ -72,12 +114,12 @@ def operating_points(policy: Policy, seen: Seen, scores: Floats, prices: Floats 
     return points
 
 
-def price_table(probability: Floats, scores: Floats, cost: Floats) -> list[Point]:
-    """The operating points of choosing by utility alone: (n, K), (n, K), (K,)."""
+def price_table(probability: Floats, scores: Floats, cost: Floats | Costs) -> list[Point]:
+    """The operating points of choosing by utility alone: (n, K), (n, K)."""
     return operating_points(*plain(probability, cost), scores)
 
 
-def price_for_budget(probability: Floats, cost: Floats, budget: float) -> float:
+def price_for_budget(probability: Floats, cost: Floats | Costs, budget: float) -> float:
     """The smallest price whose mean cost is within the budget (mean cost falls as the price grows)."""
     policy, seen = plain(probability, cost)
     return policy.price_for(seen, budget)
@@ -97,16 +139,18 @@ def exactly(policy: Policy, seen: Seen, scores: Floats, budget: float) -> Outcom
 
 
 def best_mix(cost: Floats, score: Floats, budget: Floats | float) -> Floats:
-    """The best score of a mix of two fixed scales whose mean cost is at most `budget`: (K,), (..., K), (...) -> (...).
+    """The best score of a mix of two fixed scales whose mean cost is at most `budget`: (..., K) twice, (...) -> (...).
 
     Over all budgets this is the hull of the fixed scales: no mix of three is better. Below the cheapest scale it is the
-    score of the cheapest. Costs ascend.
+    score of the cheapest, which stands first; the others may stand in any order.
     """
     cost, score = np.asarray(cost, np.float64), np.asarray(score, np.float64)
     best = score[..., 0]
-    for dear in range(1, len(cost)):
-        for cheap in range(dear):
-            share = np.clip((budget - cost[cheap]) / (cost[dear] - cost[cheap]), 0, 1)
+    for dear in range(cost.shape[-1]):
+        for cheap in range(cost.shape[-1]):
+            gap = cost[..., dear] - cost[..., cheap]
+            share = np.clip((budget - cost[..., cheap]) / np.where(gap > 0, gap, 1), 0, 1)
             mixed = (1 - share) * score[..., cheap] + share * score[..., dear]
-            best = np.where(budget >= cost[cheap], np.maximum(best, mixed), best)
+            possible = (gap > 0) & (budget >= cost[..., cheap])
+            best = np.where(possible, np.maximum(best, mixed), best)
     return best

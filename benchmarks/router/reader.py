@@ -110,7 +110,7 @@ def _graphs(estimator: Reader, calibration: PlattScaling, test: Table) -> dict[s
         patches = np.asarray(some.reading.patches[some.reading.picture[:1]], np.float32) @ some.reading.projection.T
         feeds = {
             "image": some.image[:1], "question": some.question[:1], "price": np.asarray(0.0, np.float32),
-            "cost": test.cost.astype(np.float32), "picture": picture.run(["picture"], {"patches": patches})[0],
+            "cost": test.cost.astype(np.float32)[None], "picture": picture.run(["picture"], {"patches": patches})[0],
             "words": some.reading.questions(np.array([0])) @ some.reading.projection.T,
         }  # fmt: skip
         return {

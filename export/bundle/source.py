@@ -8,6 +8,7 @@ from pathlib import Path
 
 from export.runtime.errors import MvlmError
 from export.runtime.routing.router_folder import RouterSource, read_router
+from export.runtime.views.scale import ScaleWord
 from mvlm_core.checkpoints.run_folder import load_run, model_sha256
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
 from mvlm_core.modeling.processing import MvlmProcessor, require_one_view
@@ -38,7 +39,7 @@ def metrics_said(source: Source) -> list[str]:
     return (source.router.facts.get("labelled") or {}).get("metrics_said") or [] if source.router else []
 
 
-def read_source(run: Path, router_folder: Path | None, scales: Sequence[int] | None) -> Source:
+def read_source(run: Path, router_folder: Path | None, scales: Sequence[ScaleWord] | None) -> Source:
     """Load a run with the router made for it. Without `scales`, the router's.
 
     Raises `MvlmError`: no run, no router, a router of another model, feature version or scales, a scale that the
@@ -51,7 +52,8 @@ def read_source(run: Path, router_folder: Path | None, scales: Sequence[int] | N
             raise MvlmError("there is no router to take the scales from: name them with --scales, as in 9,36,144")
         scales = router.scales
     # Between its scales the router's log odds are interpolated; beyond its ends it knows nothing.
-    if router and not router.scales[0] <= min(scales) <= max(scales) <= router.scales[-1]:
+    offered, fitted = _numbers(scales), _numbers(router.scales) if router else []
+    if router and not fitted[0] <= min(offered) <= max(offered) <= fitted[-1]:
         raise MvlmError(
             f"the bundle is to hold the scales {_listed(scales)}, and the router {router_folder} was fitted for"
             f" {_listed(router.scales)}: stay between its ends, or label and fit again"
@@ -62,8 +64,16 @@ def read_source(run: Path, router_folder: Path | None, scales: Sequence[int] | N
     model, processor = load_run(run)
     require_one_view(processor, "a bundle")
     require_scales(scales, model.connector.scales)
-    return Source(model, processor, tokenizer_file, hash_of_model, tuple(sorted(scales)), router)
+    return Source(model, processor, tokenizer_file, hash_of_model, tuple(sorted(offered)), router)
 
 
-def _listed(scales: Sequence[int]) -> str:
+def _numbers(scales: Sequence[ScaleWord]) -> list[int]:
+    """Scales that are numbers of tokens. Raises `MvlmError` for one with tiles."""
+    tiled = [str(scale) for scale in scales if not isinstance(scale, int)]
+    if tiled:
+        raise MvlmError(f"a bundle shows whole pictures, and {', '.join(tiled)} asks for tiles: ask it in torch")
+    return [scale for scale in scales if isinstance(scale, int)]
+
+
+def _listed(scales: Sequence[ScaleWord]) -> str:
     return ", ".join(map(str, scales))

@@ -27,6 +27,9 @@ FEATURE_VERSION = 2
 
 Array = NDArray[np.float32]
 
+# What a router of a model with tiles sees of a picture besides: how many tiles there are to be had.
+SIZE_FEATURES = ("log2_height", "log2_width")
+
 _HASH_BINS = 64
 _MATCHED_TOKENS = 2
 _PYRAMID = 4
@@ -50,6 +53,11 @@ def image_feature_names() -> list[str]:
         "norm_spread",
         "outstanding_patches",
     ]
+
+
+def size_features(height: int, width: int) -> Array:
+    """The `SIZE_FEATURES` of a picture, which are known before any of it is encoded: pixels -> (2,)."""
+    return np.log2(np.array([height, width], np.float32))
 
 
 def question_feature_names() -> list[str]:

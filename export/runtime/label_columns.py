@@ -8,7 +8,7 @@ FLOATS = "list of float32"
 # labels.parquet: what was answered at one scale.
 LABELS: Mapping[str, str] = {
     "id": "string", "group": "string", "task": "string", "split": "string", "scale": "string",
-    "num_visual_tokens": "int32", "sample": "int32", "metric": "string", "score": "float32",
+    "num_visual_tokens": "int32", "tiles": "int32", "sample": "int32", "metric": "string", "score": "float32",
     "loss": "float32", "probability": "float32", "confidence": "float32", "margin": "float32",
     "prediction": "string", "answer": "string",
 }  # fmt: skip

@@ -14,6 +14,7 @@ from .errors import MvlmError
 from .families import PREFIX_NESTED, current_name
 from .features import FEATURE_VERSION
 from .image import ImageSpec
+from .views.scale import ScaleWord
 
 SEAL = "manifest_sha256"
 _MOST = 2**31
@@ -90,7 +91,7 @@ class RouterFacts:
     """The router's file, its scales (ascending), what each costs, and the picture's part of a router that reads it."""
 
     file: str
-    scales: tuple[int, ...]
+    scales: tuple[ScaleWord, ...]
     costs: tuple[float, ...]
     cost_unit: str
     default_price: float
@@ -229,7 +230,7 @@ def _check_names(manifest: Manifest, files: dict[str, tuple[str, int]]) -> None:
     unknown = sorted(used - set(files))
     if unknown:
         raise MvlmError(f"{manifest.folder / 'bundle.json'} gives no hash for {', '.join(unknown)}: export again")
-    of_router = manifest.router.scales if manifest.router else manifest.scales
+    of_router = [int(scale) for scale in (manifest.router.scales if manifest.router else manifest.scales)]
     if not of_router[0] <= min(manifest.scales) <= max(manifest.scales) <= of_router[-1]:
         raise MvlmError(
             f"the router of {manifest.folder} was fitted for {of_router[0]} to {of_router[-1]} tokens, and the bundle's"

@@ -38,8 +38,11 @@ class LabelLines:
             self._taught[row.id] = reference_ids(self.processor, self.prompt, row, self.stops)
         return self._taught[row.id]
 
-    def line(self, row: Row, scale: ScaleWord, tokens: int, sample: int, answer: Answered) -> dict[str, Any]:
-        """The line of one answer at one scale, where the picture took `tokens`; `sample` 0 is the greedy one."""
+    def line(
+        self, row: Row, scale: ScaleWord, taken: tuple[int, int], sample: int, answer: Answered
+    ) -> dict[str, Any]:  # fmt: skip
+        """The line of one answer at one scale, at which the picture has `taken` tokens and tiles; `sample` 0 is the
+        greedy one."""
         prediction, metric = self.prompt.answer(answer.token_ids), self.metrics[row.id]
         nats, length = (answer.reference.nats, answer.reference.tokens) if answer.reference else (None, 1)
         if metric.name == "agreement" and row.id not in self._own:
@@ -49,7 +52,8 @@ class LabelLines:
         finest = self._own[row.id][1] if metric.name == "agreement" else ""
         return {
             "id": row.id, "group": row.group, "task": row.task, "split": row.split,
-            "scale": str(scale), "num_visual_tokens": tokens, "sample": sample, "metric": str(metric),
+            "scale": str(scale), "num_visual_tokens": taken[0], "tiles": taken[1],
+            "sample": sample, "metric": str(metric),
             "score": score_row(row, metric, prediction, finest=finest),
             "loss": None if nats is None else nats / max(length, 1),
             "probability": None if nats is None else exp(-nats),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export.runtime.views.cutting import View
+from export.runtime.views.cutting import OVERVIEW, View
 from export.runtime.views.scale import ScaleWord
 from mvlm_core.data.pictures import PictureSource
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
@@ -43,6 +43,15 @@ class ShownPictures:
     def count(self, picture: int, scale: ScaleWord) -> int:
         """The tokens that a picture takes in a row, marks and newlines counted."""
         return len(self.pictures.ids(picture, scale))
+
+    def tiles(self, picture: int, scale: ScaleWord) -> int:
+        """The views of a picture that are encoded for a scale beside its overview."""
+        return sum(view != OVERVIEW for view in self.pictures.shown(picture, scale).views)
+
+    def size(self, picture: int) -> tuple[int, int]:
+        """Height and width of a picture in pixels."""
+        opened = self.pictures.opened[picture]
+        return opened.height, opened.width
 
     def alike(self, scale: ScaleWord) -> list[list[int]]:
         """The pictures in lists of those that take as many tokens."""

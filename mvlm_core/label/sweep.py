@@ -28,14 +28,17 @@ from export.runtime.artefact import (
 from export.runtime.errors import MvlmError, listed
 from export.runtime.features import (
     FEATURE_VERSION,
+    SIZE_FEATURES,
     image_feature_names,
     image_features,
     question_feature_names,
     question_features,
+    size_features,
 )
 from export.runtime.image import open_picture
 from export.runtime.label_columns import ASKED, FEATURES, FLOATS, LABELS, OOD_PROBES, READING
 from export.runtime.prompt import Prompt
+from export.runtime.views.cutting import Size
 from export.runtime.views.scale import Scale, ScaleWord, coarse_to_fine
 from mvlm_core.checkpoints.run_folder import Precision, load_run, model_sha256
 from mvlm_core.data.reading import read_rows, rows_sha256
@@ -53,6 +56,7 @@ from .packed_generation import answer_together, stop_ids
 from .patches import PatchFiles
 from .resumable import parts_folder
 from .shown_pictures import ShownPictures
+from .tower_share import tile_tokens
 
 _FILES = ("labels.parquet", "features.parquet", "ood_probes.parquet", "asked.parquet")
 # Of so many pictures other kinds are made.
@@ -90,6 +94,7 @@ class Sweep:
             "feature_version": FEATURE_VERSION,
             "max_new_tokens": self.max_new_tokens, "metrics": list(self.metrics),
             "pictures_per_part": self.pictures_per_part, "precision": self.precision, "patches": self.patches,
+            "columns": list(LABELS),
         }  # fmt: skip
 
 
@@ -130,7 +135,10 @@ def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, 
 
     _write(folder / "ood_probes.parquet", _ood_probes(model, processor, pictures[:_OOD_PROBES]), OOD_PROBES)
     _write(folder / "asked.parquet", asked_rows([row for picture in pictures for row in picture.rows]), ASKED)
-    return _assemble(folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures), metrics, files)
+    told = facts_of_views(model, processor)
+    return _assemble(
+        folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures), metrics, files, told
+    )
 
 
 def new_tokens(processor: MvlmProcessor, rows: Sequence[Row]) -> int:
@@ -190,9 +198,9 @@ def sweep_pictures(
     shown = shown or ShownPictures(model, processor, [picture.pictures[0] for picture in pictures], sweep.scales)
     words, table = _words(shown), _table(model)
     features = [
-        {"id": row.id, "image": of_picture, "question": _of_question(prompt, table, row.question, picture_words)}
-        for picture, picture_words in zip(pictures, words, strict=True)
-        for of_picture in [image_features(picture_words).tolist()]
+        {"id": row.id, "image": of_picture, "question": _of_question(prompt, table, row.question, words[n])}
+        for n, picture in enumerate(pictures)
+        for of_picture in [_of_picture(processor, words[n], shown.size(n))]
         for row in picture.rows
     ]
 
@@ -209,7 +217,8 @@ def sweep_pictures(
                 answers = answer_together(model, ids_before, visual, after, most, by, None if sample else references)
                 for n, answered in zip(members, answers, strict=True):
                     for row, answer in zip(pictures[n].rows, answered, strict=True):
-                        line = maker.line(row, scale, shown.count(n, scale), sample, answer)
+                        taken = shown.count(n, scale), shown.tiles(n, scale)
+                        line = maker.line(row, scale, taken, sample, answer)
                         lines[row.id].setdefault(scale, []).append(line)
     return [line for of_row in lines.values() for scale in sweep.scales for line in of_row[scale]], features
 
@@ -246,13 +255,25 @@ def _ood_probes(
             )
         for kind, of_kind in zip(kinds, words, strict=True):
             question = _of_question(prompt, table, picture.rows[0].question, of_kind)
-            found.append({"kind": kind, "image": image_features(of_kind).tolist(), "question": question})
+            seen = _of_picture(processor, of_kind, (drawn.height, drawn.width))
+            found.append({"kind": kind, "image": seen, "question": question})
     return found
 
 
 def _words(shown: ShownPictures) -> NDArray[np.float32]:
     """Every patch as the language model would read it: (B, P, D)."""
     return shown.words.float().cpu().numpy()
+
+
+def _of_picture(processor: MvlmProcessor, words: NDArray[np.float32], size: Size) -> list[float]:
+    """What a router sees of a picture: of its overview (P, D), and of a model with tiles how large the picture is."""
+    seen: list[float] = image_features(words).tolist()
+    return seen if processor.image_processor.views is None else [*seen, *size_features(*size).tolist()]
+
+
+def picture_feature_names(processor: MvlmProcessor) -> list[str]:
+    """The names of what `_of_picture` gives."""
+    return image_feature_names() + ([] if processor.image_processor.views is None else list(SIZE_FEATURES))
 
 
 def _table(model: MvlmForConditionalGeneration) -> NDArray[np.float32]:
@@ -285,6 +306,7 @@ def _assemble(
     groups: int,
     metrics: RowMetrics,
     patches: PatchFiles | None,
+    views: dict[str, Any],
 ) -> dict[str, Any]:
     whole = folder / "whole"
     shutil.rmtree(whole, ignore_errors=True)
@@ -300,7 +322,8 @@ def _assemble(
     facts = describe(
         "labels",
         scales=list(sweep.scales),
-        cost=_mean_tokens(whole / "labels.parquet", sweep.scales),
+        cost=_mean_costs(whole / "labels.parquet", sweep.scales, views["tile_tokens"]),
+        tile_tokens=views["tile_tokens"],
         cost_unit="tokens",
         model_sha256=key["model_sha256"],
         rows_sha256=key["rows_sha256"],
@@ -310,7 +333,7 @@ def _assemble(
         precision=sweep.precision,
         feature_version=FEATURE_VERSION,
         reading=reading,
-        feature_names={"image": image_feature_names(), "question": question_feature_names()},
+        feature_names={"image": views["picture_features"], "question": question_feature_names()},
         samples=sweep.samples,
         **metrics.facts(),
         max_new_tokens=sweep.max_new_tokens,
@@ -325,12 +348,22 @@ def _assemble(
     return facts
 
 
-def _mean_tokens(labels: Path, scales: Sequence[ScaleWord]) -> list[float]:
-    """The tokens that a row takes on average at each scale: what a small picture does not have, it does not cost."""
-    words, tokens = (
-        np.asarray(column) for column in pq.read_table(labels, columns=["scale", "num_visual_tokens"]).columns
-    )
-    return [float(tokens[words == str(scale)].mean()) for scale in scales]
+def facts_of_views(model: MvlmForConditionalGeneration, processor: MvlmProcessor) -> dict[str, Any]:
+    """What labels.json says where a picture may be several views: what a tile is worth in tokens; None without."""
+    spec = processor.image_processor.view_spec
+    return {
+        "tile_tokens": None if spec is None else tile_tokens(model, spec),
+        "picture_features": picture_feature_names(processor),
+    }
+
+
+def _mean_costs(labels: Path, scales: Sequence[ScaleWord], of_tile: float | None) -> list[float]:
+    """What a row costs on average at each scale: its tokens, and the encoding of its tiles. What a small picture does
+    not have, it does not cost; the overview is encoded in any case."""
+    columns = ["scale", "num_visual_tokens", "tiles"]
+    words, tokens, tiles = (np.asarray(column) for column in pq.read_table(labels, columns=columns).columns)
+    cost = tokens + tiles * (of_tile or 0.0)
+    return [float(cost[words == str(scale)].mean()) for scale in scales]
 
 
 def ladder(labels: Path) -> dict[ScaleWord, float]:

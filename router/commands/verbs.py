@@ -144,7 +144,7 @@ def report(router: Path, labels: Path | None, out: Path, only_granularity: bool,
     labels = labels or Path((known.get("labelled") or {}).get("labels") or "labels")
     table = read_table(labels, str(known.get("target", "score")))
     facts = router_of_labels(router, table, labels)
-    with click.progressbar(length=steps(curve), label=f"{'evaluating':<28}", width=30) as bar:
+    with click.progressbar(length=steps(curve, table), label=f"{'evaluating':<28}", width=30) as bar:
         evaluation = evaluate(router, facts, table, bar.update, curve=curve)
     with output_folder(out, overwrite=overwrite) as folder:
         sources = {
@@ -155,6 +155,9 @@ def report(router: Path, labels: Path | None, out: Path, only_granularity: bool,
     click.echo("\n".join(summary.lines(evaluation)))
     click.echo(f"\n{out / 'index.html'}: open it")
     defaults = (router, out) == (Path("router"), Path("report"))
+    if any(isinstance(scale, str) for scale in table.scales):
+        click.echo("a bundle holds models of one view so far: scales with tiles are asked in torch (docs/views.md)")
+        return
     run, rows = table.facts.get("run", "run"), table.facts.get("rows", "rows")
     words = [] if run == "run" else [run]
     words += ["--scales", ",".join(str(m) for m in table.scales), *([] if defaults else ["--router", str(router)])]

@@ -51,7 +51,7 @@ class OnBasis(ScaleEstimator):
         return self.head_.margins(self.basis_.transform(x))
 
 
-def candidates(scales: tuple[int, ...], seed: int) -> dict[str, ScaleEstimator]:
+def candidates(scales: tuple[float, ...], seed: int) -> dict[str, ScaleEstimator]:
     """What is fitted side by side, from the simplest to the most flexible. A blend's parts stand before it."""
     network = ScaleNetwork(seed=seed)
     trees = PooledTrees(scales, num_trees=100, num_leaves=31, seed=seed)

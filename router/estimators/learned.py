@@ -24,7 +24,7 @@ class PooledTrees(ScaleEstimator):
 
     def __init__(
         self,
-        scales: tuple[int, ...] = (1,),
+        scales: tuple[float, ...] = (1,),
         num_trees: int = 150,
         num_leaves: int = 15,
         rate: float = 0.1,

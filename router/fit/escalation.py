@@ -17,7 +17,7 @@ from sklearn.model_selection import GroupKFold
 
 from export.runtime.routing.policy import Policy, Seen, escalation_features
 from router.metrics import Interval, Resamples, interval
-from router.policy import Floats, Outcome, choose, follow, outcome_of, price_for_budget
+from router.policy import Costs, Floats, Outcome, choose, costs_of, follow, outcome_of, price_for_budget
 
 Rule = dict[str, list[float]]
 _FOLDS = 2
@@ -38,20 +38,21 @@ class Escalation:
 
 
 def fit_escalation(
-    probability: Floats, margin: Floats, scores: Floats, cost: Floats, groups: NDArray[np.str_]
+    probability: Floats, margin: Floats, scores: Floats, cost: Floats | Costs, groups: NDArray[np.str_]
 ) -> Escalation:
     """From probabilities out of fold, margins of the first token and scores, all (n, K)."""
+    costs = costs_of(cost)
     rules: list[tuple[NDArray[np.integer], Rule]] = []
     folds = GroupKFold(min(_FOLDS, len(np.unique(groups))))
     for seen, held_out in folds.split(probability, groups=groups):
         rules.append((held_out, fit_rule(probability[seen], margin[seen], scores[seen])))
     resamples = Resamples(groups)
     differences = []
-    for budget in np.geomspace(cost[0], cost[-1], _BUDGETS + 2)[1:-1]:
-        alone = follow(choose(probability, cost, price_for_budget(probability, cost, budget)), scores, cost)
+    for budget in np.geomspace(costs.usual[0], costs.usual[-1], _BUDGETS + 2)[1:-1]:
+        alone = follow(choose(probability, costs, price_for_budget(probability, costs, budget)), scores, costs)
         # The same mean cost for both, so that their scores can be compared.
-        price = _price(rules, probability, margin, scores, cost, float(alone.cost.mean()))
-        looked = _looked(rules, probability, margin, scores, cost, price)
+        price = _price(rules, probability, margin, scores, costs, float(alone.cost.mean()))
+        looked = _looked(rules, probability, margin, scores, costs, price)
         differences.append(resamples.mean(looked.score) - resamples.mean(alone.score))
     return Escalation(fit_rule(probability, margin, scores), interval(np.mean(differences, axis=0)))
 
@@ -69,34 +70,37 @@ def fit_rule(probability: Floats, margin: Floats, scores: Floats) -> Rule:
     return {name: _logistic(x, np.concatenate(y)).tolist() for name, y in (("now", now), ("finer", finer))}
 
 
-def look_twice(rule: Rule, probability: Floats, margin: Floats, scores: Floats, cost: Floats, price: float) -> Outcome:
+def look_twice(
+    rule: Rule, probability: Floats, margin: Floats, scores: Floats, cost: Floats | Costs, price: float
+) -> Outcome:
     """Route at a price, and look again where the rule says so; both looks are paid in full."""
-    policy = Policy(np.asarray(cost), float(np.max(cost)), rule)
-    seen = Seen(probability, np.zeros(len(probability), bool), margin)
+    costs = costs_of(cost)
+    policy = Policy(costs.usual, costs.unit, rule)
+    seen = Seen(probability, np.zeros(len(probability), bool), margin, costs.of_rows)
     return outcome_of(policy.decide(seen, price), scores)
 
 
 def _looked(
-    rules: list[tuple[NDArray[np.integer], Rule]], probability: Floats, margin: Floats, scores: Floats, cost: Floats,
+    rules: list[tuple[NDArray[np.integer], Rule]], probability: Floats, margin: Floats, scores: Floats, costs: Costs,
     price: float,
 ) -> Outcome:  # fmt: skip
     """Each part of the rows by the rule that did not see it."""
     score, spent = np.empty(len(scores)), np.empty(len(scores))
     for rows, rule in rules:
-        part = look_twice(rule, probability[rows], margin[rows], scores[rows], cost, price)
+        part = look_twice(rule, probability[rows], margin[rows], scores[rows], costs.take(rows), price)
         score[rows], spent[rows] = part.score, part.cost
     return Outcome(score, spent)
 
 
 def _price(
-    rules: list[tuple[NDArray[np.integer], Rule]], probability: Floats, margin: Floats, scores: Floats, cost: Floats,
+    rules: list[tuple[NDArray[np.integer], Rule]], probability: Floats, margin: Floats, scores: Floats, costs: Costs,
     budget: float,
 ) -> float:  # fmt: skip
     low, high = 0.0, 1e3
     for _ in range(30):
         # Prices spread over many powers of ten.
         middle = (low + high) / 2 if low == 0 and high < 1e-3 else np.sqrt(max(low, 1e-4) * high)
-        within = _looked(rules, probability, margin, scores, cost, middle).cost.mean() <= budget
+        within = _looked(rules, probability, margin, scores, costs, middle).cost.mean() <= budget
         low, high = (low, middle) if within else (middle, high)
     return float(high)
 

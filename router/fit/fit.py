@@ -105,8 +105,12 @@ def seen_by(estimator: ScaleEstimator, table: Table) -> Any:
 
 def contenders(table: Table, seed: int) -> dict[str, ScaleEstimator]:
     """What is fitted side by side on a table: a reader too, where its labels hold pictures."""
-    found = candidates(table.scales, seed)
-    return found if why_not(table.reading) else found | {READER: Reader(table.scales, seed=seed)}
+    found = candidates(table.sizes, seed)
+    # A reader's grids are those of one view, and it does not know tiles.
+    overviews = [scale for scale in table.scales if isinstance(scale, int)]
+    if why_not(table.reading) or len(overviews) < len(table.scales):
+        return found
+    return found | {READER: Reader(tuple(overviews), seed=seed)}
 
 
 def fit_table(
@@ -144,8 +148,8 @@ def fit_table(
     strange[~apart] = is_strange(p_value.out_of_fold_, least_p_value)
     strange[apart] = is_strange(p_value.p_value(features(table.take(apart))), least_p_value)
     escalation = _escalation(name, probability, table, wanted)
-    policy = Policy(table.cost, float(table.cost.max()), escalation.rule if escalation and escalation.pays else None)
-    prices = operating_points(policy, Seen(probability, strange, table.margins), table.scores)
+    policy = Policy(table.cost, table.costs.unit, escalation.rule if escalation and escalation.pays else None)
+    prices = operating_points(policy, Seen(probability, strange, table.margins, table.costs.of_rows), table.scores)
     risk_bounds = _risk_bounds(probability[apart], strange[apart], table.take(apart), wanted)
     return Fitted(
         name, estimator, seed, calibration, p_value, least_p_value, judged, probability, prices,
@@ -157,7 +161,7 @@ def _escalation(name: str, probability: Floats, table: Table, wanted: Wanted | N
     """A rule for an escalation; none where labels hold no margins, or where a risk bound was made for one look."""
     if wanted or name == "constant" or len(table.scales) < 2 or not np.isfinite(table.margins).all():
         return None
-    return fit_escalation(probability, table.margins, table.scores, table.cost, table.groups)
+    return fit_escalation(probability, table.margins, table.scores, table.costs, table.groups)
 
 
 def _risk_bounds(
@@ -172,8 +176,8 @@ def _risk_bounds(
         for task in tasks:
             rows = slice(None) if task is None else apart.tasks == task
             walked = risk_bound(
-                probability[rows], strange[rows], apart.scores[rows], apart.groups[rows], apart.cost, within, wanted,
-                task,
+                probability[rows], strange[rows], apart.scores[rows], apart.groups[rows], apart.costs.take(rows),
+                within, wanted, task,
             )  # fmt: skip
             found.append(walked)
     return found
@@ -234,7 +238,7 @@ def judge(name: str, estimator: ScaleEstimator, margins: Floats, table: Table) -
     """Regret and log loss of out-of-fold margins (n, K), by group."""
     calibration = PlattScaling(per_scale=table.probability is not None).fit(margins, table.scores)
     probability = calibration.probability(margins)
-    lost = [regrets(choose(probability, table.cost, p), table.scores, table.cost, p) for p in _REGRET_PRICES]
+    lost = [regrets(choose(probability, table.costs, p), table.scores, table.costs, p) for p in _REGRET_PRICES]
     clipped = probability.clip(1e-7, 1 - 1e-7)
     nats = -(table.scores * np.log(clipped) + (1 - table.scores) * np.log(1 - clipped)).mean(axis=1)  # (n,)
     _, group = np.unique(table.groups, return_inverse=True)
@@ -250,9 +254,9 @@ def _gain_out_of_fold(probability: Floats, table: Table) -> Interval:
     budgets = np.geomspace(table.cost[0], table.cost[-1], 7)[1:-1]
     gains = []
     for budget in budgets:
-        price = price_for_budget(probability, table.cost, float(budget))
-        outcome = follow(choose(probability, table.cost, price), table.scores, table.cost)
-        gains.append(gain_samples(outcome, table.scores, table.cost, resamples))
+        price = price_for_budget(probability, table.costs, float(budget))
+        outcome = follow(choose(probability, table.costs, price), table.scores, table.costs)
+        gains.append(gain_samples(outcome, table.scores, table.costs, resamples))
     return interval(np.mean(gains, axis=0))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runtime.errors import MvlmError
-from router.policy import Floats, Ints, choose
+from router.policy import Costs, Floats, Ints, choose, costs_of
 
 Bound = Literal["net", "harm"]
 # The part of the pictures that is set apart for a risk bound.
@@ -80,17 +80,18 @@ def set_apart(groups: NDArray[np.str_], seed: int) -> NDArray[np.bool_]:
 
 
 def risk_bound(
-    probability: Floats, strange: NDArray[np.bool_], scores: Floats, groups: NDArray[np.str_], cost: Floats,
-    within: float, wanted: Wanted, task: str | None = None,
+    probability: Floats, strange: NDArray[np.bool_], scores: Floats, groups: NDArray[np.str_],
+    cost: Floats | Costs, within: float, wanted: Wanted, task: str | None = None,
 ) -> RiskBound:  # fmt: skip
     """Walk the prices for a loss: probabilities and scores (n, K) of calibration rows; which are unlike the others."""
+    costs = costs_of(cost)
     said = RiskBound(within, wanted.confidence, wanted.bound, task, len(scores), None, None, None)
     for price in PRICES:
-        choice = np.where(strange, len(cost) - 1, choose(probability, cost, float(price)))
+        choice = np.where(strange, scores.shape[1] - 1, choose(probability, costs, float(price)))
         losses = loss_of_pictures(choice, scores, groups, wanted.bound)
         if p_value(losses, within, wanted.bound) > 1 - wanted.confidence:
             break
-        said = replace(said, price=float(price), mean_cost=float(np.asarray(cost)[choice].mean()))
+        said = replace(said, price=float(price), mean_cost=float(costs.spent(choice).mean()))
     if said.price is None:
         said = replace(said, rows_needed=_rows_needed(losses, within, wanted, len(scores)))
     return said

@@ -76,12 +76,13 @@ def write_router(folder: Path, fitted: Fitted, table: Table, labels_sha256: str)
 def _known_to_the_runtime(fitted: Fitted, table: Table) -> dict[str, Any]:
     """What stands inside router.onnx for the runtime, beside the graph."""
     # A budget at the costs of the fit is priced by every row; where costs or scales are replaced, some rows must do.
-    seen = Seen(fitted.out_of_fold, fitted.strange, table.margins)
+    seen = Seen(fitted.out_of_fold, fitted.strange, table.margins, table.costs.of_rows)
     priced = operating_points(fitted.policy, seen, table.scores, _PRICES)
     second = fitted.policy.rule
     some = np.linspace(0, len(table) - 1, min(len(table), _VALIDATION_ROWS)).astype(int)
     return {
         "scales": list(table.scales),
+        "sizes": list(table.sizes),
         "least_p_value": fitted.least_p_value,
         "default_loss": fitted.risk_bounds[0].within if fitted.risk_bounds else DEFAULT_LOSS,
         "priced": [[float(f"{point.price:.6g}"), round(point.mean_cost, 4)] for point in priced],
@@ -106,6 +107,7 @@ def _what_was_fitted(fitted: Fitted, table: Table) -> dict[str, Any]:
     return {
         "scales": list(table.scales),
         "costs": table.cost.tolist(),
+        "tile_tokens": table.facts.get("tile_tokens"),
         "cost_unit": table.facts["cost_unit"],
         "estimator": fitted.name,
         "seed": fitted.seed,

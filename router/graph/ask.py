@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from export.runtime.errors import MvlmError
 from export.runtime.routing.router_folder import READER_FILE
 from router.labels import Table
+from router.policy import Costs, costs_of
 from router.reading import Reading
 
 from .reader import PICTURE, QUESTION
@@ -29,7 +30,7 @@ def ask_graph(file: Path, table: Table, price: float) -> tuple[Floats, NDArray[n
     Raises `MvlmError` for a router that reads pictures where the labels hold none.
     """
     session = _session(file)
-    given = {"price": np.asarray(price, np.float32), "cost": table.cost.astype(np.float32)}
+    costs = table.costs
     reads = _reads(session)
     if reads and table.reading is None:
         raise MvlmError(f"{file} reads pictures, and the labels hold no patches: label again, without --no-patches")
@@ -39,19 +40,30 @@ def ask_graph(file: Path, table: Table, price: float) -> tuple[Floats, NDArray[n
     parts = []
     for start in range(0, len(table), at_once):
         some = order[start : start + at_once]
-        feeds = {"image": table.image[some], "question": table.question[some], **given}
+        feeds = {
+            "image": table.image[some],
+            "question": table.question[some],
+            **_priced(session, costs.take(some), price),
+        }
         parts.append(session.run(["probability", "choice", "p_value"], feeds | (pictures.of(some) if pictures else {})))
     back = np.argsort(order)
     probability, choice, p_value = (np.concatenate(column)[back] for column in zip(*parts, strict=True))
     return probability.astype(np.float64), choice, p_value
 
 
+def _priced(session: Any, costs: Costs, price: float) -> dict[str, NDArray[np.float32]]:
+    """Price and costs as a router takes them; one of before takes costs that are the same for all rows."""
+    shapes = {one.name: one.shape for one in session.get_inputs()}
+    priced = {"price": np.asarray(price, np.float32)}
+    if len(shapes["cost"]) == 1:
+        return priced | {"cost": np.asarray(costs.usual, np.float32)}
+    return priced | {"cost": costs.matrix.astype(np.float32), "unit_cost": np.asarray(costs.unit, np.float32)}
+
+
 def p_values(file: Path, image: Floats, question: Floats, cost: Floats) -> Floats:
     """How ordinary rows are by their features (n, d) alone, which is all that a p-value depends on: (n,)."""
     session = _session(file)
-    feeds: dict[str, Any] = {
-        "image": image, "question": question, "price": np.asarray(0.0, np.float32), "cost": cost.astype(np.float32)
-    }  # fmt: skip
+    feeds: dict[str, Any] = {"image": image, "question": question, **_priced(session, costs_of(cost), 0.0)}
     for name, shape in _reads(session).items():
         feeds[name] = np.zeros([len(image), *(side if isinstance(side, int) else 1 for side in shape[1:])], np.float32)
     found: Floats = session.run(["p_value"], feeds)[0]

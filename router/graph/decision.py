@@ -28,14 +28,16 @@ def router_graph(
     d_image: int,
     d_question: int,
 ) -> onnx.ModelProto:
-    """The whole decision as one graph. `known` is what the runtime must know of the router besides; it has `scales`.
+    """The whole decision as one graph. `known` is what the runtime must know of the router besides; it has `scales`,
+    and `sizes`, ascending numbers for them, where they are no numbers themselves.
 
-    Inputs, all float32: `image` (n, d_image), `question` (n, d_question), `price` (), `cost` (k,). Further inputs have
-    a default, which leaves the choice at argmax(probability - price * cost / max(cost)), ties to the cheaper:
-    `num_visual_tokens` (k,) the scales on offer, if not those of the fit; `cap` (); `least_probability` ();
-    `least_p_value` (). Outputs: `probability` (n, k), `choice` (n,) an index into the scales, `p_value` (n,).
+    Inputs, all float32: `image` (n, d_image), `question` (n, d_question), `price` (), `cost` (n or 1, k). Further
+    inputs have a default, which leaves the choice at argmax(probability - price * cost / max(cost)), ties to the
+    cheaper: `unit_cost` (), what a price is for, where that is not the dearest cost; `num_visual_tokens` (k,) the sizes
+    of the scales on offer, if not those of the fit; `cap` (); `least_probability` (); `least_p_value` (). Outputs:
+    `probability` (n, k), `choice` (n,) an index into the scales, `p_value` (n,).
     """
-    scales = np.asarray(known["scales"], np.float32)
+    scales = np.asarray(known.get("sizes", known["scales"]), np.float32)
     graph = GraphWriter(len(scales))
     graph.add("Concat", ["image", "question"], "features", axis=1)  # (n, d)
     margins_name = margins(graph, estimator, "features")
@@ -93,12 +95,15 @@ def _decision(graph: GraphWriter) -> None:
     graph.default("cap", np.float32(np.inf))
     graph.default("least_probability", np.float32(0))
     graph.default("least_p_value", np.float32(0))
+    graph.default("unit_cost", np.float32(0))
     never = graph.constant("never", np.float32(-1e30))
     graph.add("ReduceMax", ["cost"], "dearest", keepdims=0)
-    graph.add("Div", ["cost", "dearest"], "relative_cost")  # (k,)
+    graph.add("LessOrEqual", ["unit_cost", "zero"], "no_unit")
+    graph.add("Where", ["no_unit", "dearest", "unit_cost"], "unit")
+    graph.add("Div", ["cost", "unit"], "relative_cost")  # (n or 1, k)
     graph.add("Mul", ["price", "relative_cost"], "priced")
     graph.add("Sub", ["probability", "priced"], "utility")  # (n, k)
-    graph.add("LessOrEqual", ["cost", "cap"], "allowed")  # (k,)
+    graph.add("LessOrEqual", ["cost", "cap"], "allowed")  # (n or 1, k)
     graph.add("GreaterOrEqual", ["probability", "least_probability"], "likely")  # (n, k)
     graph.add("And", ["likely", "allowed"], "good")
     graph.add("Where", ["good", "utility", never], "good_utility")
@@ -106,7 +111,7 @@ def _decision(graph: GraphWriter) -> None:
     graph.add("ReduceMax", ["good_utility"], "best_utility", axes=[1], keepdims=1)  # (n, 1)
     graph.add("GreaterOrEqual", ["best_utility", graph.constant("tenth_of_never", np.float32(-1e29))], "some_good")
     graph.add("Where", ["some_good", "good_utility", "allowed_probability"], "merit")
-    graph.add("Where", ["allowed", "num_visual_tokens", never], "fineness")  # (k,)
+    graph.add("Where", ["allowed", "num_visual_tokens", never], "fineness")  # (n or 1, k)
     graph.add("Unsqueeze", ["p_value", "last_axis"], "p_value_column")  # (n, 1)
     graph.add("Less", ["p_value_column", "least_p_value"], "strange")
     graph.add("Where", ["strange", "fineness", "merit"], "final")  # (n, k)

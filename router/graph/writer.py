@@ -58,7 +58,7 @@ class GraphWriter:
         floats, info = TensorProto.FLOAT, helper.make_tensor_value_info
         inputs = [
             info("image", floats, ["n", d_image]), info("question", floats, ["n", d_question]),
-            info("price", floats, []), info("cost", floats, ["k"]),
+            info("price", floats, []), info("cost", floats, ["n_or_1", "k"]),
             *self.more_inputs, *self.defaults,
         ]  # fmt: skip
         outputs = [

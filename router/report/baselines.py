@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
+from export.runtime.features import SIZE_FEATURES
+from export.runtime.views.scale import ScaleWord
 from router.estimators.averages import Neighbours, shrunk_means
 from router.estimators.base import PlattScaling, ScaleEstimator
 from router.estimators.candidates import OnBasis
@@ -22,6 +24,7 @@ from router.labels import Table
 Floats = NDArray[np.floating]
 # How many rows of all kinds a kind's own mean is mixed with, so that a rare kind does not overtrust a few rows.
 _SHRINK_ROWS = 20
+_SIZES = 8
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ def baselines(
     """The baselines, in their order; `progress` is told of each."""
     yield Baseline("lookup by task", *_lookup(fit, test))
     progress(1)
+    if knows_sizes(fit):
+        yield Baseline("picture size", *_by_size(fit, test))
+        progress(1)
     # The match is computed from the picture as well: a question alone has its length and its bag of words.
     words = np.array([not name.startswith("match") for name in fit.facts["feature_names"]["question"]])
     seen_fit, seen_test = (replace(t, question=np.zeros_like(t.question)) for t in (fit, test))
@@ -54,7 +60,14 @@ def baselines(
             progress(1)
 
 
-COUNT = 5
+def count(table: Table) -> int:
+    """Of how many baselines `baselines` tells."""
+    return 5 + knows_sizes(table)
+
+
+def knows_sizes(table: Table) -> bool:
+    """Whether the features of a table say how large its pictures are."""
+    return set(SIZE_FEATURES) <= set(table.facts["feature_names"]["image"])
 
 
 def _refitted(name: str, estimator: ScaleEstimator, fit: Table, test: Table) -> Baseline:
@@ -85,13 +98,25 @@ def _lookup(fit: Table, test: Table) -> tuple[Floats, Floats]:
     return on_fit, on_test
 
 
+def _by_size(fit: Table, test: Table) -> tuple[Floats, Floats]:
+    """Mean scores of pictures of about the same number of pixels, in at most `_SIZES` parts of the fit rows."""
+    names = fit.facts["feature_names"]["image"]
+    area_fit, area_test = (sum(t.image[:, names.index(name)] for name in SIZE_FEATURES) for t in (fit, test))
+    edges = np.unique(np.quantile(area_fit, np.linspace(0, 1, _SIZES + 1)[1:-1]))
+    part_fit, part_test = (np.searchsorted(edges, area, side="right") for area in (area_fit, area_test))
+    used, place = np.unique(part_fit, return_inverse=True)
+    means = shrunk_means(fit.scores, place, _SHRINK_ROWS)  # (parts, K)
+    nearest = np.abs(part_test[:, None] - used).argmin(axis=1)
+    return means[place], means[nearest]
+
+
 @dataclass(frozen=True)
 class CascadePoint:
     """Every row at one scale first, and at a finer one when its first token leads by less than a threshold."""
 
     budget: float
-    first: int
-    then: int
+    first: ScaleWord
+    then: ScaleWord
     mean_cost: float
     score: float
 
@@ -122,4 +147,7 @@ def _cascaded(table: Table, first: int, then: int, threshold: float) -> tuple[fl
     """Mean cost and mean score."""
     again = table.margins[:, first] < threshold
     score = np.where(again, table.scores[:, then], table.scores[:, first]).mean()
+    if table.row_cost is not None:
+        spent = table.row_cost[:, first] + again * table.row_cost[:, then]
+        return float(spent.mean()), float(score)
     return float(table.cost[first] + again.mean() * table.cost[then]), float(score)

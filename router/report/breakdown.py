@@ -14,7 +14,7 @@ import numpy as np
 from export.runtime.routing.policy import Policy, Seen
 from router.labels import Table
 from router.metrics import Interval, Resamples, interval
-from router.policy import Floats, Outcome, best_mix, follow, outcome_of, price_table
+from router.policy import Costs, Floats, Outcome, best_mix, costs_of, follow, outcome_of, price_table
 
 _FEWEST_ROWS = 30
 
@@ -75,7 +75,7 @@ class BoundKept:
 
 def bounds_kept(risk_bounds: list[dict[str, Any]], seen: Seen, test: Table) -> list[BoundKept]:
     """Each risk bound beside what came of it, by what is decided by on the test rows. It is a bound of one look."""
-    policy = Policy(test.cost, float(test.cost.max()))
+    policy = Policy(test.cost, test.costs.unit)
     found = []
     for said in risk_bounds:
         rows = np.ones(len(test), bool) if said["task"] is None else test.tasks == said["task"]
@@ -98,10 +98,13 @@ class Oracle:
     curve: list[tuple[float, float]]
 
 
-def oracle_of(told: Floats, scores: Floats, cost: Floats) -> Oracle:
+def oracle_of(told: Floats, scores: Floats, cost: Floats | Costs) -> Oracle:
     """Choose by `told`, be judged by `scores`, both (n, K). The same scores are the oracle with its luck."""
-    mean_cost, score = follow(told.argmax(axis=1), scores, cost).mean
-    points = price_table(told, scores, cost)
+    costs = costs_of(cost)
+    # Of equals the cheapest, which is another scale for another picture where rows have costs of their own.
+    best = np.where(told == told.max(axis=1, keepdims=True), costs.matrix, np.inf).argmin(axis=1)
+    mean_cost, score = follow(best, scores, costs).mean
+    points = price_table(told, scores, costs)
     return Oracle(mean_cost, score, [(point.mean_cost, point.score) for point in points])
 
 
@@ -112,7 +115,7 @@ def without_luck(test: Table) -> Oracle | None:
         return None
     told = test.samples
     others = [(told.sum(axis=1) - told[:, r]) / (samples - 1) for r in range(samples)]
-    found = [oracle_of(told[:, r], others[r], test.cost) for r in range(samples)]
+    found = [oracle_of(told[:, r], others[r], test.costs) for r in range(samples)]
     costs = np.geomspace(test.cost[0], test.cost[-1], 60)
     curve = np.mean([np.interp(costs, *np.array(sorted(one.curve)).T) for one in found], axis=0)
     mean_cost, score = (float(np.mean([getattr(one, name) for one in found])) for name in ("mean_cost", "score"))

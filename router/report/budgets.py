@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from export.runtime.routing.policy import Policy, Seen
 from router.labels import Table
 from router.metrics import Interval, Resamples, gain_samples, interval
-from router.policy import exactly, operating_points, outcome_of, plain
+from router.policy import Costs, exactly, operating_points, outcome_of, plain
 
 Floats = NDArray[np.floating]
 LOOKUP = "lookup by task"
@@ -33,9 +33,12 @@ class Contender:
     test: Seen
 
     @classmethod
-    def plain(cls, name: str, fit: Floats, test: Floats, cost: Floats) -> Contender:
-        """Probabilities (n, K) alone: one look, and nothing is out of distribution."""
-        return cls(name, plain(fit, cost)[0], plain(fit, cost)[1], plain(test, cost)[1])
+    def plain(
+        cls, name: str, fit: Floats, test: Floats, cost: Floats | Costs, of_test: Costs | None = None
+    ) -> Contender:  # fmt: skip
+        """Probabilities (n, K) alone: one look, and nothing is out of distribution. Where rows have costs of their own,
+        `cost` are those of the fit rows and `of_test` those of the test rows."""
+        return cls(name, *plain(fit, cost), plain(test, of_test or cost)[1])
 
     def of(self, fit: NDArray[np.bool_], test: NDArray[np.bool_]) -> Contender:
         """On some of the rows."""
@@ -81,7 +84,7 @@ def ceiling(lookup: Contender, test: Table, budgets: list[float]) -> list[tuple[
     if test.probability is None:
         return []
     expected = replace(test, samples=test.probability[:, None])
-    knows = Contender.plain("knows P", test.probability, test.probability, test.cost)
+    knows = Contender.plain("knows P", test.probability, test.probability, test.costs)
     resamples = Resamples(test.groups)
     ours, theirs = (samples(one, expected, budgets, resamples) for one in (knows, lookup))
     return [(budget, interval(ahead)) for budget, ahead in zip(budgets, ours - theirs, strict=True)]
@@ -90,7 +93,7 @@ def ceiling(lookup: Contender, test: Table, budgets: list[float]) -> list[tuple[
 def samples(contender: Contender, test: Table, budgets: list[float], resamples: Resamples) -> Floats:
     """Gains over the hull at exactly each budget, under each resample: (budgets, 1 + R)."""
     outcomes = [exactly(contender.policy, contender.test, test.scores, budget) for budget in budgets]
-    return np.array([gain_samples(outcome, test.scores, test.cost, resamples) for outcome in outcomes])
+    return np.array([gain_samples(outcome, test.scores, test.costs, resamples) for outcome in outcomes])
 
 
 def _standing(contender: Contender, gains: Floats, lookup: Floats, test: Table, budgets: list[float]) -> Standing:

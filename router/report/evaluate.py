@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from export.runtime.errors import MvlmError
 from export.runtime.routing.policy import Policy, Seen, is_strange
 from export.runtime.routing.router_folder import read_router
+from export.runtime.views.scale import ScaleWord
 from router.estimators.base import ScaleEstimator
 from router.estimators.candidates import candidates
 from router.fit.fit import contenders
@@ -26,7 +27,7 @@ from router.labels import Table
 from router.metrics import Interval, Reliability, Resamples, interval, ladder, named, reliability
 from router.policy import follow, operating_points, outcome_of
 
-from .baselines import COUNT, CascadePoint, baselines, cascade
+from .baselines import CascadePoint, baselines, cascade, count
 from .breakdown import (
     BoundKept,
     Oracle,
@@ -60,9 +61,10 @@ _FACTS = ("estimator", "seed", "constant", "risk_bounds", "least_p_value")
 class Evaluation:
     """Everything that the report shows."""
 
-    scales: tuple[int, ...]
+    scales: tuple[ScaleWord, ...]
     cost: list[float]
     cost_unit: str
+    tile_tokens: float | None
     rows: int
     groups: int
     ladder: dict[str, list[float]]
@@ -120,8 +122,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in (
-            "scales", "cost", "cost_unit", "rows", "groups", "ladder", "measures", "scored_by", "share", "random_mix",
-            "strange", "rows_labelled", "out_of_distribution", "not_learned", "picture_tasks",
+            "scales", "cost", "cost_unit", "tile_tokens", "rows", "groups", "ladder", "measures", "scored_by", "share",
+            "random_mix", "strange", "rows_labelled", "out_of_distribution", "not_learned", "picture_tasks",
             "default_price", "default", "chosen",
         )}  # fmt: skip
         return plain | {
@@ -148,7 +150,7 @@ def router_of_labels(folder: Path, table: Table, labels: Path) -> dict[str, Any]
     """router.json, checked to be whole and to have been fitted for the model and scales of a table."""
     hash_of_model = table.facts["model_sha256"]
     facts = read_router(folder, hash_of_model, of=str(labels), facts=_FACTS, files=(OUT_OF_FOLD,)).facts
-    if facts["scales"] != table.facts["scales"]:
+    if facts["scales"] != list(table.scales):
         raise MvlmError(f"{folder} and {labels} are of other scales: fit the router on these labels")
     return facts
 
@@ -174,13 +176,13 @@ def read_out_of_fold(folder: Path, table: Table) -> Seen:
         strange = np.array(kept["out_of_distribution"].to_pylist(), bool)
     else:  # routers of before kept none, and counted none
         strange = np.zeros(len(ids), bool)
-    return Seen(probability[order], strange[order], fit.margins)
+    return Seen(probability[order], strange[order], fit.margins, fit.row_cost)
 
 
 def evaluate(
     folder: Path, facts: dict[str, Any], table: Table, progress: Callable[[int], None], *, curve: bool = False
 ) -> Evaluation:
-    """Judge the shipped router.onnx on the test rows; `progress` is told of `steps(curve)` steps.
+    """Judge the shipped router.onnx on the test rows; `progress` is told of `steps` steps.
 
     A `curve` fits what ships anew on parts of the labels, to say how many more are worth it.
     """
@@ -189,12 +191,10 @@ def evaluate(
     router = routers[0]
     progress(1)
     others = [
-        Contender.plain(b.name, b.fit, b.test, table.cost)
+        Contender.plain(b.name, b.fit, b.test, fit.costs, test.costs)
         for b in baselines(_estimator(facts, table), fit, test, progress)
     ]
-    budgets = [float(b) for b in BUDGETS if table.cost[0] < b < table.cost[-1]] or [
-        float(np.sqrt(table.cost[0] * table.cost[-1]))
-    ]
+    budgets = stated_budgets(table)
     policies = compare([*routers, *others], test, budgets)
     progress(1)
     lookup = next(contender for contender in others if contender.name == LOOKUP)
@@ -203,7 +203,8 @@ def evaluate(
     blind = next(contender for contender in others if contender.name == "question only")
     gains, mean = _picture_gain(router, blind, fit, test, picture_tasks, budgets)
     by_scale = Resamples(test.groups).mean(test.scores)  # (1 + R, K)
-    best, cross_sample = oracle_of(test.scores, test.scores, test.cost), without_luck(test)
+    best, cross_sample = oracle_of(test.scores, test.scores, test.costs), without_luck(test)
+    cost = test.costs.mean()
     decided = router.policy.decide(router.test, facts["default_price"])
     outcome, choices = outcome_of(decided, test.scores), decided.last
     mixed = np.random.default_rng(0).permutation(choices)
@@ -211,12 +212,13 @@ def evaluate(
     parts, half = breakdown(outcome, test), _half(router, fit, test)
     progress(1)
     return Evaluation(
-        scales=test.scales, cost=test.cost.tolist(), cost_unit=facts["cost_unit"], rows=len(test),
+        scales=test.scales, cost=cost.tolist(), cost_unit=facts["cost_unit"], tile_tokens=facts.get("tile_tokens"),
+        rows=len(test),
         groups=len(np.unique(test.groups)), ladder=ladder(test.scores, test.tasks),
         steepness=interval(by_scale[:, -1] - by_scale[:, 0]), policies=policies, ceiling=ceiling(lookup, test, budgets),
         oracle=best, cross_sample_oracle=cross_sample, measures=table.measures, scored_by=table.scored_by,
-        share=share_of(cross_sample or best, spent, score, test.scores.mean(axis=0), test.cost),
-        random_mix=follow(mixed, test.scores, test.cost).mean, parts=parts, strange=float(router.test.strange.mean()),
+        share=share_of(cross_sample or best, spent, score, test.scores.mean(axis=0), cost),
+        random_mix=follow(mixed, test.scores, test.costs).mean, parts=parts, strange=float(router.test.strange.mean()),
         risk_bounds=bounds_kept(facts["risk_bounds"], router.test, test), rows_labelled=len(fit),
         half_cost=half[0], half=half[1], out_of_distribution=_ood_probes(folder, facts, table),
         cascade=cascade(fit, test, budgets),
@@ -228,9 +230,19 @@ def evaluate(
     )  # fmt: skip
 
 
-def steps(curve: bool) -> int:
+def stated_budgets(table: Table) -> list[float]:
+    """The mean costs that policies are compared at: `BUDGETS`, or with tiles as many between the ends, evenly spread
+    in the logarithm and rounded to two digits."""
+    low, high = float(table.cost[0]), float(table.cost[-1])
+    if table.row_cost is not None:
+        spread = [float(f"{b:.2g}") for b in np.geomspace(low, high, len(BUDGETS) + 2)[1:-1]]
+        return [b for b in dict.fromkeys(spread) if low < b < high] or [float(np.sqrt(low * high))]
+    return [float(b) for b in BUDGETS if low < b < high] or [float(np.sqrt(low * high))]
+
+
+def steps(curve: bool, table: Table) -> int:
     """Of how many steps `evaluate` tells."""
-    return 3 + COUNT + (len(PARTS) if curve else 0)
+    return 3 + count(table) + (len(PARTS) if curve else 0)
 
 
 def _learning(
@@ -248,7 +260,7 @@ def _learning(
 def _estimator(facts: dict[str, Any], table: Table) -> ScaleEstimator:
     """The estimator that was chosen. Where the constant router ships the baselines still need one that can learn, and
     where a reader does, one that takes seconds: the most flexible of those that read features."""
-    known = candidates(table.scales, facts["seed"])
+    known = candidates(table.sizes, facts["seed"])
     return known.get(facts["estimator"], list(known.values())[-1]) if not facts["constant"] else [*known.values()][-1]
 
 
@@ -259,10 +271,10 @@ def shipped(folder: Path, facts: dict[str, Any], table: Table) -> list[Contender
     """
     test = table.test_rows
     probability, _, p_value = ask_graph(folder / "router.onnx", test, facts["default_price"])
-    seen = Seen(probability, is_strange(p_value, facts["least_p_value"]), test.margins)
+    seen = Seen(probability, is_strange(p_value, facts["least_p_value"]), test.margins, test.row_cost)
     fit = read_out_of_fold(folder, table)
     escalation = facts.get("escalation")
-    one_look = Policy(table.cost, float(table.cost.max()))
+    one_look = Policy(table.cost, table.costs.unit)
     if escalation is None:
         return [Contender(ROUTER, one_look, fit, seen)]
     escalating = replace(one_look, rule=escalation["rule"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from export.runtime.views.scale import ScaleWord
 from router.labels import Table
 from router.policy import Floats
 
@@ -22,8 +23,9 @@ _RIGHT = 0.5
 class Needs:
     """Rows of one kind: shares by the scale that they need, then those that never are right, and unstable ones.
 
-    `mean_need` is the mean of needed tokens over rows that have a need; `rise` is by how much the finest scale is right
-    more often than the coarsest, and `flat_from` the coarsest scale within a point of the best.
+    `mean_need` is the mean of needed tokens (with tiles, of needed costs) over rows that have a need; `rise` is by how
+    much the finest scale is right more often than the coarsest, and `flat_from` the coarsest scale within a point of
+    the best.
     """
 
     name: str
@@ -34,14 +36,14 @@ class Needs:
     unstable: float
     mean_need: float
     rise: float
-    flat_from: int
+    flat_from: ScaleWord
 
 
 def granularity(table: Table) -> list[Needs]:
     """All rows, then those of each task."""
     tasks = [str(task) for task in np.unique(table.tasks) if task]
-    everything = _needs("all", table.scores, table.scales)
-    return [everything, *(_needs(task, table.scores[table.tasks == task], table.scales) for task in tasks)]
+    everything = _needs("all", table.scores, table)
+    return [everything, *(_needs(task, table.scores[table.tasks == task], table) for task in tasks)]
 
 
 def needs_of_rows(scores: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -53,9 +55,9 @@ def needs_of_rows(scores: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]
     return first, stable
 
 
-def _needs(name: str, scores: Floats, scales: tuple[int, ...]) -> Needs:
+def _needs(name: str, scores: Floats, table: Table) -> Needs:
     first, stable = needs_of_rows(scores)
-    k, n = len(scales), len(scores)
+    k, n = len(table.scales), len(scores)
     ladder = scores.mean(axis=0)
     has_need = stable < k
     return Needs(
@@ -64,13 +66,13 @@ def _needs(name: str, scores: Floats, scales: tuple[int, ...]) -> Needs:
         stable_from=(np.bincount(stable, minlength=k + 1)[:k] / n).tolist(),
         never=float((first == k).mean()),
         unstable=float(((first < k) & (first != stable)).mean()),
-        mean_need=float(np.asarray(scales)[stable[has_need]].mean()) if has_need.any() else float("nan"),
+        mean_need=float(np.asarray(table.sizes)[stable[has_need]].mean()) if has_need.any() else float("nan"),
         rise=float(ladder[-1] - ladder[0]),
-        flat_from=int(scales[int(np.argmax(ladder >= ladder.max() - 0.01))]),
+        flat_from=table.scales[int(np.argmax(ladder >= ladder.max() - 0.01))],
     )  # fmt: skip
 
 
-def lines(found: list[Needs], scales: tuple[int, ...], measures: str) -> list[str]:
+def lines(found: list[Needs], scales: tuple[ScaleWord, ...], measures: str) -> list[str]:
     """The table for a terminal."""
     wide = max(len(needs.name) for needs in found)
     head = "".join(f"{m:>8}" for m in scales)

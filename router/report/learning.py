@@ -53,7 +53,7 @@ def learning_curve(
         calibration = PlattScaling(per_scale=fit.probability is not None)
         calibration.fit(fitted.margins(seen_by(estimator, rest)), rest.scores)
         said = calibration.probability(fitted.margins(seen_by(estimator, test)))
-        ours = samples(Contender.plain("part", said, said, test.cost), test, budgets, resamples)
+        ours = samples(Contender.plain("part", said, said, test.costs), test, budgets, resamples)
         found.append(Learned(len(kept), interval((ours - theirs).mean(axis=0))))
         progress(1)
     return found

@@ -24,6 +24,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "lookup by task": {"color": "#2b6cb0", "lw": 1.4, "ls": "--"},
     "question only": {"color": "#2f855a", "lw": 1.4, "ls": "-."},
     "image only": {"color": "#b7791f", "lw": 1.4, "ls": ":"},
+    "picture size": {"color": "#805ad5", "lw": 1.4, "ls": "-."},
     "nearest neighbours": {"color": "#0d9488", "lw": 1.4, "ls": (0, (5, 2))},
     "shuffled labels": {"color": _OTHER_COLOUR, "lw": 1.4, "ls": (0, (1, 3))},
 }
@@ -101,7 +102,12 @@ def _chosen(e: Evaluation, figure: Figure) -> None:
     axes.set_xlim(0, 100)
     axes.set_xlabel("share of questions (%)")
     axes.legend(
-        title="tokens", frameon=False, ncols=len(e.scales), loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9
+        title="scale" if e.tile_tokens else "tokens",
+        frameon=False,
+        ncols=len(e.scales),
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        fontsize=9,
     )
     _plain(axes)
     axes.grid(False)

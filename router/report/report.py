@@ -67,6 +67,7 @@ def write_report(
         f'<p class="verdict">{html.escape(verdict(e))}</p>',
         "<ul>" + "".join(f"<li>{html.escape(claim)}</li>" for claim in claims(e)) + "</ul>",
         _figure("accuracy", plots),
+        *(f"<p>{html.escape(line)}.</p>" for line in summary.counted(e)),
         "<h2>At stated budgets</h2>",
         _budget_table(e),
         "<ul>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from export.runtime.views.scale import ScaleWord
 from router.metrics import Interval
 
 from .evaluate import HALF_A_POINT, ROUTER, Evaluation
@@ -44,9 +45,21 @@ def verdict(e: Evaluation) -> str:
     )
 
 
-def tokens(scale: int) -> str:
-    """A scale for people."""
+def tokens(scale: ScaleWord) -> str:
+    """A scale for people; one with tiles is its word."""
+    if isinstance(scale, str):
+        return scale
     return f"{scale} token" if scale == 1 else f"{scale} tokens"
+
+
+def counted(e: Evaluation) -> list[str]:
+    """What a cost counts, where that is more than tokens."""
+    if e.tile_tokens is None:
+        return []
+    return [
+        f"a cost is the tokens that the language model reads and {e.tile_tokens:.3g} for each tile that is encoded (the"
+        " tower's share, by multiplications); the overview is encoded in any case"
+    ]
 
 
 def oracles(e: Evaluation) -> list[str]:
@@ -183,6 +196,7 @@ def lines(e: Evaluation) -> list[str]:
     wide = max(len(name) for name in e.ladder)
     out = [verdict(e), "", f"right answers by kind and scale, {e.rows} test questions about {e.groups} pictures"]
     out += [e.scored_by] if e.scored_by else []
+    out += counted(e)
     out.append(f"  {'':<{wide}}" + "".join(f"{m:>8}" for m in e.scales))
     for name, steps in e.ladder.items():
         mark = "   (not learned)" if name in e.not_learned else ""

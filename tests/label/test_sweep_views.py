@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
+from torch import nn
 
-from export.runtime.errors import MvlmError
+from export.runtime.features import SIZE_FEATURES
 from mvlm_core.checkpoints.run_folder import load_run
 from mvlm_core.data.pictures import PictureFile
 from mvlm_core.label.shown_pictures import ShownPictures
+from mvlm_core.label.tower_share import tile_tokens
 from router.labels import read_table
 from tests.support.families import make, picture
+from tests.support.labels_maker import quick
 
 SCALES = (1, 4, "1@4", "4@native")
 SIZES = [(200, 140), (40, 30), (100, 240)]
@@ -72,14 +77,16 @@ def test_as_one_row_at_one_scale_at_a_time(labelled):
                     assert line["prediction"] == processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
                 alone = len(processor.tokenizer(processor.ask(question), add_special_tokens=False)["input_ids"])
                 assert line["num_visual_tokens"] == inputs["input_ids"].shape[1] - alone + 1
+                assert line["tiles"] == len(inputs["pixel_values"]) - 1
 
 
-def test_the_costs_are_the_mean_of_what_rows_take(labelled):
+def test_the_costs_are_the_mean_of_what_rows_take_tokens_and_encoded_tiles(labelled):
     facts = json.loads((labelled / "labels" / "labels.json").read_text())
     assert facts["scales"] == list(SCALES)
-    found = lines(labelled)
+    found, of_tile = lines(labelled), facts["tile_tokens"]
     for scale, cost in zip(facts["scales"], facts["cost"], strict=True):
-        taken = [line["num_visual_tokens"] for (_, word), line in found.items() if word == str(scale)]
+        own = [line for (_, word), line in found.items() if word == str(scale)]
+        taken = [line["num_visual_tokens"] + of_tile * line["tiles"] for line in own]
         assert cost == pytest.approx(sum(taken) / len(taken))
     assert found["1 what colour?", "1@4"]["num_visual_tokens"] == found["1 what colour?", "1"]["num_visual_tokens"]
 
@@ -103,8 +110,67 @@ def test_a_scale_that_the_model_does_not_allow(labelled, tmp_path, mvlm):
         assert message in result.output
 
 
-def test_a_router_of_tiles_is_refused_by_name(labelled):
-    with pytest.raises(
-        MvlmError, match=r"has scales with tiles \(1@4, 4@native\), and a router chooses among those of"
-    ):
-        read_table(labelled / "labels")
+def test_the_features_say_how_large_a_picture_is(labelled):
+    names = json.loads((labelled / "labels" / "labels.json").read_text())["feature_names"]["image"]
+    assert names[-2:] == list(SIZE_FEATURES)
+    seen = {line["id"]: line["image"] for line in pq.read_table(labelled / "labels/features.parquet").to_pylist()}
+    for n, (width, height) in enumerate(SIZES):
+        assert seen[f"{n} how many?"][-2:] == pytest.approx([math.log2(height), math.log2(width)])
+        assert len(seen[f"{n} how many?"]) == len(names)
+
+
+def test_what_a_tile_is_worth_in_tokens_is_counted(labelled):
+    """Against the multiplications of linear layers and convolutions alone, which are most of all."""
+    model, processor = load_run(labelled / "run")
+    counted = []
+
+    def count(layer, inputs, output):
+        each = layer.weight[0].numel() if isinstance(layer, nn.Conv2d) else layer.in_features
+        counted.append(2 * output.numel() * each)
+
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.register_forward_hook(count)
+    spec = processor.image_processor.view_spec
+    whole = tile_tokens(model, spec)
+    counted.clear()
+    with torch.no_grad():
+        model.connector.words(model.encode_images(torch.zeros(1, 3, spec.size_px, spec.size_px)))
+        of_view = sum(counted)
+        counted.clear()
+        model.language_model.base_model(inputs_embeds=torch.zeros(1, 64, model.config.text_config.hidden_size))
+    assert whole == pytest.approx(of_view / (sum(counted) / 64), rel=0.35)
+    assert whole == tile_tokens(model, spec)
+
+
+def test_from_tiles_to_a_report(tmp_path, mvlm):
+    """A tiny checkpoint comes in, is trained on, labelled over tiles, and a router is fitted and judged."""
+    told = []
+    for n in range(36):
+        picture(*SIZES[n % 3], seed=n).save(tmp_path / f"{n}.png")
+        split = ("train", "val", "test")[n // 12]
+        told.append({"id": f"{n}", "image": f"{n}.png", "question": "what?", "answers": ["red"], "split": split})
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, told)))
+    make("smolvlm", tmp_path / "checkpoint")
+    stage = {"name": "all", "show": [1, "4@4"], "steps": 2, "pictures": 2, "lr": 1e-3}
+    config = {"rows": "rows.jsonl", "precision": "float32", "scales": [1, 4, "4@4"], "stages": [stage]}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config | {"model": {"start": "begin"}}))
+    labels = tmp_path / "labels"
+    for arguments in (
+        ["import", tmp_path / "checkpoint", "--out", tmp_path / "begin"],
+        ["train", tmp_path / "train.yaml", "--out", tmp_path / "run"],
+        ["label", tmp_path / "run", "--scales", "1,4,16,4@4,16@4", "--metric", "exact", "--max-new-tokens", "2",
+         "--rows", tmp_path / "rows.jsonl", "--out", labels],
+    ):  # fmt: skip
+        result = mvlm(*arguments)
+        assert result.exit_code == 0, (result.output, result.exc_info)
+    with quick():
+        fitted = mvlm("fit-router", labels, "--out", tmp_path / "router")
+        assert fitted.exit_code == 0, (fitted.output, fitted.exc_info)
+        report = mvlm("report", tmp_path / "router", "--labels", labels, "--out", tmp_path / "report")
+    assert report.exit_code == 0, (report.output, report.exc_info)
+    assert "a bundle holds models of one view so far" in report.output
+    assert read_table(labels).scales == (1, 4, 16, "4@4", "16@4")
+    refused = mvlm("export", tmp_path / "run", "--router", tmp_path / "router", "--out", tmp_path / "bundle")
+    assert refused.exit_code == 2
+    assert "a bundle shows whole pictures, and 4@4, 16@4 asks for tiles" in refused.output

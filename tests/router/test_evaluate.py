@@ -205,4 +205,4 @@ def test_progress_is_told_of_every_step(made):
     folder, table, _ = made("noise")
     told = []
     evaluate(folder / "router", router_of_labels(folder / "router", table, folder / "labels"), table, told.append)
-    assert sum(told) == steps(False)
+    assert sum(told) == steps(False, table)

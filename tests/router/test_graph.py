@@ -83,7 +83,7 @@ def session(estimator, calibrated=None):
 def ask(opened, x, price=0.0, cost=COST):
     feeds = {
         "image": x[:, :D_IMAGE], "question": x[:, D_IMAGE:],
-        "price": np.asarray(price, np.float32), "cost": np.asarray(cost, np.float32),
+        "price": np.asarray(price, np.float32), "cost": np.atleast_2d(np.asarray(cost, np.float32)),
     }  # fmt: skip
     return opened.run(["probability", "choice"], feeds)
 
@@ -261,8 +261,8 @@ def test_what_the_file_says_of_itself(kind, rows):
         for value in [*model.graph.input, *model.graph.output]
     }
     assert shapes == {
-        "image": ["n", D_IMAGE], "question": ["n", D_QUESTION], "price": [], "cost": ["k"],
-        "num_visual_tokens": ["k"], "cap": [], "least_probability": [], "least_p_value": [],
+        "image": ["n", D_IMAGE], "question": ["n", D_QUESTION], "price": [], "cost": ["n_or_1", "k"],
+        "num_visual_tokens": ["k"], "cap": [], "least_probability": [], "least_p_value": [], "unit_cost": [],
         "probability": ["n", "k"], "choice": ["n"], "p_value": ["n"],
     }  # fmt: skip
 
@@ -288,7 +288,7 @@ def test_any_number_of_scales_between_those_of_the_fit(rows):
     wanted = np.float32([1, 2, 4, 6, 9, 20, 36])
     feeds = {
         "image": rows[0][:, :D_IMAGE], "question": rows[0][:, D_IMAGE:], "price": np.asarray(0, np.float32),
-        "cost": wanted, "num_visual_tokens": wanted,
+        "cost": wanted[None], "num_visual_tokens": wanted,
     }  # fmt: skip
     probability, choice = opened.run(["probability", "choice"], feeds)
     slow = [
@@ -297,7 +297,7 @@ def test_any_number_of_scales_between_those_of_the_fit(rows):
     np.testing.assert_allclose(probability, slow, atol=PARITY)
     np.testing.assert_allclose(probability[:, [0, 2, 4, 6]], known, atol=1e-6)
     assert choice.max() <= 6
-    feeds |= {"num_visual_tokens": np.float32([0.5, 1000]), "cost": np.float32([1, 2])}
+    feeds |= {"num_visual_tokens": np.float32([0.5, 1000]), "cost": np.float32([[1, 2]])}
     np.testing.assert_allclose(opened.run(["probability"], feeds)[0], known[:, [0, -1]], atol=1e-6)
 
 
@@ -320,7 +320,7 @@ def test_the_decision_against_plain_python(rows, price, cap, least_probability, 
     terms = {
         "price": price, "cap": cap, "least_probability": least_probability, "least_p_value": least_p_value,
     }  # fmt: skip
-    feeds = {"image": rows[0][:, :D_IMAGE], "question": rows[0][:, D_IMAGE:], "cost": COST}
+    feeds = {"image": rows[0][:, :D_IMAGE], "question": rows[0][:, D_IMAGE:], "cost": COST[None]}
     feeds |= {name: np.asarray(value, np.float32) for name, value in terms.items()}
     probability, choice, p_value = session(fitted("logistic", rows)).run(None, feeds)
     slow = [decide(p, f, **terms) for p, f in zip(probability, p_value, strict=True)]

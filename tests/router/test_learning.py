@@ -100,6 +100,6 @@ def test_the_report_shows_it_where_it_was_asked_for(made):
     facts, told = router_of_labels(folder / "router", table, folder / "labels"), []
     with quick():
         asked = evaluate(folder / "router", facts, table, told.append, curve=True)
-    assert sum(told) == steps(True) == steps(False) + len(PARTS)
+    assert sum(told) == steps(True, table) == steps(False, table) + len(PARTS)
     assert asked.learning[-1] == Learned(120, asked.policy("router").mean_ahead)
     assert asked.to_json()["learning"][0]["pictures"] == 15

@@ -26,7 +26,7 @@ def test_the_walk_is_onnxruntime(kind, rows, tmp_path):
             {"price": 0.0}, {"price": 0.2}, {"price": 0.2, "cap": 9.0}, {"price": 0.0, "least_probability": 0.6},
             {"price": 0.1, "least_p_value": 0.3},
         ):  # fmt: skip
-            feeds = {"image": some[:, :D_IMAGE], "question": some[:, D_IMAGE:], "cost": COST}
+            feeds = {"image": some[:, :D_IMAGE], "question": some[:, D_IMAGE:], "cost": COST[None]}
             feeds |= {name: np.asarray(value, np.float32) for name, value in more.items()}
             for name, ours, theirs in zip(names, walk.run(None, feeds), session.run(None, feeds), strict=True):
                 assert ours.dtype == theirs.dtype, name

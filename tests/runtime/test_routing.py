@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -51,6 +52,8 @@ def with_probabilities(router: Router, *probabilities: float) -> Router:
     return router
 
 
+# A router that was written before rows had costs of their own, and what it chose.
+SAVED = Path(__file__).parents[1] / "support" / "saved" / "router_3"
 NOTHING = np.zeros(1, np.float32)
 
 
@@ -59,13 +62,23 @@ def test_the_choice_is_that_of_the_graph(file, features, price):
     image, question = features
     router, session = Router(file, FACTS, SCALES, Device()), onnxruntime.InferenceSession(file)
     costs = np.asarray(FACTS.costs, np.float32)
-    feeds = {"image": image, "question": question, "price": np.asarray(price, np.float32), "cost": costs}
+    feeds = {"image": image, "question": question, "price": np.asarray(price, np.float32), "cost": costs[None]}
     probability, choice = session.run(["probability", "choice"], feeds)
     for i in range(len(image)):
         chosen = router.choose(image[i], question[i], Terms(price=price))
         assert chosen.scale == SCALES[choice[i]]
         np.testing.assert_allclose(list(chosen.probabilities.values()), probability[i], rtol=1e-6)
     assert len(set(choice.tolist())) > 1 or price == 2.0
+
+
+@pytest.mark.parametrize("device", [Device(), None])
+def test_a_router_of_format_3_takes_costs_without_rows_and_chooses_as_it_did(device):
+    router = Router(SAVED / "router.onnx", SMALL, SMALL.scales, device)
+    for told in json.loads((SAVED / "choices.json").read_text()):
+        image, question = (np.float32(told[name]) for name in ("image", "question"))
+        chosen = router.choose(image, question, Terms(price=0.4))
+        assert chosen.scale == told["scale"]
+        np.testing.assert_allclose(list(chosen.probabilities.values()), told["probability"], atol=1e-5)
 
 
 def test_a_bundle_with_fewer_scales_chooses_the_best_of_those_at_the_same_price(file):

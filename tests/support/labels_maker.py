@@ -21,7 +21,8 @@ from PIL import Image
 import router.fit.fit
 import router.report.evaluate
 from export.runtime.artefact import describe, sha256_file, write_json
-from export.runtime.features import FEATURE_VERSION
+from export.runtime.features import FEATURE_VERSION, SIZE_FEATURES
+from export.runtime.views.scale import Scale
 from router.estimators.base import ScaleEstimator
 from router.estimators.learned import PooledTrees, ScaleLogistic
 
@@ -50,15 +51,16 @@ class Recipe:
     """What a labels folder is drawn from. Half of the groups are the test split.
 
     `picture` is by how many steps of log2 tokens the picture moves the need of a row, to either side; the features of
-    the match tell to which.
+    the match tell to which. With `tile_tokens` pictures have none, 4 or 16 tiles, and scales are words.
     """
 
     rows: int = 1600
     groups: int = 160
-    scales: tuple[int, ...] = (1, 4, 9, 36)
+    scales: tuple[int | str, ...] = (1, 4, 9, 36)
     kinds: tuple[tuple[str, Kind], ...] = tuple(QUESTION_DECIDES.items())
     picture: float = 0.0
     seed: int = 0
+    tile_tokens: float | None = None
 
 
 def kinds(**named: Kind) -> tuple[tuple[str, Kind], ...]:
@@ -70,6 +72,8 @@ NOISE = Recipe(kinds=kinds(any=Kind(2.0)))
 PICTURE_DECIDES = Recipe(
     scales=(1, 4, 9, 36, 144), kinds=kinds(colour=Kind(2.5, "picture"), letter=Kind(2.5, "picture")), picture=3.0
 )
+# Pictures of none, 4 or 16 tiles; what a row needs is a number of tokens over all of the picture.
+TILED = Recipe(scales=(1, 4, 16, "4@4", "16@4", "16@16"), tile_tokens=10.0, rows=2400, groups=240)
 FLAT = Recipe(kinds=kinds(easy=Kind(-8.0)))
 
 
@@ -80,7 +84,9 @@ def make_labels(folder: Path, recipe: Recipe = Recipe()) -> np.ndarray:
     kind = random.integers(len(names), size=recipe.rows)  # (n,)
     side = random.choice([-1.0, 1.0], size=recipe.rows)  # (n,)
     need = np.array([k.need for k in of_name])[kind] + recipe.picture * side
-    rise = 1 / (1 + np.exp(-_SHARPNESS * (np.log2(recipe.scales) - need[:, None])))  # (n, K)
+    group = np.arange(recipe.rows) % recipe.groups  # groups take turns, so that rows of one group lie apart
+    tiles, detail = _tiles(recipe, group)  # (n, K) each
+    rise = 1 / (1 + np.exp(-_SHARPNESS * (np.log2(detail) - need[:, None])))  # (n, K)
     learned = np.array([k.learned for k in of_name])[kind][:, None]
     probability = _CHANCE + (_BEST - _CHANCE) * rise * learned
     scores = (random.random(probability.shape) < probability).astype(float)
@@ -92,35 +98,54 @@ def make_labels(folder: Path, recipe: Recipe = Recipe()) -> np.ndarray:
     question[:, 2] = random.random(recipe.rows)
     question[np.arange(recipe.rows), 3 + kind % 6] = 1
 
-    # Groups take turns, so that rows of one group lie apart.
-    group = np.arange(recipe.rows) % recipe.groups
+    names_of_image = IMAGE_FEATURES
+    if recipe.tile_tokens is not None:
+        sides = np.sqrt(np.maximum(tiles.max(axis=1), 1)) * 64  # (n,)
+        image = np.column_stack([image, np.log2(sides), np.log2(sides)])
+        names_of_image += SIZE_FEATURES
     answer = random.integers(len(ANSWERS), size=recipe.rows)
     wrong = (answer[:, None] + random.integers(1, len(ANSWERS), scores.shape)) % len(ANSWERS)
+    parsed = [Scale.parse(scale) for scale in recipe.scales]
+    tokens = (1 + tiles) * np.array([scale.tokens for scale in parsed])  # (n, K)
     labels = [
         {
             "id": f"r{row}", "group": f"g{group[row]}", "task": names[kind[row]],
-            "split": "test" if group[row] % 2 else "val", "num_visual_tokens": scale, "score": scores[row, k],
+            "split": "test" if group[row] % 2 else "val", "num_visual_tokens": int(tokens[row, k]),
+            "score": scores[row, k],
             "loss": None, "confidence": None, "margin": None, "answer": ANSWERS[answer[row]],
             "prediction": ANSWERS[answer[row] if scores[row, k] else wrong[row, k]],
         }
         for row in range(recipe.rows)
-        for k, scale in enumerate(recipe.scales)
+        for k in range(len(recipe.scales))
     ]  # fmt: skip
     features = [
         {"id": f"r{row}", "image": image[row].tolist(), "question": question[row].tolist()}
         for row in range(recipe.rows)
     ]
     facts = {
-        "scales": list(recipe.scales), "cost": [float(m) for m in recipe.scales], "cost_unit": "tokens",
+        "scales": list(recipe.scales), "cost": (tokens + tiles * (recipe.tile_tokens or 0.0)).mean(axis=0).tolist(),
+        "cost_unit": "tokens", "tile_tokens": recipe.tile_tokens,
         "model_sha256": "a model", "rows_sha256": "some rows", "rows": str(folder.parent / "rows"),
         "feature_version": FEATURE_VERSION,
-        "feature_names": {"image": list(IMAGE_FEATURES), "question": list(QUESTION_FEATURES)},
+        "feature_names": {"image": list(names_of_image), "question": list(QUESTION_FEATURES)},
         "counts": {"rows": recipe.rows, "groups": recipe.groups},
         "tasks": {name: {"sight": k.sight} for name, k in recipe.kinds},
     }  # fmt: skip
+    if recipe.tile_tokens is not None:
+        for n, line in enumerate(labels):
+            row, k = divmod(n, len(recipe.scales))
+            line |= {"scale": str(recipe.scales[k]), "tiles": int(tiles[row, k])}
     folder.mkdir(parents=True)
     _write(folder, labels, features, facts)
     return probability
+
+
+def _tiles(recipe: Recipe, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many tiles each row shows at each scale, and in how many tokens it shows the whole picture: (n, K) each."""
+    scales = [Scale.parse(scale) for scale in recipe.scales]
+    most = np.array([0, 4, 16])[group // 2 % 3] if recipe.tile_tokens is not None else np.zeros(len(group), int)
+    tiles = np.minimum(most[:, None], [scale.tiles or 0 for scale in scales])
+    return tiles, np.maximum(tiles, 1) * np.array([scale.tokens for scale in scales])
 
 
 Rows = list[dict[str, Any]]
@@ -148,7 +173,8 @@ def _write(folder: Path, labels: Rows, features: Rows, facts: dict[str, Any]) ->
         text["metric"] = pa.string()
     if labels and "probability" in labels[0]:
         number["probability"] = pa.float32()
-    columns = pa.schema(list({**text, **number, "num_visual_tokens": pa.int32(), **sample}.items()))
+    tiled = {"scale": pa.string(), "tiles": pa.int32()} if labels and "tiles" in labels[0] else {}
+    columns = pa.schema(list({**text, **number, "num_visual_tokens": pa.int32(), **sample, **tiled}.items()))
     vectors = pa.schema([("id", pa.string()), *((kind, pa.list_(pa.float32())) for kind in ("image", "question"))])
     pq.write_table(pa.Table.from_pylist(labels, columns), folder / "labels.parquet")
     pq.write_table(pa.Table.from_pylist(features, vectors), folder / "features.parquet")
@@ -172,7 +198,7 @@ def write_rows(labels: Path, question: str) -> Path:
     return folder
 
 
-def quick_candidates(scales: tuple[int, ...], seed: int) -> dict[str, ScaleEstimator]:
+def quick_candidates(scales: tuple[float, ...], seed: int) -> dict[str, ScaleEstimator]:
     """The candidates of `router.estimators.candidates`, smaller."""
     return {
         "logistic": ScaleLogistic(l2=3.0),

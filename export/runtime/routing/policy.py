@@ -31,17 +31,19 @@ _CLOSE = 1.05
 
 @dataclass(frozen=True)
 class Seen:
-    """What is decided by: P(right) (n, k), which rows are out of distribution (n,), and by how much the first token of
-    each answer leads (n, k), which only a rule for an escalation reads."""
+    """What is decided by: P(right) (n, k), which rows are out of distribution (n,), by how much the first token of each
+    answer leads (n, k), which only a rule for an escalation reads, and what the scales cost each row (n, k), where rows
+    differ in that: a wide picture has fewer tiles."""
 
     probability: Floats
     strange: NDArray[np.bool_]
     margin: Floats | None = None
+    cost: Floats | None = None
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_] | slice) -> Seen:
         """Some of the rows."""
-        margin = None if self.margin is None else self.margin[rows]
-        return Seen(self.probability[rows], self.strange[rows], margin)
+        margin, cost = (None if some is None else some[rows] for some in (self.margin, self.cost))
+        return Seen(self.probability[rows], self.strange[rows], margin, cost)
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,10 @@ class Decided:
 
 @dataclass(frozen=True)
 class Policy:
-    """How scales are chosen: their costs (k,), the cost that a price is for, and a rule for an escalation, if any.
+    """How scales are chosen: their usual costs (k,), what a price is for, and a rule for an escalation, if any.
 
-    An escalation costs its scale in full, or only what it adds where the model keeps its cache.
+    Where rows have costs of their own, these count. An escalation costs its scale in full, or only what it adds where
+    the model keeps its cache.
     """
 
     cost: Floats
@@ -69,32 +72,39 @@ class Policy:
         self, seen: Seen, price: float, *, cap: float = math.inf, least_probability: float = 0.0
     ) -> Decided:  # fmt: skip
         """Every row at one price. A cap bounds what one row may cost, both looks together."""
-        first = self.first(seen, price, cap=cap, least_probability=least_probability)
-        spent = np.asarray(self.cost, np.float64)[first]
+        first, costs = self.first(seen, price, cap=cap, least_probability=least_probability), self._costs(seen)
+        rows = np.arange(len(first))
+        spent = costs[rows, first]
         if self.rule is None or seen.margin is None:
             return Decided(first, first, spent)
-        relative = np.asarray(self.cost, np.float64) / self.unit_cost
-        margin = seen.margin[np.arange(len(first)), first]
+        relative = costs / self.unit_cost
+        margin = seen.margin[rows, first]
         second = escalations(
             self.rule, margin, seen.probability, first, relative, price, keeps_cache=self.keeps_cache,
             cap=None if math.isinf(cap) else cap / self.unit_cost,
         )  # fmt: skip
         again = (second != NO_LOOK) & ~seen.strange
         last = np.where(again, second, first)
-        extra = np.asarray(self.cost, np.float64)[last] - (spent if self.keeps_cache else 0.0)
+        extra = costs[rows, last] - (spent if self.keeps_cache else 0.0)
         return Decided(first, last, spent + np.where(again, extra, 0.0))
 
     def first(self, seen: Seen, price: float, *, cap: float = math.inf, least_probability: float = 0.0) -> Ints:
         """The scale that is looked at first: the best utility among what the cap allows and is likely enough; the
         likeliest where nothing is; the finest allowed for what is out of distribution. Ties go to the cheaper."""
-        allowed = np.asarray(self.cost) <= cap  # (k,)
-        utility = seen.probability - price * (np.asarray(self.cost, np.float64) / self.unit_cost)
+        costs = self._costs(seen)  # (n, k)
+        allowed = costs <= cap  # (n, k)
+        utility = seen.probability - price * (costs / self.unit_cost)
         good = allowed & (seen.probability >= least_probability)  # (n, k)
         best = np.where(good, utility, -np.inf)
         likeliest = np.where(allowed, seen.probability, -np.inf)
         merit = np.where(good.any(axis=1, keepdims=True), best, likeliest)
-        finest = int(np.flatnonzero(allowed)[-1])
+        finest = allowed.shape[1] - 1 - allowed[:, ::-1].argmax(axis=1)  # (n,)
         return np.where(seen.strange, finest, merit.argmax(axis=1)).astype(np.int64)
+
+    def _costs(self, seen: Seen) -> NDArray[np.float64]:
+        """What the scales cost each row, (n, k)."""
+        costs = np.asarray(self.cost if seen.cost is None else seen.cost, np.float64)
+        return np.broadcast_to(costs, np.shape(seen.probability))
 
     def mean_cost(self, seen: Seen, price: float) -> float:
         """What a row costs in the mean at a price."""
@@ -169,16 +179,16 @@ def escalations(
 ) -> Ints:  # fmt: skip
     """Which finer scale is worth an escalation, `NO_LOOK` for none: margin (n,), P (n, k), first choice (n,) -> (n,).
 
-    Costs and cap are in parts of the unit cost; a cap counts both looks.
+    Costs (k,) or (n, k) and cap are in parts of the unit cost; a cap counts both looks.
     """
     n, k = probability.shape
-    rows, relative = np.arange(n), np.asarray(relative_cost, np.float64)
+    rows, relative = np.arange(n), np.broadcast_to(np.asarray(relative_cost, np.float64), (n, k))
     best, chosen = np.zeros(n), np.full(n, NO_LOOK)
-    now, paid = probability[rows, at], relative[at]
+    now, paid = probability[rows, at], relative[rows, at]
     for dear in range(1, k):
         seen = escalation_features(margin, now, probability[:, dear])  # (n, 4)
         gain = sigmoid(seen @ np.asarray(rule["finer"])) - sigmoid(seen @ np.asarray(rule["now"]))
-        extra = relative[dear] - (paid if keeps_cache else 0.0)
+        extra = relative[:, dear] - (paid if keeps_cache else 0.0)
         worth = np.where(at < dear, gain - price * extra, -np.inf)
         if cap is not None:
             worth = np.where(paid + extra <= cap, worth, -np.inf)
@@ -197,7 +207,7 @@ def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(-x))
 
 
-def interpolate(probability: Floats, scales: Sequence[int], wanted: Sequence[int]) -> NDArray[np.float64]:
+def interpolate(probability: Floats, scales: Sequence[float], wanted: Sequence[float]) -> NDArray[np.float64]:
     """Probabilities at other scales, by the log odds over log m, and never beyond the ends: (n, K) -> (n, k)."""
     known, at = (np.log(np.asarray(some, np.float64)) for some in (scales, wanted))
     share = np.array([np.interp(at, known, one) for one in np.eye(len(known))])  # (K, k)

@@ -7,7 +7,7 @@ fitted for, as long as they lie between two that it was: the graph interpolates 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from export.runtime.backends.onnx import Device
 from export.runtime.errors import MvlmError
 from export.runtime.manifest import RouterFacts
+from export.runtime.views.scale import ScaleWord
 
 from .policy import DEAREST_PRICE, NO_LOOK, Policy, Seen, escalations, interpolate, is_strange, priced_at
 from .reading import Read, read_patches
@@ -68,6 +69,7 @@ class Choice:
     """A scale and why.
 
     Attributes:
+        scale: a number of tokens, or with tiles a word such as 16@4.
         probabilities: how likely each scale on offer is to answer right.
         reason: the choice in a person's words.
         cost: of the scale, in the router's unit.
@@ -78,8 +80,8 @@ class Choice:
         terms: on which was chosen.
     """
 
-    scale: int
-    probabilities: dict[int, float]
+    scale: Any
+    probabilities: dict[Any, float]
     reason: str
     cost: float
     price: float
@@ -92,25 +94,22 @@ class Router:
     """The predictor inside a bundle, over the scales that the bundle offers."""
 
     def __init__(
-        self, path: Path, facts: RouterFacts, offered: Sequence[int], device: Device | None, graph: Any = None,
+        self, path: Path, facts: RouterFacts, offered: Sequence[ScaleWord], device: Device | None, graph: Any = None,
         *, reader: Any = None, costs_replaced: bool = False, overhead: float = 0.0,
     ) -> None:  # fmt: skip
         """`device` None walks the graph in numpy, for a machine without onnxruntime. `overhead` is what choosing itself
         costs, a part of each scale's cost."""
         self.facts, self.costs_replaced, self.overhead = facts, costs_replaced, overhead
-        self.offered = tuple(sorted(offered))
-        outside = [m for m in self.offered if not facts.scales[0] <= m <= facts.scales[-1]]
-        if outside or not self.offered:
-            raise MvlmError(
-                f"the router was fitted for {facts.scales[0]} to {facts.scales[-1]} tokens, and {outside or 'none'} of"
-                " the bundle's scales lies outside: label those scales and fit again"
-            )
+        self.offered = offered_scales(facts.scales, offered)
         self._path, self._device = path, device
         self._graph = graph or open_graph(path, device)
         self._reader = reader or (open_graph(path.with_name(facts.reader), device) if facts.reader else None)
         self._known = read_metadata(self._graph, path)
         self._names = NAMES[int(self._known["format_version"])]
-        self.costs = np.interp(self.offered, facts.scales, facts.costs).astype(np.float32)  # (k,)
+        self._fitted = tuple(float(size) for size in self._known.get("sizes", self._known["scales"]))  # (K,)
+        self._sizes = sizes_of(self.offered, self._known["scales"], self._fitted)  # (k,)
+        sizes = sizes_of(facts.scales, self._known["scales"], self._fitted)
+        self.costs = np.interp(self._sizes, sizes, facts.costs).astype(np.float32)  # (k,)
         self._unit_cost = float(max(facts.costs))  # the router's own dearest scale stays the unit of the price
         self._policy = Policy(self.costs, self._unit_cost, self._known["escalation"])
         self._settled: dict[tuple[float, float, tuple[float, ...]], int | None] = {}
@@ -125,7 +124,7 @@ class Router:
         missing = [m for m in self.offered if m not in costs]
         if missing:
             raise MvlmError(f"no cost is given for {', '.join(map(str, missing))} tokens: give one for each scale")
-        scales = tuple(sorted(costs))
+        scales = tuple(m for m in self.offered if m in costs) if _with_tiles(self.offered) else tuple(sorted(costs))
         values = tuple(float(costs[m]) for m in scales)
         require_costs(values)
         facts = replace(self.facts, scales=scales, costs=values, cost_unit=unit)
@@ -282,8 +281,8 @@ class Router:
             "image": image[None],  # (1, d_image)
             "question": question[None],  # (1, d_question)
             "price": _scalar(0.0),
-            "cost": self.costs,  # (k,)
-            "num_visual_tokens": np.asarray(self.offered, np.float32),  # (k,)
+            "cost": self.costs[None] if self._names.cost_rank == 2 else self.costs,  # (1, k) or (k,)
+            "num_visual_tokens": np.asarray(self._sizes, np.float32),  # (k,)
         }
         if self._reader is not None:
             if read is None:
@@ -295,16 +294,16 @@ class Router:
     @cached_property
     def _validation(self) -> Seen:
         """Some rows of the fit at the scales on offer, as they were decided by."""
-        known, fitted = self._known, self._known["scales"]
+        known, fitted = self._known, self._fitted
         probability = interpolate(
-            np.asarray(known["validation"], np.float64).reshape(-1, len(fitted)), fitted, self.offered
+            np.asarray(known["validation"], np.float64).reshape(-1, len(fitted)), fitted, self._sizes
         )
         strange = np.zeros(len(probability), bool)
         strange[known.get("validation_strange", [])] = True
         if known["escalation"] is None:
             return Seen(probability, strange)
         # Margins are known at the fitted scales; one on offer takes that of the nearest.
-        near = [int(np.abs(np.log(np.asarray(fitted) / m)).argmin()) for m in self.offered]
+        near = [int(np.abs(np.log(np.asarray(fitted) / m)).argmin()) for m in self._sizes]
         return Seen(probability, strange, np.asarray(known["validation_margin"])[:, near])
 
     def _price_for(self, budget: float) -> float:
@@ -339,6 +338,37 @@ class Router:
         return f"{text} against {probability[other]:.2f} at {self.offered[other]}, which costs {costs}"
 
 
+def offered_scales(fitted: Sequence[ScaleWord], offered: Sequence[ScaleWord]) -> tuple[Any, ...]:
+    """The scales on offer in the order of their costs. Raises `MvlmError` for some that the router knows nothing of:
+    among numbers of tokens it knows all between its ends, and with tiles those that it was fitted for."""
+    if _with_tiles([*fitted, *offered]):
+        unknown = [str(scale) for scale in offered if scale not in fitted]
+        if unknown or not offered:
+            raise MvlmError(
+                f"the router was fitted for {', '.join(map(str, fitted))}, and not for {', '.join(unknown) or 'none'}:"
+                " label those scales and fit again"
+            )
+        return tuple(scale for scale in fitted if scale in offered)
+    numbers = sorted(int(scale) for scale in offered)
+    outside = [m for m in numbers if not int(fitted[0]) <= m <= int(fitted[-1])]
+    if outside or not numbers:
+        raise MvlmError(
+            f"the router was fitted for {fitted[0]} to {fitted[-1]} tokens, and {outside or 'none'} of the bundle's"
+            " scales lies outside: label those scales and fit again"
+        )
+    return tuple(numbers)
+
+
+def sizes_of(scales: Sequence[ScaleWord], fitted: Sequence[ScaleWord], sizes: Sequence[float]) -> tuple[float, ...]:
+    """The number that stands for each scale in the graph: that of the fit, or the tokens of one between two of them."""
+    known = dict(zip(fitted, sizes, strict=True))
+    return tuple(known[scale] if scale in known else float(scale) for scale in scales)
+
+
+def _with_tiles(scales: Iterable[ScaleWord]) -> bool:
+    return any(isinstance(scale, str) for scale in scales)
+
+
 def require_costs(costs: Sequence[float]) -> None:
     """Raise `MvlmError` unless costs, from the coarsest scale to the finest, are above 0 and never fall."""
     rise = all(a <= b for a, b in pairwise(costs))
@@ -352,12 +382,12 @@ def require_price(price: float) -> None:
     Terms(price=price)
 
 
-def named_reason(scale: int) -> str:
+def named_reason(scale: ScaleWord) -> str:
     """The reason when nobody chose."""
     return f"{_tokens(scale)}: the scale that was named"
 
 
-def _strange(scale: int, p_value: float) -> str:
+def _strange(scale: ScaleWord, p_value: float) -> str:
     return (
         f"{_tokens(scale)}: the finest allowed, since this question and picture are unlike those that the router was"
         f" fitted on (only {100 * p_value:.2g} % of them were as strange)"
@@ -376,5 +406,7 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _tokens(scale: int) -> str:
+def _tokens(scale: ScaleWord) -> str:
+    if isinstance(scale, str):
+        return scale
     return f"{scale} token" if scale == 1 else f"{scale} tokens"

@@ -11,6 +11,7 @@ from export.runtime.artefact import read_artefact, require_facts, sha256_file
 from export.runtime.errors import MvlmError
 from export.runtime.features import FEATURE_VERSION
 from export.runtime.manifest import RouterFacts
+from export.runtime.views.scale import ScaleWord
 
 ROUTER_FILE = "router.onnx"
 # What depends on the picture of a router that reads pictures.
@@ -26,7 +27,7 @@ class RouterSource:
     facts: dict[str, Any]
 
     @property
-    def scales(self) -> tuple[int, ...]:
+    def scales(self) -> tuple[ScaleWord, ...]:
         return tuple(self.facts["scales"])
 
     @property

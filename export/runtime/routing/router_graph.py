@@ -12,20 +12,21 @@ from export.runtime.graph_facts import operators
 
 from .numpy_onnx import ROUTER_OPERATORS, GraphWalk
 
-ROUTER_FORMAT = 3  # since 3 a router may read pictures
+ROUTER_FORMAT = 4  # since 3 a router may read pictures, since 4 rows may have costs of their own
 METADATA_KEY = "mvlm"
 
 
 class Names(NamedTuple):
-    """What the graph calls its p-value, and the threshold that it is held against."""
+    """What the graph calls its p-value, and the threshold that it is held against; and the rank of its costs."""
 
     p_value: str
     least_p_value: str
+    cost_rank: int = 1
 
 
 # A graph of format 1 has other names for two of its ends, and its description for two of its keys.
 NAMES = {1: Names("familiarity", "least_familiarity")} | {
-    number: Names("p_value", "least_p_value") for number in range(2, ROUTER_FORMAT + 1)
+    number: Names("p_value", "least_p_value", 2 if number >= 4 else 1) for number in range(2, ROUTER_FORMAT + 1)
 }
 _FORMER_KEYS = {"least_familiarity": "least_p_value", "promises": "risk_bounds"}
 
