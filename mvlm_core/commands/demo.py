@@ -14,7 +14,7 @@ from export.runtime.artefact import describe, refuse_if_filled, write_json
 from export.runtime.errors import MvlmError
 from export.runtime.families import Family
 
-from .demo_size import REHEARSAL, SHORT, Size
+from .demo_size import REHEARSAL, SHEETS, SHORT, Size
 from .demo_time import Clock, expected, slowness, spoken
 
 _PARTS = ("rows", "train.yaml", "run", "labels", "router", "report", "bundle")
@@ -23,12 +23,13 @@ _SHOWN_KIND = "colour_of"
 
 @dataclass
 class Demo:
-    """One demo in one folder."""
+    """One demo in one folder, of pictures of one view or, with `large`, of sheets with tiles."""
 
     out: Path
     family: Family
     seed: int
     size: Size = SHORT
+    large: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     clock: Clock | None = None  # a rehearsal has none
 
@@ -37,24 +38,26 @@ class Demo:
         self._say_what_is_there(overwrite)
         rows, run, labels, router, report, bundle = (self._path(name) for name in _PARTS if name != "train.yaml")
         again = ("--overwrite",) if overwrite else ()
-        if self.size != REHEARSAL:
+        if self.size not in (REHEARSAL, SHEETS):  # what sheets take was never measured on a machine of its own
             self.clock = Clock(slowness(), expected(self.size), self.seconds)
             click.echo(f"This takes {spoken(self.clock.left())} on this machine.")
         self._verb(
             "data", "scenes", "--out", rows, "--family", self.family, "--seed", str(self.seed),
-            *self.size.drawing(), *again,
+            *(("--size", "large") if self.large else ()), *self.size.drawing(), *again,
         )  # fmt: skip
         self._verb("train", self._path("train.yaml"), *self.size.training(), "--out", run, *again)
         self._verb("label", run, "--rows", rows, "--out", labels, *again)
         self._verb("fit-router", labels, "--out", router, *again)
-        self._verb("export", run, "--router", router, "--rows", rows, "--out", bundle, *again)
+        if not self.large:  # a bundle holds models of one view so far
+            self._verb("export", run, "--router", router, "--rows", rows, "--out", bundle, *again)
         self._verb("report", router, "--labels", labels, "--out", report, *again)
-        picture, question, answer = self._example(Path(rows))
-        self._verb("run", picture, question, "--bundle", bundle)
-        click.echo(f"(right is: {answer}; the picture is {picture})")
+        if not self.large:
+            picture, question, answer = self._example(Path(rows))
+            self._verb("run", picture, question, "--bundle", bundle)
+            click.echo(f"(right is: {answer}; the picture is {picture})")
         facts = describe(
             "demo", family=self.family, seed=self.seed, rehearsal=self.size == REHEARSAL, size=asdict(self.size),
-            seconds=self.seconds,
+            large=self.large, seconds=self.seconds,
         )  # fmt: skip
         write_json(self.out / "demo.json", facts)
         self._say_where_everything_lies()
@@ -98,8 +101,12 @@ class Demo:
         }  # fmt: skip
         click.echo()
         for name, what in lies.items():
+            if self.large and name == "bundle":
+                continue
             click.echo(f"  {self._path(name):<18} {what}")
         spent = "  ".join(f"{verb} {seconds:.0f} s" for verb, seconds in self.seconds.items())
         click.echo(f"\ntime: {spent}  in all {sum(self.seconds.values()):.0f} s")
+        if self.large:
+            return
         picture = next((self.out / "rows" / "pictures" / "test").rglob("*.png")).as_posix()
         click.echo(f'next: mvlm run {picture} "what time of day is it?" --bundle {self._path("bundle")}')

@@ -237,8 +237,12 @@ def label(
 @click.option("--seed", default=0, show_default=True)
 @click.option("--rehearse", is_flag=True, help="A few pictures and steps: shows the way, not the result.")
 @click.option("--long", "at_length", is_flag=True, help="As the documentation's figures: three times as long.")
+@click.option(
+    "--size", type=click.Choice(SIZES), default="small", show_default=True,
+    help="One view a picture, or sheets of up to sixteen tiles (without a bundle so far).",
+)  # fmt: skip
 @OVERWRITE
-def demo(out: Path, family: Family, seed: int, rehearse: bool, at_length: bool, overwrite: bool) -> None:
+def demo(out: Path, family: Family, seed: int, rehearse: bool, at_length: bool, size: Size, overwrite: bool) -> None:
     """The whole way in one command: draw, train, label, fit a router, report, export, and ask.
 
     \b
@@ -246,8 +250,11 @@ def demo(out: Path, family: Family, seed: int, rehearse: bool, at_length: bool, 
       mvlm demo --rehearse --out demo
     """
     from .demo import Demo
-    from .demo_size import LONG, REHEARSAL, SHORT
+    from .demo_size import LONG, REHEARSAL, SHEETS, SHORT
 
-    if rehearse and at_length:
-        raise MvlmError("--rehearse and --long exclude each other: name one of them")
-    Demo(out, family, seed, REHEARSAL if rehearse else LONG if at_length else SHORT).run(overwrite=overwrite)
+    large = size == "large"
+    if at_length and (rehearse or large):
+        other = "--rehearse" if rehearse else "--size large"
+        raise MvlmError(f"{other} and --long exclude each other: name one of them")
+    usual = SHEETS if large else LONG if at_length else SHORT
+    Demo(out, family, seed, REHEARSAL if rehearse else usual, large).run(overwrite=overwrite)

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from mvlm_core.commands.demo import Demo
-from mvlm_core.commands.demo_size import LONG, SHORT
+from mvlm_core.commands.demo_size import LONG, SHEETS, SHORT
 from mvlm_core.commands.demo_time import MEASURED, Clock, expected, slowness, spoken
 
 WHOLE = sum(MEASURED.values())
@@ -90,3 +90,12 @@ def test_a_demo_is_long_or_rehearsed(tmp_path, mvlm):
     refused = mvlm("demo", "--rehearse", "--long", "--out", tmp_path / "demo")
     assert refused.exit_code == 2
     assert "--rehearse and --long exclude each other" in refused.output
+    refused = mvlm("demo", "--size", "large", "--long", "--out", tmp_path / "demo")
+    assert refused.exit_code == 2
+    assert "--size large and --long exclude each other" in refused.output
+
+
+def test_a_demo_of_sheets_goes_as_far_as_the_report(tmp_path, monkeypatch):
+    _, asked = told_by(Demo(tmp_path / "demo", "pool", 0, SHEETS, large=True), monkeypatch)
+    assert [words[0] for words in asked] == ["data", "train", "label", "fit-router", "report"]
+    assert asked[0][asked[0].index("--size") + 1] == "large"

@@ -7,7 +7,7 @@ import pytest
 
 from router.estimators.learned import PooledTrees, ScaleLogistic
 from router.report import baselines as baselines_module
-from router.report.baselines import COUNT, baselines
+from router.report.baselines import baselines, count
 from router.report.evaluate import _estimator
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -36,7 +36,7 @@ def test_what_each_baseline_may_see(made, monkeypatch):
         "shuffled labels",
         "nearest neighbours",
     ]
-    assert sum(told) == COUNT == len(found)
+    assert sum(told) == count(table) == len(found)
     question, image, shuffled = (Seen.fitted[i] for i in (2, 5, 8))  # the fits on all rows, after those of the folds
     # Three of the picture, then: tokens, two of the match, and the words.
     assert not question[:, :3].any()
