@@ -26,7 +26,8 @@ from benchmarks.gpu.record import Record, Told
 from mvlm_core.backbones.byte_tokenizer import train_tokenizer
 from mvlm_core.checkpoints.run_folder import Precision
 from mvlm_core.cli import main as mvlm
-from mvlm_core.label.sweep import Sweep, label, ladder
+from mvlm_core.label.put_together import ladder
+from mvlm_core.label.sweep import Sweep, label
 from mvlm_core.train.build import resolve_config
 from mvlm_core.train.config import read_config, run_scales
 from mvlm_core.train.recipe import train

@@ -161,6 +161,10 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
     help="Tokens of an answer at most; left out, half as many again as the longest right one.",
 )
 @click.option(
+    "--max-rows", type=click.IntRange(min=1), default=None,
+    help="Label a sample of so many rows, each task by its share, and say what interval that buys.",
+)  # fmt: skip
+@click.option(
     "--patches/--no-patches", default=True, show_default=True,
     help="Keep each picture's patches, for a router that reads them.",
 )  # fmt: skip
@@ -170,10 +174,12 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
 @OVERWRITE
 def label(
     run: Path, rows: Path | None, scales: str | None, splits: str, training_rows: bool, samples: int,
-    metrics: tuple[str, ...], max_new_tokens: int | None, patches: bool, device: str,
+    metrics: tuple[str, ...], max_new_tokens: int | None, max_rows: int | None, patches: bool, device: str,
     precision: Literal["float32", "bfloat16"], out: Path, overwrite: bool,
 ) -> None:  # fmt: skip
     """Answer every row at every scale and store what was right. Stopped and started again, it goes on.
+
+    torchrun shares the work out among processes: torchrun --nproc-per-node 2 --no-python mvlm label run.
 
     \b
     Example:
@@ -184,7 +190,9 @@ def label(
     from mvlm_core.data.picture_warnings import picture_warnings
     from mvlm_core.data.reading import SPLITS
     from mvlm_core.label.patches import MOST_BYTES
-    from mvlm_core.label.sweep import Sweep, ladder
+    from mvlm_core.label.put_together import ladder
+    from mvlm_core.label.shares import own_device, own_share
+    from mvlm_core.label.sweep import Sweep
     from mvlm_core.label.sweep import label as sweep_rows
     from mvlm_core.modeling.scales import read_words
     from mvlm_core.scoring.of_rows import scored_by
@@ -194,7 +202,10 @@ def label(
     unknown = [split for split in wanted if split not in SPLITS]
     if unknown:
         raise MvlmError(f"no split is called {', '.join(unknown)}: choose among {', '.join(SPLITS)}")
-    refuse_if_filled(out, overwrite=overwrite)
+    share = own_share()
+    say = click.echo if share.first else _nothing
+    if share.first:
+        refuse_if_filled(out, overwrite=overwrite)
     learned = run_rows(run)
     rows = rows_for(run, rows)
     if "train" in wanted and not training_rows and learned is not None and rows.resolve() == learned.resolve():
@@ -204,14 +215,17 @@ def label(
         )
     asked = read_words(scales) if scales else run_scales(run)
     sweep = Sweep(
-        run, rows, asked, wanted, samples, max_new_tokens, metrics=metrics, device=device, precision=precision,
-        patches=patches,
+        run, rows, asked, wanted, samples, max_new_tokens, metrics=metrics, device=own_device(device),
+        precision=precision, patches=patches, max_rows=max_rows,
     )  # fmt: skip
     weight_files(run)  # what is no run is told before anything else
     if patches:
-        click.echo(f"patches of each picture are kept, in at most {MOST_BYTES:,} bytes (--no-patches leaves them out)")
+        say(f"patches of each picture are kept, in at most {MOST_BYTES:,} bytes (--no-patches leaves them out)")
     with picture_warnings(click.echo), Bars() as bars:
-        facts = sweep_rows(sweep, out, overwrite=overwrite, progress=bars.reach("labelling"))
+        progress = bars.reach("labelling") if share.first else lambda done, whole: None
+        facts = sweep_rows(sweep, out, overwrite=overwrite, progress=progress, share=share, say=say)
+    if not share.first:
+        return
     steps = ladder(out)
     click.echo(f"{facts['counts']['rows']} rows at {len(steps)} scales in {out}; mean score at each:")
     click.echo("  " + "   ".join(f"{scale}: {right:.3f}" for scale, right in steps.items()))

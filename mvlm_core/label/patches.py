@@ -6,6 +6,7 @@ it, V tokens that questions use.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,16 @@ class PatchFiles:
         self.folder, self.table = folder, table
         self._projection: Floats | None = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether it is settled what projects patches and words."""
+        return self._projection is not None or (self.folder / PROJECTION).is_file()
+
+    def begin(self, words: Floats, tokens: Sequence[Sequence[tuple[str, Sequence[int]]]]) -> None:
+        """Settle it by the first part, as `write` of that part does."""
+        grids = np.stack([read_patches(picture) for picture in words])
+        self._projected(grids, sorted({token for rows in tokens for _, ids in rows for token in ids}))
+
     def write(self, start: int, words: Floats, tokens: Sequence[Sequence[tuple[str, Sequence[int]]]]) -> None:
         """A part: its pictures are those from `start` on, `words` (B, P, D), and for each its rows' ids and tokens."""
         grids = np.stack([read_patches(picture) for picture in words])  # (B, C, D)
@@ -73,7 +84,7 @@ class PatchFiles:
             file = self.folder / PROJECTION
             if not file.is_file():
                 made = projection_of(grids.reshape(-1, grids.shape[-1]), self.table[used])
-                beside = file.with_suffix(".partial")
+                beside = file.with_suffix(f".{os.getpid()}.partial")
                 with beside.open("wb") as open_file:
                     np.save(open_file, made)
                 beside.replace(file)
@@ -98,6 +109,6 @@ class PatchFiles:
 
 
 def _write(file: Path, columns: dict[str, pa.Array]) -> None:
-    beside = file.with_suffix(".partial")
+    beside = file.with_suffix(f".{os.getpid()}.partial")
     pq.write_table(pa.table(columns), beside)
     beside.replace(file)

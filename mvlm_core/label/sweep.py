@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
 from export.runtime.artefact import (
-    describe,
-    put_in_place,
-    read_artefact,
     refuse_if_filled,
-    sha256_file,
     sha256_json,
-    write_json,
 )
 from export.runtime.errors import MvlmError, listed
 from export.runtime.features import (
@@ -31,15 +23,14 @@ from export.runtime.features import (
     SIZE_FEATURES,
     image_feature_names,
     image_features,
-    question_feature_names,
     question_features,
     size_features,
 )
 from export.runtime.image import open_picture
-from export.runtime.label_columns import ASKED, FEATURES, FLOATS, LABELS, OOD_PROBES, READING
+from export.runtime.label_columns import ASKED, FEATURES, LABELS, OOD_PROBES
 from export.runtime.prompt import Prompt
 from export.runtime.views.cutting import Size
-from export.runtime.views.scale import Scale, ScaleWord, coarse_to_fine
+from export.runtime.views.scale import ScaleWord, coarse_to_fine
 from mvlm_core.checkpoints.run_folder import Precision, load_run, model_sha256
 from mvlm_core.data.reading import read_rows, rows_sha256
 from mvlm_core.data.row import Row, single_questions
@@ -54,11 +45,13 @@ from .asked import asked_rows
 from .lines import LabelLines
 from .packed_generation import answer_together, stop_ids
 from .patches import PatchFiles
-from .resumable import parts_folder
+from .put_together import part_file, put_together, write_part
+from .resumable import finished, parts_folder, parts_of_first
+from .sampled import sampled, worth
+from .shares import ALONE, Share
 from .shown_pictures import ShownPictures
 from .tower_share import tile_tokens
 
-_FILES = ("labels.parquet", "features.parquet", "ood_probes.parquet", "asked.parquet")
 # Of so many pictures other kinds are made.
 _OOD_PROBES = 64
 # How long an answer may be at least, at most, and where no row says how long a right one is.
@@ -72,6 +65,7 @@ class Sweep:
     The first of `samples` answers greedily, as a device does; further ones are drawn at temperature 1. `metrics` are
     those of rows that name none, see `metrics_of`. Without `max_new_tokens` answers may be as long as the longest that
     a row is to be answered by, and half as long again. With `patches` a router can be fitted that reads the pictures.
+    With `max_rows` a sample of the rows is labelled, see `sampled`.
     """
 
     run: Path
@@ -85,6 +79,7 @@ class Sweep:
     device: str = "cpu"
     precision: Precision = "float32"
     patches: bool = True
+    max_rows: int | None = None
 
     def key(self) -> dict[str, Any]:
         """What a part already written must have been made from to be taken over."""
@@ -94,51 +89,101 @@ class Sweep:
             "feature_version": FEATURE_VERSION,
             "max_new_tokens": self.max_new_tokens, "metrics": list(self.metrics),
             "pictures_per_part": self.pictures_per_part, "precision": self.precision, "patches": self.patches,
-            "columns": list(LABELS),
+            "columns": list(LABELS), "max_rows": self.max_rows,
         }  # fmt: skip
 
 
-def label(sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, int], None]) -> dict[str, Any]:
-    """Write labels/ and return what labels.json says. `progress` is told (pictures done, pictures in all).
+def label(
+    sweep: Sweep, out: Path, *, overwrite: bool, progress: Callable[[int, int], None], share: Share = ALONE,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write labels/ and return what labels.json says. `progress` is told (pictures done, pictures in all), and `say`
+    what a sample is worth.
 
-    Parts lie beside `out` until all are there. Raises `MvlmError` for scales that the model does not allow, when no
-    row is of the splits asked for, and for a chat template that puts the question before the picture.
+    With a `share` of several processes this one does its part; the first puts all parts together, and the others return
+    nothing. Parts lie beside `out` until all are there. Raises `MvlmError` for scales that the model does not allow,
+    when no row is of the splits asked for, and for a chat template that puts the question before the picture.
     """
-    refuse_if_filled(out, overwrite=overwrite)
+    if share.first:
+        refuse_if_filled(out, overwrite=overwrite)
     model, processor = load_run(sweep.run, device=sweep.device, dtype=sweep.precision)
     require_scales(sweep.scales, model.connector.scales)
     _require_picture_first(prompt_of(processor))
     rows = [row for row in read_rows(sweep.rows) if row.split in sweep.splits]
     if not rows:
         raise MvlmError(f"{sweep.rows} has no rows of the splits {', '.join(sweep.splits)}: name others with --splits")
-    asked = single_questions(rows)
+    questions = single_questions(rows)
+    asked = sampled(questions, sweep.max_rows)
+    if sweep.max_rows:
+        rows = asked
+        say(worth(asked, of=len(questions)))
     metrics, pictures = metrics_of(asked, sweep.metrics), group_rows(asked)
     most = sweep.max_new_tokens or new_tokens(processor, asked)
     sweep = replace(sweep, max_new_tokens=most)
     _require_positions(asked, processor, model, sweep, most)
 
-    folder = parts_folder(out, sweep.key())
+    folder = parts_folder(out, sweep.key()) if share.first else parts_of_first(out, sweep.key())
+    if folder is None:  # all is done already
+        return {}
     files = PatchFiles(folder, _table(model)) if sweep.patches else None
     starts = range(0, len(pictures), sweep.pictures_per_part)
-    for start in starts:
-        chunk = pictures[start : start + sweep.pictures_per_part]
-        if not _part(folder, "features", start).is_file():
-            shown = ShownPictures(model, processor, [picture.pictures[0] for picture in chunk], sweep.scales)
-            labels, features = sweep_pictures(model, processor, chunk, sweep, metrics, shown)
-            if files:
-                prompt = prompt_of(processor)
-                asked_of = [[(row.id, prompt.question_ids(row.question)) for row in picture.rows] for picture in chunk]
-                files.write(start, _words(shown), asked_of)
-            _write(_part(folder, "labels", start), labels, LABELS)
-            _write(_part(folder, "features", start), features, FEATURES)
-        progress(start + len(chunk), len(pictures))
+    parts = Parts(model, processor, sweep, metrics, pictures, folder, files)
+    try:
+        for start in share.parts(starts):
+            parts.do(start)
+            progress(parts.pictures_done(starts), len(pictures))
+    except FileNotFoundError:  # the first one has done this one's last part too, and put all together
+        if share.first or not finished(out, sweep.key()):
+            raise
+    if not share.first:
+        return {}
 
-    _write(folder / "ood_probes.parquet", _ood_probes(model, processor, pictures[:_OOD_PROBES]), OOD_PROBES)
-    _write(folder / "asked.parquet", asked_rows([row for picture in pictures for row in picture.rows]), ASKED)
+    write_part(folder / "ood_probes.parquet", _ood_probes(model, processor, pictures[:_OOD_PROBES]), OOD_PROBES)
+    write_part(folder / "asked.parquet", asked_rows([row for picture in pictures for row in picture.rows]), ASKED)
     told = facts_of_views(model, processor)
-    return _assemble(
+    return put_together(
         folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures), metrics, files, told
     )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a sweep, each of some pictures; what is done stays done."""
+
+    model: MvlmForConditionalGeneration
+    processor: MvlmProcessor
+    sweep: Sweep
+    metrics: RowMetrics
+    pictures: Sequence[Group]
+    folder: Path
+    files: PatchFiles | None
+
+    def do(self, start: int) -> None:
+        """Write the part that begins with a picture, if it is not there."""
+        if part_file(self.folder, "features", start).is_file():
+            return
+        chunk = self.pictures[start : start + self.sweep.pictures_per_part]
+        shown = self._shown(chunk, self.sweep.scales)
+        labels, features = sweep_pictures(self.model, self.processor, chunk, self.sweep, self.metrics, shown)
+        if self.files:
+            if start and not self.files.begun:  # what projects is made of the first part, whoever does that
+                first = self.pictures[: self.sweep.pictures_per_part]
+                self.files.begin(_words(self._shown(first, ())), self._asked_of(first))
+            self.files.write(start, _words(shown), self._asked_of(chunk))
+        write_part(part_file(self.folder, "labels", start), labels, LABELS)
+        write_part(part_file(self.folder, "features", start), features, FEATURES)
+
+    def pictures_done(self, starts: Sequence[int]) -> int:
+        """How many pictures are done by all processes together."""
+        done = sum(part_file(self.folder, "features", start).is_file() for start in starts)
+        return min(done * self.sweep.pictures_per_part, len(self.pictures))
+
+    def _shown(self, chunk: Sequence[Group], scales: Sequence[ScaleWord]) -> ShownPictures:
+        return ShownPictures(self.model, self.processor, [picture.pictures[0] for picture in chunk], scales)
+
+    def _asked_of(self, chunk: Sequence[Group]) -> list[list[tuple[str, list[int]]]]:
+        prompt = prompt_of(self.processor)
+        return [[(row.id, prompt.question_ids(row.question)) for row in picture.rows] for picture in chunk]
 
 
 def new_tokens(processor: MvlmProcessor, rows: Sequence[Row]) -> int:
@@ -285,69 +330,6 @@ def _of_question(prompt: Prompt, table: NDArray[np.float32], question: str, word
     return question_features(question, token_rows, words).tolist()
 
 
-def _part(folder: Path, table: str, start: int) -> Path:
-    return folder / f"{table}-{start:08d}.parquet"
-
-
-def _write(file: Path, lines: list[dict[str, Any]], columns: Mapping[str, str]) -> None:
-    beside = file.with_suffix(".partial")
-    floats = pa.list_(pa.float32())
-    types = [(name, floats if kind == FLOATS else pa.type_for_alias(kind)) for name, kind in columns.items()]
-    pq.write_table(pa.Table.from_pylist(lines, pa.schema(types)), beside)
-    beside.replace(file)
-
-
-def _assemble(
-    folder: Path,
-    out: Path,
-    sweep: Sweep,
-    starts: Sequence[int],
-    splits: Counter[str],
-    groups: int,
-    metrics: RowMetrics,
-    patches: PatchFiles | None,
-    views: dict[str, Any],
-) -> dict[str, Any]:
-    whole = folder / "whole"
-    shutil.rmtree(whole, ignore_errors=True)
-    whole.mkdir()
-    for table in ("labels", "features"):
-        parts = [pq.read_table(_part(folder, table, start)) for start in starts]
-        pq.write_table(pa.concat_tables(parts), whole / f"{table}.parquet")
-    for name in _FILES[2:]:
-        shutil.copyfile(folder / name, whole / name)
-    reading = patches.assemble(whole, starts) if patches else None
-    known = read_artefact(sweep.rows, "rows") if (sweep.rows / "rows.json").is_file() else {}
-    key = sweep.key()
-    facts = describe(
-        "labels",
-        scales=list(sweep.scales),
-        cost=_mean_costs(whole / "labels.parquet", sweep.scales, views["tile_tokens"]),
-        tile_tokens=views["tile_tokens"],
-        cost_unit="tokens",
-        model_sha256=key["model_sha256"],
-        rows_sha256=key["rows_sha256"],
-        rows=sweep.rows.as_posix(),
-        run=sweep.run.as_posix(),
-        metrics_said=list(sweep.metrics),
-        precision=sweep.precision,
-        feature_version=FEATURE_VERSION,
-        reading=reading,
-        feature_names={"image": views["picture_features"], "question": question_feature_names()},
-        samples=sweep.samples,
-        **metrics.facts(),
-        max_new_tokens=sweep.max_new_tokens,
-        counts={"rows": sum(splits.values()), "groups": groups, "splits": dict(splits)},
-        tasks=known.get("tasks", {}),
-        key_sha256=sha256_json(key),
-        files={name: sha256_file(whole / name) for name in (*_FILES, *(READING if reading else ()))},
-    )
-    write_json(whole / "labels.json", facts)
-    put_in_place(whole, out.absolute())
-    shutil.rmtree(folder)
-    return facts
-
-
 def facts_of_views(model: MvlmForConditionalGeneration, processor: MvlmProcessor) -> dict[str, Any]:
     """What labels.json says where a picture may be several views: what a tile is worth in tokens; None without."""
     spec = processor.image_processor.view_spec
@@ -355,21 +337,3 @@ def facts_of_views(model: MvlmForConditionalGeneration, processor: MvlmProcessor
         "tile_tokens": None if spec is None else tile_tokens(model, spec),
         "picture_features": picture_feature_names(processor),
     }
-
-
-def _mean_costs(labels: Path, scales: Sequence[ScaleWord], of_tile: float | None) -> list[float]:
-    """What a row costs on average at each scale: its tokens, and the encoding of its tiles. What a small picture does
-    not have, it does not cost; the overview is encoded in any case."""
-    columns = ["scale", "num_visual_tokens", "tiles"]
-    words, tokens, tiles = (np.asarray(column) for column in pq.read_table(labels, columns=columns).columns)
-    cost = tokens + tiles * (of_tile or 0.0)
-    return [float(cost[words == str(scale)].mean()) for scale in scales]
-
-
-def ladder(labels: Path) -> dict[ScaleWord, float]:
-    """Mean score at each scale of a labels folder."""
-    scales, scores = (
-        np.asarray(column) for column in pq.read_table(labels / "labels.parquet", columns=["scale", "score"]).columns
-    )
-    found = coarse_to_fine(Scale.parse(word).word for word in np.unique(scales).tolist())
-    return {scale: float(scores[scales == str(scale)].mean()) for scale in found}
