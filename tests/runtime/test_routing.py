@@ -333,7 +333,7 @@ def test_files_of_a_newer_version_or_of_another_kind(tmp_path, fitted):
     model.metadata_props[0].value = json.dumps(known | {"format_version": 99})
     onnx.save(model, file)
     for device in (Device(), None):
-        with pytest.raises(MvlmError, match="is of format 99, and this mvlm reads up to 3: upgrade mvlm"):
+        with pytest.raises(MvlmError, match="is of format 99, and this mvlm reads up to 4: upgrade mvlm"):
             Router(file, SMALL, (1, 4), device)
     del model.metadata_props[:]
     onnx.save(model, file)
