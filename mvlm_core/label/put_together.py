@@ -8,7 +8,7 @@ import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +21,7 @@ from export.runtime.views.scale import Scale, ScaleWord, coarse_to_fine
 from mvlm_core.scoring.of_rows import RowMetrics
 
 from .patches import PatchFiles
-
-if TYPE_CHECKING:
-    from .sweep import Sweep
+from .swept import Sweep
 
 FILES = ("labels.parquet", "features.parquet", "ood_probes.parquet", "asked.parquet")
 

@@ -19,7 +19,6 @@ from export.runtime.artefact import (
 )
 from export.runtime.errors import MvlmError, listed
 from export.runtime.features import (
-    FEATURE_VERSION,
     SIZE_FEATURES,
     image_feature_names,
     image_features,
@@ -31,8 +30,8 @@ from export.runtime.label_columns import ASKED, FEATURES, LABELS, OOD_PROBES
 from export.runtime.prompt import Prompt
 from export.runtime.views.cutting import Size
 from export.runtime.views.scale import ScaleWord, coarse_to_fine
-from mvlm_core.checkpoints.run_folder import Precision, load_run, model_sha256
-from mvlm_core.data.reading import read_rows, rows_sha256
+from mvlm_core.checkpoints.run_folder import load_run
+from mvlm_core.data.reading import read_rows
 from mvlm_core.data.row import Row, single_questions
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
 from mvlm_core.modeling.processing import MvlmProcessor, prompt_of
@@ -50,47 +49,13 @@ from .resumable import finished, parts_folder, parts_of_first
 from .sampled import sampled, worth
 from .shares import ALONE, Share
 from .shown_pictures import ShownPictures
+from .swept import Sweep as Sweep
 from .tower_share import tile_tokens
 
 # Of so many pictures other kinds are made.
 _OOD_PROBES = 64
 # How long an answer may be at least, at most, and where no row says how long a right one is.
 _FEWEST_NEW_TOKENS, _MOST_NEW_TOKENS, _UNKNOWN_NEW_TOKENS = 16, 256, 64
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What is labelled: the rows of some splits, at some scales, by one model.
-
-    The first of `samples` answers greedily, as a device does; further ones are drawn at temperature 1. `metrics` are
-    those of rows that name none, see `metrics_of`. Without `max_new_tokens` answers may be as long as the longest that
-    a row is to be answered by, and half as long again. With `patches` a router can be fitted that reads the pictures.
-    With `max_rows` a sample of the rows is labelled, see `sampled`.
-    """
-
-    run: Path
-    rows: Path
-    scales: tuple[ScaleWord, ...]
-    splits: tuple[str, ...]
-    samples: int = 1
-    max_new_tokens: int | None = None
-    metrics: tuple[str, ...] = ()
-    pictures_per_part: int = 32
-    device: str = "cpu"
-    precision: Precision = "float32"
-    patches: bool = True
-    max_rows: int | None = None
-
-    def key(self) -> dict[str, Any]:
-        """What a part already written must have been made from to be taken over."""
-        return {
-            "model_sha256": model_sha256(self.run), "rows_sha256": rows_sha256(self.rows),
-            "scales": list(self.scales), "splits": list(self.splits), "samples": self.samples,
-            "feature_version": FEATURE_VERSION,
-            "max_new_tokens": self.max_new_tokens, "metrics": list(self.metrics),
-            "pictures_per_part": self.pictures_per_part, "precision": self.precision, "patches": self.patches,
-            "columns": list(LABELS), "max_rows": self.max_rows,
-        }  # fmt: skip
 
 
 def label(
