@@ -102,8 +102,8 @@ def sample_rows(rows: Sequence[Row], count: int) -> list[Row]:
 
     Raises `MvlmError` when no row asks about one picture.
     """
-    pool = [q for row in rows if row.split == "test" for q in questions_of(row)]
-    pool = pool or [q for row in rows for q in questions_of(row)]
+    pool = [q for row in rows if row.split == "test" and not row.has_clip for q in questions_of(row)]
+    pool = pool or [q for row in rows if not row.has_clip for q in questions_of(row)]
     if not pool:
         raise MvlmError("no row asks about one picture that stands before the question: name others with --rows")
     picked = np.linspace(0, len(pool) - 1, min(count, len(pool))).round().astype(int)

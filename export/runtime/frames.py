@@ -58,7 +58,7 @@ def _video(path: Path, every_s: float) -> Iterator[Frame]:
         raise MvlmError(f"there is no video {path}: check the path", code="no-picture")
     capture = _open(str(path))
     try:
-        step = max(1, round(every_s * (capture.get(_cv2().CAP_PROP_FPS) or 1)))
+        step = max(1, round(every_s * (capture.get(opencv().CAP_PROP_FPS) or 1)))
         number = 0
         while capture.grab():
             if number % step == 0:
@@ -120,7 +120,7 @@ class LatestFrame:
 
 
 def _open(source: int | str) -> Any:
-    capture = _cv2().VideoCapture(source)
+    capture = opencv().VideoCapture(source)
     if not capture.isOpened():
         what = f"camera {source}" if isinstance(source, int) else source
         raise MvlmError(f"{what} cannot be opened: check that it is there, and that nobody else reads it",
@@ -128,7 +128,8 @@ def _open(source: int | str) -> Any:
     return capture
 
 
-def _cv2() -> Any:
+def opencv() -> Any:
+    """Raises `MvlmError` that names the extra, where OpenCV is not installed."""
     try:
         import cv2
     except ModuleNotFoundError:

@@ -8,12 +8,14 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from export.runtime.errors import MvlmError
 from export.runtime.image import open_picture, require_shape
+from export.runtime.views.clip import is_clip
 from export.runtime.views.scale import ScaleWord
 
 from .pictures import PictureSource
@@ -43,9 +45,11 @@ def check_pictures(rows: list[Row], progress: Callable[[int], None]) -> PictureR
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             try:
-                pixels = open_picture(picture.read())
-                require_shape(pixels)
-                splits_of[hashlib.sha256(pixels.tobytes()).hexdigest()].setdefault(row.split, picture)
+                content = hashlib.sha256()
+                for pixels in _opened(picture.read()):
+                    require_shape(pixels)
+                    content.update(pixels.tobytes())
+                splits_of[content.hexdigest()].setdefault(row.split, picture)
             except MvlmError as error:
                 report.faults.append(f"id {row.id}, {picture}: {str(error).removeprefix(f'{picture} ')}")
                 warned.clear()  # the fault says it
@@ -57,6 +61,11 @@ def check_pictures(rows: list[Row], progress: Callable[[int], None]) -> PictureR
             shown = ", ".join(f"{p} ({s})" for s, p in same.items())
             report.faults.append(f"the same picture in several splits: {shown}")
     return report
+
+
+def _opened(held: Any) -> list[Image.Image]:
+    """A picture, or every frame of a clip."""
+    return held.at(range(held.count)) if is_clip(held) else [open_picture(held)]
 
 
 @dataclass(frozen=True)

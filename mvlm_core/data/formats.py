@@ -13,6 +13,7 @@ from export.runtime.data_url import is_data_url, read_data_url
 from export.runtime.errors import MvlmError
 from mvlm_core.scoring import chosen_option, read_metric
 
+from .clips import ClipFile, ClipFrames, HeldClip, column_with_clip
 from .pictures import PictureBytes, PictureFile, PictureSource
 from .row import SPLITS, PicturePlace, Row, Turn
 from .values import shown, text_of
@@ -151,7 +152,7 @@ def said(value: dict[str, Any]) -> Said:
 
 
 def _of_question(value: dict[str, Any]) -> Said:
-    if not {"image", "images"} & value.keys():
+    if not {"image", "images", "video"} & value.keys():
         raise MvlmError('no image: a row about none says "image": null')
     question, answers = text_of(value["question"], "the question"), value.get("answers")
     if not question.strip():
@@ -223,13 +224,19 @@ def _part(part: dict[str, Any], column: Iterator[Any]) -> str | Shown:
     if kind == "image_url":
         held = part.get("image_url")
         return Shown(held.get("url") if isinstance(held, dict) else held)
+    if kind == "video":
+        own = next((part[key] for key in ("video", "path", "url") if part.get(key) is not None), None)
+        own = next(column, None) if own is None else HeldClip(own)
+        if own is None:
+            raise MvlmError("more places for clips in the content than clips: give one for each")
+        return Shown(own)
     if kind == "image":
         own = next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None)
         own = next(column, None) if own is None else own
         if own is None:
             raise MvlmError("more places for pictures in the content than pictures: give one for each")
         return Shown(own)
-    raise MvlmError(f"content of the type {shown(kind)} is none of text, image, image_url")
+    raise MvlmError(f"content of the type {shown(kind)} is none of text, image, image_url, video")
 
 
 def _of_texts(value: dict[str, Any]) -> Said:
@@ -247,7 +254,7 @@ _FORMATS: dict[str, Callable[[dict[str, Any]], Said]] = {
 
 
 # What is read of a row in every format.
-_EVERYWHERE = ("id", "image", "images", "group", "split", "task", "metric", "votes", "options")
+_EVERYWHERE = ("id", "image", "images", "video", "group", "split", "task", "metric", "votes", "options")
 
 
 def keys_read(value: dict[str, Any]) -> tuple[str, ...]:
@@ -265,7 +272,7 @@ def _column(value: dict[str, Any]) -> list[Any]:
     pictures = [] if held is None else list(held) if isinstance(held, list | tuple) else [held]
     if any(picture is None or picture == "" for picture in pictures):
         raise MvlmError("no image where one is named")
-    return pictures
+    return pictures if value.get("video") is None else column_with_clip(value["video"], pictures)
 
 
 def _entries(value: Any) -> list[dict[str, Any]]:
@@ -329,6 +336,11 @@ def _answers(answers: Sequence[Any]) -> tuple[str, ...]:
 
 
 def _source(held: Any, number: int, origin: Origin) -> PictureSource:
+    if isinstance(held, HeldClip):
+        parts, times = held.parts()
+        if held.listed:
+            return ClipFrames(tuple(_frame(part, origin) for part in parts))
+        return ClipFile(origin.base / parts[0], times)
     held = _without_struct(held)
     if isinstance(held, str) and held[:6].lower().startswith(_FETCHED):
         raise MvlmError(f"nothing is fetched, and {held[:80]} is not here: put the file beside the data and name it")
@@ -337,6 +349,14 @@ def _source(held: Any, number: int, origin: Origin) -> PictureSource:
     data = _bytes(held)
     key = hashlib.sha256(data).hexdigest()
     return PictureBytes(key, data) if origin.again is None else PictureInRow(key, origin.again, number)
+
+
+def _frame(held: Any, origin: Origin) -> PictureSource:
+    """A frame of a clip, which is kept where it is not a file: a stream is not read again for it."""
+    source = _source(held, 0, replace(origin, again=None))
+    if isinstance(source, ClipFrames | ClipFile):
+        raise MvlmError("a frame of a clip is a clip: list pictures")
+    return source
 
 
 def _without_struct(held: Any) -> Any:

@@ -6,19 +6,19 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from export.runtime.artefact import sha256_json
 
 
 class PictureSource(Protocol):
-    """A picture of a data set. Two sources with the same `key` are the same picture, and equal."""
+    """A picture of a data set, or a clip (`clips`). Two sources with the same `key` are the same, and equal."""
 
     @property
     def key(self) -> str: ...
 
-    def read(self) -> Path | bytes:
-        """What `export.runtime.image.preprocess` takes: a path, or the encoded bytes."""
+    def read(self) -> Any:
+        """What `export.runtime.image.preprocess` takes: a path, or the encoded bytes; of a clip, what opens it."""
 
 
 @dataclass(frozen=True)

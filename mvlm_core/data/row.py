@@ -74,6 +74,11 @@ class Row:
         self._single()
         return Reference(self.turns[0].answers, self.turns[0].votes, self.turns[0].options)
 
+    @property
+    def has_clip(self) -> bool:
+        """Whether it is about a clip, and not about pictures."""
+        return any(hasattr(type(picture), "frames") for picture in self.pictures)
+
     def _single(self) -> str:
         if len(self.turns) == 1 and self.system is None:
             match self.turns[0].content:

@@ -104,7 +104,9 @@ def _picture_file(picture: PictureSource, out: Path, lies_at: Path) -> Path:
     if isinstance(picture, PictureFile):
         return picture.path.absolute()
     name, held = Path("pictures") / picture.key, picture.read()
-    if not (out / name).is_file() and isinstance(held, bytes):
+    if not isinstance(held, bytes):
+        raise MvlmError(f"{picture} is a clip, and a task shows pictures: leave its rows out")
+    if not (out / name).is_file():
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_bytes(held)
     return lies_at / name

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from export.runtime.image import open_picture
+from export.runtime.views.clip import overview_picture
 from mvlm_core.data.row import Row
 
 # A report has room for a dozen; of more pictures, so many are kept, evenly spread.
@@ -36,7 +36,7 @@ def asked_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def small_picture(row: Row) -> bytes:
     """The picture of a row as a PNG or JPEG file of at most `_LONGEST_SIDE_PX` to a side."""
-    picture = open_picture(row.image.read())
+    picture = overview_picture(row.image.read())
     picture.thumbnail((_LONGEST_SIDE_PX, _LONGEST_SIDE_PX), Image.Resampling.BICUBIC)
     data = io.BytesIO()
     picture.save(data, "PNG" if max(picture.size) <= _SMALL_SIDE_PX else "JPEG", quality=85)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from export.runtime.views.cutting import OVERVIEW, View
@@ -51,7 +52,7 @@ class ShownPictures:
     def size(self, picture: int) -> tuple[int, int]:
         """Height and width of a picture in pixels."""
         opened = self.pictures.opened[picture]
-        return opened.height, opened.width
+        return (opened.height, opened.width) if isinstance(opened, Image.Image) else opened.size
 
     def alike(self, scale: ScaleWord) -> list[list[int]]:
         """The pictures in lists of those that take as many tokens."""

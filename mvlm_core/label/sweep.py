@@ -25,9 +25,9 @@ from export.runtime.features import (
     question_features,
     size_features,
 )
-from export.runtime.image import open_picture
 from export.runtime.label_columns import ASKED, FEATURES, LABELS, OOD_PROBES
 from export.runtime.prompt import Prompt
+from export.runtime.views.clip import overview_picture
 from export.runtime.views.cutting import Size
 from export.runtime.views.scale import ScaleWord, coarse_to_fine
 from mvlm_core.checkpoints.run_folder import load_run
@@ -105,7 +105,7 @@ def label(
 
     write_part(folder / "ood_probes.parquet", _ood_probes(model, processor, pictures[:_OOD_PROBES]), OOD_PROBES)
     write_part(folder / "asked.parquet", asked_rows([row for picture in pictures for row in picture.rows]), ASKED)
-    told = facts_of_views(model, processor)
+    told = facts_of_views(model, processor, clips=any(row.has_clip for row in asked))
     return put_together(
         folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures), metrics, files, told
     )
@@ -249,7 +249,7 @@ def _ood_probes(
     random = np.random.default_rng(0)
     found = []
     for picture in pictures:
-        drawn = open_picture(picture.pictures[0].read())
+        drawn = overview_picture(picture.pictures[0].read())
         noise = Image.fromarray(random.integers(0, 256, (drawn.height, drawn.width, 3), np.uint8))
         tiles = drawn.resize((max(1, drawn.width // 8), max(1, drawn.height // 8))).resize(
             drawn.size, Image.Resampling.NEAREST
@@ -295,10 +295,14 @@ def _of_question(prompt: Prompt, table: NDArray[np.float32], question: str, word
     return question_features(question, token_rows, words).tolist()
 
 
-def facts_of_views(model: MvlmForConditionalGeneration, processor: MvlmProcessor) -> dict[str, Any]:
-    """What labels.json says where a picture may be several views: what a tile is worth in tokens; None without."""
+def facts_of_views(
+    model: MvlmForConditionalGeneration, processor: MvlmProcessor, *, clips: bool
+) -> dict[str, Any]:  # fmt: skip
+    """What labels.json says where a picture may be several views, tiles or frames: what one of them is worth in tokens;
+    None without."""
     spec = processor.image_processor.view_spec
+    side = spec.size_px if spec else processor.image_processor.size_px
     return {
-        "tile_tokens": None if spec is None else tile_tokens(model, spec),
+        "tile_tokens": tile_tokens(model, side) if spec or clips else None,
         "picture_features": picture_feature_names(processor),
     }

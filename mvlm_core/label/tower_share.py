@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from export.runtime.views.spec import ViewSpec
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
 
 # Behind so many positions a token attends to as many as a prompt with a picture has, more or less.
@@ -16,9 +15,10 @@ _POSITIONS = 64
 
 
 @torch.no_grad()
-def tile_tokens(model: MvlmForConditionalGeneration, spec: ViewSpec) -> float:
-    """The multiplications of tower and projector for one view, over those of the language model for one position."""
-    pixels = torch.zeros(1, 3, spec.size_px, spec.size_px, device=model.device, dtype=model.dtype)
+def tile_tokens(model: MvlmForConditionalGeneration, size_px: int) -> float:
+    """The multiplications of tower and projector for one view of that side, over those of the language model for one
+    position."""
+    pixels = torch.zeros(1, 3, size_px, size_px, device=model.device, dtype=model.dtype)
     embeds = torch.zeros(1, _POSITIONS, model.config.text_config.hidden_size, device=model.device, dtype=model.dtype)
     with FlopCounterMode(display=False) as view:
         model.connector.words(model.encode_images(pixels))

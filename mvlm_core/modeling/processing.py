@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,10 +17,11 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from export.runtime.errors import MvlmError
 from export.runtime.image import ImageSpec, Picture, open_picture, preprocess
 from export.runtime.prompt import FixedIds, ImagePlace, Part, Prompt, QuestionText, reader_of_pieces
+from export.runtime.views.clip import Clip, Frames, Video, frames_of, number_of
 from export.runtime.views.cutting import OVERVIEW, Size, View
 from export.runtime.views.pixels import view_pixels
 from export.runtime.views.scale import Scale
-from export.runtime.views.shown import Shown, joined
+from export.runtime.views.shown import Shown, joined, of_frames
 from export.runtime.views.spec import ViewSpec
 
 from .chat_encoding import Encoded, answer_spans, encode_text, spell, supervised
@@ -70,12 +71,34 @@ class MvlmImageProcessor(BaseImageProcessor):
             )
         return Shown([OVERVIEW], scale.tokens, IMAGE_TOKEN * scale.tokens, None, scale.tokens)
 
-    def open(self, picture: Picture) -> Image.Image:
-        """A picture upright and in RGB, of whose size `shown` wants to know."""
-        return open_picture(picture, on_white=self.views is not None)
+    def shown_of(self, opened: Image.Image | Clip, scale: Scale) -> Shown:
+        """An opened picture or clip at a scale."""
+        if isinstance(opened, Image.Image):
+            return self.shown((opened.height, opened.width), scale)
+        return self.shown_clip(opened.count, scale)
 
-    def pixels(self, picture: Image.Image, views: Sequence[View]) -> NDArray[np.float32]:
-        """Views of an opened picture: (len(views), 3, size_px, size_px) float32."""
+    def shown_clip(self, count: int, scale: Scale) -> Shown:
+        """A clip of so many frames at a scale, each frame as a picture's overview stands."""
+        spec = self.view_spec
+        if scale.tokens is None and spec is None:
+            raise MvlmError(
+                f"this model has no tokens of its own for a frame, and {scale} asks for them: name some, as in 9@4",
+                code="scale-not-allowed",
+            )
+        tokens = spec.tokens(scale) if spec else scale.tokens
+        return of_frames(frames_of(count, scale), self.shown((self.size_px, self.size_px), Scale(tokens)))
+
+    def open(self, picture: Picture | Clip) -> Image.Image | Clip:
+        """A picture upright and in RGB, of whose size `shown` wants to know; a clip stays as it is."""
+        if isinstance(picture, Frames | Video):
+            return picture
+        return open_picture(cast(Picture, picture), on_white=self.views is not None)
+
+    def pixels(self, picture: Image.Image | Clip, views: Sequence[View]) -> NDArray[np.float32]:
+        """Views of an opened picture or clip: (len(views), 3, size_px, size_px) float32."""
+        if not isinstance(picture, Image.Image):
+            frames = picture.at([number_of(view, picture.count) for view in views])
+            return np.concatenate([self.pixels(frame, [OVERVIEW]) for frame in frames])
         if spec := self.view_spec:
             return view_pixels(picture, views, spec)
         return np.stack([preprocess(picture, self.spec) for _ in views])
@@ -134,10 +157,7 @@ class MvlmProcessor(ProcessorMixin):
                 " given: give one of each for every picture"
             )
         opened = [self.image_processor.open(picture) for picture in pictures]
-        shown = [
-            self.image_processor.shown((picture.height, picture.width), scale)
-            for picture, scale in zip(opened, scales, strict=True)
-        ]
+        shown = [self.image_processor.shown_of(picture, scale) for picture, scale in zip(opened, scales, strict=True)]
         remaining = iter(shown)
         expanded = [_expand(row, self.image_token, remaining) for row in texts]
         ids = [encode_text(row, self.tokenizer)[0] for row in expanded]

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 from PIL import Image
 
@@ -20,9 +20,9 @@ _ORIENTATION, _FIRST_ON_ITS_SIDE = 0x0112, 5
 
 
 class Readable(Protocol):
-    """A picture of a row: `mvlm_core.data.pictures.PictureSource`."""
+    """A picture of a row: `mvlm_core.data.pictures.PictureSource`; a clip says its number of `frames` too."""
 
-    def read(self) -> Path | bytes: ...
+    def read(self) -> Any: ...
 
 
 class VisualLengths:
@@ -30,20 +30,33 @@ class VisualLengths:
 
     def __init__(self, processor: MvlmProcessor) -> None:
         self.processor, self._one = processor, lru_cache(maxsize=100_000)(self._length)
+        self._size_of_file = lru_cache(maxsize=100_000)(_size)  # each is asked for at every scale and of every row
 
     def of(self, pictures: Sequence[Readable | None], scale: ScaleWord) -> int:
         """All of them together. Raises `MvlmError` for a scale that the model's views do not allow."""
-        if self.processor.image_processor.views is None:
-            return self._one(None, scale) * len(pictures)
-        return sum(self._one(_size(picture.read()) if picture else None, scale) for picture in pictures)
+        return sum(self._of_one(picture, scale) for picture in pictures)
 
     def finest(self, pictures: Sequence[Readable | None], scales: Iterable[ScaleWord]) -> tuple[ScaleWord, int]:
         """The scale that takes most tokens, and how many."""
         lengths = {scale: self.of(pictures, scale) for scale in scales}
         return max(lengths.items(), key=lambda told: (told[1], Scale.parse(told[0]).order))
 
-    def _length(self, size: Size | None, scale: ScaleWord) -> int:
-        shown = self.processor.image_processor.shown(size or (1, 1), Scale.parse(scale))
+    def _of_one(self, picture: Readable | None, scale: ScaleWord) -> int:
+        frames = getattr(picture, "frames", None)  # of a clip
+        if picture is None or frames or self.processor.image_processor.views is None:
+            return self._one(None, frames, scale)
+        return self._one(self._size(picture), None, scale)
+
+    def _size(self, picture: Readable) -> Size:
+        held = picture.read()
+        return self._size_of_file(held) if isinstance(held, Path) else _size(cast(bytes, held))
+
+    def _length(self, size: Size | None, frames: int | None, scale: ScaleWord) -> int:
+        images = self.processor.image_processor
+        if frames:
+            shown = images.shown_clip(frames, Scale.parse(scale))
+        else:
+            shown = images.shown(size or (1, 1), Scale.parse(scale))
         return len(self.processor.picture_ids(shown))
 
 

@@ -60,8 +60,7 @@ class StepPictures:
 
     def _at(self, picture: int, scale: ScaleWord) -> tuple[Shown, list[int]]:
         if (picture, scale) not in self._shown:
-            image = self.opened[picture]
-            shown = self.processor.image_processor.shown((image.height, image.width), Scale.parse(scale))
+            shown = self.processor.image_processor.shown_of(self.opened[picture], Scale.parse(scale))
             self._shown[picture, scale] = (shown, self.processor.picture_ids(shown))
         return self._shown[picture, scale]
 

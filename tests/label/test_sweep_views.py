@@ -132,7 +132,7 @@ def test_what_a_tile_is_worth_in_tokens_is_counted(labelled):
         if isinstance(layer, nn.Linear | nn.Conv2d):
             layer.register_forward_hook(count)
     spec = processor.image_processor.view_spec
-    whole = tile_tokens(model, spec)
+    whole = tile_tokens(model, spec.size_px)
     counted.clear()
     with torch.no_grad():
         model.connector.words(model.encode_images(torch.zeros(1, 3, spec.size_px, spec.size_px)))
@@ -140,7 +140,7 @@ def test_what_a_tile_is_worth_in_tokens_is_counted(labelled):
         counted.clear()
         model.language_model.base_model(inputs_embeds=torch.zeros(1, 64, model.config.text_config.hidden_size))
     assert whole == pytest.approx(of_view / (sum(counted) / 64), rel=0.35)
-    assert whole == tile_tokens(model, spec)
+    assert whole == tile_tokens(model, spec.size_px)
 
 
 def test_from_tiles_to_a_report(tmp_path, mvlm):

@@ -38,12 +38,14 @@ class Canvas:
 class View:
     """One square of a picture that the vision tower encodes: a tile of a canvas, or without one the overview.
 
-    Two scales that show the same tile name the same view, so it is encoded once.
+    Of a clip it is a frame, `frame` of them behind the middle one, which is the clip's overview. Two scales that show
+    the same tile name the same view, so it is encoded once.
     """
 
     canvas: Canvas | None = None
     row: int = 0
     col: int = 0
+    frame: int = 0
 
 
 OVERVIEW = View()

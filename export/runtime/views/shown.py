@@ -64,6 +64,12 @@ class Shown:
         return cls(views, tokens, spec.image_token * count, stitch, count)
 
 
+def of_frames(views: Sequence[View], one: Shown) -> Shown:
+    """Frames of a clip one after the other, each as `one`, its overview alone, is shown."""
+    many = [one] * len(views)
+    return Shown(list(views), one.tokens, one.text * len(views), joined(many), one.num_placeholders * len(views))
+
+
 def stitched(canvas: Canvas | None, tokens: int, size: Size, stitching: Stitching) -> Stitch:
     """LLaVA-NeXT's one grid of the tiles' tokens, behind the overview's: `pack_image_features` of transformers.
 
