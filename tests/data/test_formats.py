@@ -153,7 +153,7 @@ FAULTS = {
     "a turn has no text at 'value'": lambda: llava("why?", None),
     "a turn has no text at 'text'": lambda: chat([{"type": "text"}], "so"),
     "the system text is empty": lambda: read(messages=[{"role": "system", "content": ""}]),
-    "content of the type 'video' is none of": lambda: chat([{"type": "video"}], "so"),
+    "content of the type 'audio' is none of": lambda: chat([{"type": "audio"}], "so"),
     "more places for pictures in the content than pictures": lambda: chat([{"type": "image"}] * 2, "!", image="a.png"),
     "2 pictures and 1 places for them": lambda: chat([{"type": "image"}], "!", images=["a.png", "b.png"]),
     "a picture stands in an answer": lambda: chat("why?", [{"type": "image"}], image="a.png"),
