@@ -58,11 +58,12 @@ def data() -> None:
     "--size", type=click.Choice(SIZES), default="small", show_default=True,
     help="One view a picture, or sheets of up to sixteen tiles.",
 )  # fmt: skip
+@click.option("--clips", is_flag=True, help="Short clips, whose questions need one frame, a few or all.")
 @click.option("--seed", default=0, show_default=True)
 @OVERWRITE
 def scenes(
-    out: Path, train: int | None, val: int | None, test: int | None, family: Family, size: Size, seed: int,
-    overwrite: bool,
+    out: Path, train: int | None, val: int | None, test: int | None, family: Family, size: Size, clips: bool,
+    seed: int, overwrite: bool,
 ) -> None:  # fmt: skip
     """Draw the benchmark: pictures whose questions need different amounts of sight. Writes a train.yaml beside it.
 
@@ -73,7 +74,10 @@ def scenes(
     from mvlm_core.scenes.rows_folder import WORLDS, SceneCounts, write_scenes
     from mvlm_core.train.config import scenes_config, write_config
 
-    asked, usual = (train, val, test), WORLDS[size].pictures
+    if clips and size != "small":
+        raise MvlmError("--clips and --size large exclude each other: name one of them")
+    world: Literal["small", "large", "clips"] = "clips" if clips else size
+    asked, usual = (train, val, test), WORLDS[world].pictures
     counts = SceneCounts(*(n if said is None else said for said, n in zip(asked, usual, strict=True)))
     if min(counts.train, counts.val, counts.test) < 1:
         raise MvlmError("each split needs at least one picture")
@@ -82,8 +86,8 @@ def scenes(
         raise MvlmError(f"{config_file} is there already: move it away, or replace it with --overwrite")
     with output_folder(out, overwrite=overwrite) as folder, Bars() as bars:
         bar = bars.start("drawing pictures", counts.train + counts.val + counts.test)
-        kinds = write_scenes(folder, counts, seed, bar, size)
-    write_config(config_file, scenes_config(family, rows=out, seed=seed, size=size))
+        kinds = write_scenes(folder, counts, seed, bar, world)
+    write_config(config_file, scenes_config(family, rows=out, seed=seed, size=world))
     click.echo(f"{sum(kinds.values())} rows of {len(kinds)} kinds in {out}; look at {out / 'contact_sheet.png'}")
     say_next("mvlm data check" if out == Path("rows") else f"mvlm data check {out}")
 

@@ -24,11 +24,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture, its questions, and for each patch of its overview what it shows: (G, G) uint8, 0 for nothing."""
+    """A picture, its questions, and for each patch of its overview what it shows: (G, G) uint8, 0 for nothing.
+
+    Of a clip there are `frames`, and the picture is the middle one, its overview.
+    """
 
     image: Image.Image
     questions: list[Question]
     tags: dict[str, NDArray[np.uint8]]
+    frames: tuple[Image.Image, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 
 from export.runtime.artefact import read_artefact
 from export.runtime.errors import MvlmError
+from mvlm_core.data.clips import ClipFrames
 from mvlm_core.data.pictures import PictureFile, PictureSource
 from mvlm_core.modeling.losses import TagGroup
 from mvlm_core.modeling.processing import MvlmProcessor
@@ -47,6 +48,8 @@ class PatchTags:
         ]
 
     def _place(self, picture: PictureSource) -> int:
+        if isinstance(picture, ClipFrames):  # the middle frame is a clip's overview
+            picture = picture.sources[len(picture.sources) // 2]
         if isinstance(picture, PictureFile) and picture.path.is_relative_to(self._folder):
             name = picture.path.relative_to(self._folder).as_posix()
             if name in self._index:

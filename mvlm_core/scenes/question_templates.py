@@ -88,6 +88,26 @@ WORDINGS: dict[str, Wordings] = {
          "where is the {colour} letter, at the top or at the bottom?"),
         ("at the top or at the bottom, where is the {colour} letter?",),
     ),
+    "moving_colour": Wordings(
+        ("what colour is the shape that moves?", "which colour does the shape have that moves?"),
+        ("which colour is the shape that moves?",),
+    ),
+    "moving_shape": Wordings(
+        ("what shape is it that moves?", "which shape moves?", "shape of the one that moves?"),
+        ("which shape is it that moves?",),
+    ),
+    "moves": Wordings(
+        ("which way does it move?", "does it move left, right, up or down?", "where does it move?"),
+        ("which way does the shape move?",),
+    ),
+    "first_flag": Wordings(
+        ("what colour is the flag that comes first?", "which flag comes first?", "colour of the first flag?"),
+        ("which colour is the first flag?",),
+    ),
+    "flashes": Wordings(
+        ("how many times does the lamp flash?", "how many flashes are there?", "count the flashes of the lamp."),
+        ("how many times are there flashes of the lamp?",),
+    ),
     "count_letters": Wordings(
         ("how many letters are there?", "count the letters.", "how many letters does the picture show?"),
         ("how many letters are in the picture?",),

@@ -21,10 +21,11 @@ from mvlm_core.data.reading import ROWS_FILE, SPLITS
 from .draw import SMALL
 from .drawn import World
 from .large import LARGE
+from .moving import CLIPS
 
 TAGS_FILE = "patch_tags.npz"
-WorldName = Literal["small", "large"]
-WORLDS: dict[WorldName, World] = {"small": SMALL, "large": LARGE}
+WorldName = Literal["small", "large", "clips"]
+WORLDS: dict[WorldName, World] = {"small": SMALL, "large": LARGE, "clips": CLIPS}
 _CHUNK = 200
 _SHEET_COLUMNS, _SHEET_ROWS, _SHEET_GAP_PX, _SMALLEST_CELL_PX = 10, 6, 8, 96
 
@@ -99,11 +100,17 @@ def _draw_chunk(
         random = np.random.default_rng([seed, SPLITS.index(split), number])
         drawn = WORLDS[world].draw(random, split == "test")
         name = f"{split}-{number:05d}"
-        image = (place / f"{name}.png").as_posix()
-        drawn.image.save(folder / image, compress_level=1)
+        files = [place / f"{name}.png"]
+        if drawn.frames:
+            files = [place / name / f"{frame}.png" for frame in range(len(drawn.frames))]
+            (folder / place / name).mkdir()
+        for file, picture in zip(files, drawn.frames or (drawn.image,), strict=True):
+            picture.save(folder / file, compress_level=1)
+        image = files[len(drawn.frames) // 2].as_posix()  # of a clip the middle frame
+        shows = {"video": [file.as_posix() for file in files]} if drawn.frames else {"image": image}
         for i, asked in enumerate(drawn.questions):
             lines.append(
-                {"id": f"{name}-{i}", "image": image, "question": asked.text, "answers": [asked.answer],
+                {"id": f"{name}-{i}", **shows, "question": asked.text, "answers": [asked.answer],
                  "task": asked.kind, "group": name, "split": split}
             )  # fmt: skip
         names.append(image)

@@ -114,10 +114,12 @@ def read_config(file: Path, overrides: tuple[str, ...] = ()) -> TrainConfig:
     return _validated(file, tree)
 
 
-def scenes_config(family: Family, *, rows: Path, seed: int, size: Literal["small", "large"] = "small") -> TrainConfig:
-    """The recipe for the drawn benchmark of pictures of that size, for one family."""
+def scenes_config(
+    family: Family, *, rows: Path, seed: int, size: Literal["small", "large", "clips"] = "small"
+) -> TrainConfig:
+    """The recipe for the drawn benchmark of pictures of that size, or of clips, for one family."""
     recipes = Path(__file__).parent / "recipes"
-    recipe = recipes / {"small": "scenes.yaml", "large": "large.yaml"}[size]
+    recipe = recipes / {"small": "scenes.yaml", "large": "large.yaml", "clips": "clips.yaml"}[size]
     tree = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     if family != tree["model"]["connector"]:
         tree["model"] |= yaml.safe_load((recipes / f"scenes_{family}.yaml").read_text(encoding="utf-8"))

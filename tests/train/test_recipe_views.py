@@ -11,12 +11,15 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from export.runtime.views.cutting import ClosestAspect
+from export.runtime.views.spec import ViewSpec
 from mvlm_core.checkpoints.run_folder import load_run
-from mvlm_core.modeling.processing import MvlmImageProcessor
+from mvlm_core.data.pictures import PictureFile
+from mvlm_core.modeling.processing import MvlmImageProcessor, MvlmProcessor
 from mvlm_core.train.build import resolve_model
 from mvlm_core.train.model_config import ImageConfig, ModelConfig
 from tests.support.families import make, picture
-from tests.support.tiny import SMALL_MODEL, metrics
+from tests.support.tiny import SMALL_MODEL, metrics, tiny_processor
 
 STAGE = {
     "name": "answers", "show": [4, "1@4", "4@native"], "steps": 4, "pictures": 2, "save_every": 2, "evaluate_every": 2,
@@ -144,3 +147,18 @@ def test_more_views_than_fit_are_named_before_a_step(rows, tmp_path, mvlm):
     result = mvlm("train", config, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "tokens at scale 4@native do not fit into 60 without leaving out a picture" in result.output
+
+
+def test_the_size_of_a_picture_is_read_once_for_all_rows_and_scales(rows, monkeypatch):
+    from mvlm_core.modeling import visual_lengths
+
+    read = []
+    measure = visual_lengths._size
+    monkeypatch.setattr(visual_lengths, "_size", lambda file: (read.append(file), measure(file))[1])
+    images = MvlmImageProcessor(views=ViewSpec(8, 2, (0.5,) * 3, (0.5,) * 3, ClosestAspect(1, 4)).to_json())
+    lengths = visual_lengths.VisualLengths(MvlmProcessor(images, tiny_processor().tokenizer))
+    told = [
+        lengths.of([PictureFile(rows / f"{n}.png")], scale) for _ in range(3) for n in (0, 1) for scale in (1, "1@4")
+    ]
+    assert told == told[:4] * 3
+    assert read == [rows / "0.png", rows / "1.png"]
