@@ -7,6 +7,7 @@ many tiles with few tokens each against few tiles with many.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,11 @@ def keep_figures(out: Path, seed: int, command: str, *, timed: bool) -> Path:
     tokens = tokens_of(out / "labels", table)
     name = f"large_pool_seed{seed}"
     draw(table, tokens, RESULTS / f"{name}_tiles.png")
-    trained = _trained(out / "run" / "metrics.jsonl")
+    known = json.loads((out / "labels" / "labels.json").read_text())
+    labelled = {"rows": known["counts"]["rows"], "max_rows": known["max_rows"]}
     return keep(
-        name, command, seconds=seconds, trained=trained, tokens=tokens.mean(axis=0).tolist(),
+        name, command, seconds=seconds, trained=_trained(out / "run" / "metrics.jsonl"), labelled=labelled,
+        tokens=tokens.mean(axis=0).tolist(),
         more_tiles=[of for pair in PAIRS for of in against(table, tokens, *pair)], **figures,
     )  # fmt: skip
 
@@ -113,15 +116,10 @@ def draw(table: Table, tokens: np.ndarray, file: Path) -> None:
     figure.savefig(file)
 
 
-def _trained(metrics: Path) -> dict[str, Any]:
-    """How long each stage learned: steps, pictures a step, and the seconds that its steps took."""
-    found: dict[str, Any] = {}
-    for line in map(json.loads, metrics.read_text().splitlines()):
-        if "seconds" in line:
-            of = found.setdefault(line["stage"], {"steps": 0, "seconds": 0.0})
-            of["steps"] += 1
-            of["seconds"] += line["seconds"]
-    return found
+def _trained(metrics: Path) -> dict[str, int]:
+    """How many steps each stage learned."""
+    lines = map(json.loads, metrics.read_text().splitlines())
+    return dict(Counter(line["stage"] for line in lines if "step" in line and "seconds" in line))
 
 
 if __name__ == "__main__":

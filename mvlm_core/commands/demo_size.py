@@ -25,5 +25,5 @@ class Size:
 
 REHEARSAL = Size(SceneCounts(60, 30, 30), (6, 6))  # runs every verb and learns nothing
 SHORT = Size(SceneCounts(12000, 900, 900), (450, 650))
-SHEETS = Size(SceneCounts(4000, 500, 500), (700, 1000))  # of `--size large`
+SHEETS = Size(SceneCounts(1500, 300, 300), (350, 450))  # of `--size large`
 LONG = Size(SceneCounts(16000, 4200, 900), (700, 1000))  # as many labels as a router that reads pictures wants

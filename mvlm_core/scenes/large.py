@@ -162,7 +162,7 @@ def draw_sheet(random: Generator, held_out: bool) -> Drawn:
     return Drawn(paint(sheet, random), questions_of(sheet, random, held_out=held_out), tags_of(sheet))
 
 
-LARGE = World(SIZE_PX, GRID_SIDE, (4000, 500, 500), KINDS, TAG_WORDS, draw_sheet)
+LARGE = World(SIZE_PX, GRID_SIDE, (1500, 300, 300), KINDS, TAG_WORDS, draw_sheet)
 
 
 def _pick(random: Generator, names: dict[str, Colour]) -> str:

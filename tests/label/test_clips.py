@@ -115,3 +115,11 @@ def test_training_and_labels(scenes, tmp_path, mvlm):
         assert line["tiles"] == {"4": 0, "4@2": 2, "1@8": frames.count - 1}[line["scale"]]
     facts = json.loads((tmp_path / "labels" / "labels.json").read_text())
     assert facts["tile_tokens"] > 0
+
+    rows = [told[-1] | {"video": told[-1]["video"][:1] * 30}]
+    (tmp_path / "long.jsonl").write_text(json.dumps(rows[0]))
+    result = mvlm("label", tmp_path / "run", "--rows", tmp_path / "long.jsonl", "--scales", "4,36@native",
+                  "--splits", rows[0]["split"], "--metric", "exact", "--out", tmp_path / "long")  # fmt: skip
+    assert result.exit_code == 2
+    assert "1 rows at scale 36@native" in result.output
+    assert "positions of the language model" in result.output
