@@ -306,11 +306,32 @@ def _claim_in_time(of: str, claim: Figures) -> list[str]:
     return lines
 
 
+def _agreement(found: Figures) -> str:
+    """Both routers at each budget, and what the one without answers is behind."""
+    lines = [
+        "**A router fitted without answers**, on what the finest scale says, beside one fitted on right answers: points"
+        f" above mixing two fixed scales, judged by the right answers of {found['rows']} test questions about"
+        f" {found['pictures']} pictures, with 95 % intervals by picture.\n",
+        "| mean tokens | " + " | ".join(f"{budget:g}" for budget in found["budgets"]) + " |",
+        "|---" * (len(found["budgets"]) + 1) + "|",
+    ]
+    rows = {f"fitted on {name}": gains for name, gains in found["gains"].items()}
+    for name, gains in (rows | {"agreement less right answers": found["agreement_minus_right"]}).items():
+        lines.append(f"| {name} | " + " | ".join(_in_points(gain) for gain in gains) + " |")
+    mean = _in_points(found["mean_agreement_minus_right"])
+    return "\n".join([*lines, f"\nAveraged over the budgets, agreement less right answers: {mean} points."])
+
+
+def _in_points(gain: Figures) -> str:
+    return f"{gain['value']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]"
+
+
 # How a file is told of on the page of all figures.
 _TOLD: dict[str, Callable[[Figures], str]] = {
     "parity": _parity, "router": _router_tables, "train_step_*": _train_step, "label_sweep": _label_sweep,
     "decode": _decode, "runtime": _runtime, "together": _together, "quality": _quality, "paper": _paper,
-    "features_*": _features, "gpu_right": gpu.right, "gpu_fast": gpu.fast, "gpu_labels": gpu.labels,
+    "features_*": _features, "agreement": _agreement,
+    "gpu_right": gpu.right, "gpu_fast": gpu.fast, "gpu_labels": gpu.labels,
     "gpu_decode": gpu.decode, "gpu_real": gpu.real,
 }  # fmt: skip
 # What the README's table says of a file beside the demos.

@@ -7,6 +7,7 @@ import errno
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -94,6 +95,13 @@ def _says_full_disk(error: BaseException) -> bool:
     return any(said in str(error) for said in words)
 
 
+def _rescored(labels: Path, metrics: Sequence[str]) -> Any:
+    """Labels scored by other metrics, for the verbs of the router, which knows none itself."""
+    from mvlm_core.label.rescored import rescored
+
+    return rescored(labels, metrics)
+
+
 def _fail(message: str, status: int) -> NoReturn:
     click.echo(f"error: {message}", err=True)
     sys.exit(status)
@@ -101,7 +109,8 @@ def _fail(message: str, status: int) -> NoReturn:
 
 @click.group(cls=_Verbs)
 @click.version_option(package_name="mvlm")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Vision-language models whose image costs as many tokens as the question needs.
 
     The verbs, in order, are the pipeline; each ends by naming the next.
@@ -110,6 +119,7 @@ def main() -> None:
     Example:
       mvlm demo --out demo
     """
+    context.obj = _rescored
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Letters: n rows, R samples of an answer, K scales.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ from export.runtime.features import FEATURE_VERSION
 from export.runtime.label_columns import ALWAYS, FEATURES
 from export.runtime.views.scale import Scale, ScaleWord
 
+from .measures import RIGHT_OR_WRONG, measured, scored_by
 from .policy import Costs
 from .reading import Reading, read_reading
 
@@ -35,13 +37,13 @@ _NAMED = 8
 # Names of today, and those of labels that an earlier version wrote.
 OOD_PROBES, _FORMER_OOD_PROBES = "ood_probes.parquet", "strangers.parquet"
 _FORMER_SAMPLE = "run"
-# Under these an answer is right or wrong, so that the probability of the reference answer says how often it is right.
-_RIGHT_OR_WRONG = frozenset({"exact", "choice", "yes_no", "number"})
 _FILES = ("labels.parquet", "features.parquet")
 _FACTS = ("scales", "cost", "cost_unit", "model_sha256", "feature_version", "feature_names", "files")
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+# The labels of a folder with other scores, and what labels.json would say of them.
+Rescored = Callable[[Path], tuple[pa.Table, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Table:
 
     `margins` (n, K) is by how much the first token of each answer led, NaN where that was not kept. `ood_probes`
     are features of pictures of other kinds, noise say, by kind. `target` is what a
-    score of 1 means: `score`, that the answer was right; `agreement`, that it was that of the finest scale.
+    score of 1 means: `score`, that the answer was right; `agreement`, that it was that of the finest scale;
+    `likelihood`, that the model was sure of each token of the reference answer.
     `probability` (n, K) is P(right), the model's own of the reference answer; None where labels hold none of some row.
     `reading` is the pictures and questions themselves, where labels hold them. Scales ascend by their mean `cost` (K,);
     `row_cost` (n, K) is what each row pays, where pictures have tiles: tokens, and the encoding of each tile.
@@ -99,22 +102,12 @@ class Table:
     @property
     def measures(self) -> str:
         """What the scores measure, for people."""
-        metrics = self.facts.get("metrics", {})
-        agreeing = bool(metrics) and all(name.startswith("agreement") for name in metrics)
-        agreeing |= self.target == "agreement"
-        return "answers that agree with the finest scale" if agreeing else "right answers"
+        return measured(self.facts, self.target)
 
     @property
     def scored_by(self) -> str:
         """Which metrics made the scores, for people; empty where labels of an earlier version do not say it."""
-        metrics, guessed = self.facts.get("metrics", {}), self.facts.get("metrics_guessed", {})
-        if not metrics or self.target != "score":
-            return ""
-        told = "scored by " + ", ".join(f"{name} ({count:,} rows)" for name, count in metrics.items())
-        told += " (guessed)" if guessed else ""
-        if any(name.startswith("agreement") for name in metrics):
-            told += "; agreement says where fewer tokens answer as the finest scale does, not whether that is right"
-        return told
+        return scored_by(self.facts, self.target)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -122,17 +115,8 @@ class Table:
     def take(self, rows: NDArray[Any]) -> Table:
         """Some of the rows: a mask or indices over n."""
         names = (
-            "ids",
-            "groups",
-            "tasks",
-            "splits",
-            "samples",
-            "image",
-            "question",
-            "margins",
-            "predictions",
-            "answers",
-        )
+            "ids", "groups", "tasks", "splits", "samples", "image", "question", "margins", "predictions", "answers",
+        )  # fmt: skip
         return Table(
             **{name: getattr(self, name)[rows] for name in names},
             scales=self.scales, cost=self.cost, facts=self.facts, target=self.target, ood_probes=self.ood_probes,
@@ -152,10 +136,12 @@ class Table:
         return self.take(self.splits == TEST)
 
 
-def read_table(folder: Path, target: str = "score") -> Table:
+def read_table(folder: Path, target: str = "score", rescored: Rescored | None = None) -> Table:
     """Read a labels folder. Raises `MvlmError` that names every fault: holes, bad scores, features, splits.
 
-    With the target `agreement` scores need not be there: an answer counts when it is that of the finest scale.
+    With the target `agreement` scores need not be there: an answer counts when it is that of the finest scale. With
+    `likelihood` a score is the probability of a token of the reference answer, the geometric mean over them.
+    `rescored` scores the labels by other metrics than they were labelled by.
     """
     facts = read_artefact(folder, "labels")
     require_facts(facts, _FACTS, folder / "labels.json")
@@ -168,6 +154,9 @@ def read_table(folder: Path, target: str = "score") -> Table:
             f" {FEATURE_VERSION}: label again"
         )
     labels, features = (pq.read_table(folder / name) for name in _FILES)
+    if rescored:
+        labels, told = rescored(folder)
+        facts |= told
     faults, table = _missing_columns(labels, features, target, tiled=facts.get("tile_tokens") is not None), None
     if not faults:
         table, faults = _assemble(labels, features, facts, target)
@@ -181,6 +170,7 @@ def read_table(folder: Path, target: str = "score") -> Table:
 def _missing_columns(labels: pa.Table, features: pa.Table, target: str, *, tiled: bool) -> list[str]:
     wanted = [name for name in ALWAYS if name != "score" or target == "score"]
     wanted += ["num_visual_tokens", "tiles"] if tiled else []
+    wanted += ["loss"] if target == "likelihood" else []
     if "num_visual_tokens" not in labels.column_names:  # which stood for the scale in labels of before
         wanted.append("scale")
     return [
@@ -242,6 +232,9 @@ def _assemble(
         # A missing answer agrees with a missing answer.
         told = np.char.lower(np.char.strip(predictions.astype(str)))
         samples[:] = told == told[:, :, -1:]
+    elif target == "likelihood":
+        samples[row_of, sample_of, scale_of] = np.exp(-labels["loss"].fill_null(np.nan).to_numpy())
+        samples[:] = samples[:, :1]  # that of the first sample: references are read once
     else:
         samples[row_of, sample_of, scale_of] = labels["score"].to_numpy()
     margins = np.full(shape, np.nan, np.float32)
@@ -276,7 +269,7 @@ def _told(
     labels: pa.Table, row_of: Ints, sample_of: Ints, scale_of: Ints, shape: tuple[int, int, int]
 ) -> Floats | None:
     """P(right) (n, K) of the greedy sample, or None unless it is there for every row and scale."""
-    if "probability" not in labels.column_names or not _RIGHT_OR_WRONG.issuperset(_metrics(labels)):
+    if "probability" not in labels.column_names or not RIGHT_OR_WRONG.issuperset(_metrics(labels)):
         return None
     told = np.full(shape, np.nan, np.float32)
     told[row_of, sample_of, scale_of] = labels["probability"].fill_null(np.nan).to_numpy()
@@ -358,7 +351,9 @@ def _faults(table: Table) -> list[str]:
         wrong = ~((table.probability >= 0) & (table.probability <= 1)).all(axis=1)
         if wrong.any():
             faults.append(f"probabilities outside 0 to 1: {_some(table.ids[wrong].tolist())}")
-    if missing:
+    if missing and table.target == "likelihood":
+        faults.append("no losses at all: they were labelled before losses were kept")
+    elif missing:
         faults.append("no scores at all: agreement with the finest scale can stand for them, with --target agreement")
     elif bad.any():
         faults.append(f"scores outside 0 to 1: {_some(table.ids[bad].tolist())}")

@@ -24,19 +24,36 @@ from .rows import write_rows
 METRICS = ("caption=f1", "reading=anls", "counting=number", "chart=relaxed", "ticked=yes_no")
 
 
+@dataclass(frozen=True)
+class Size:
+    """How much of everything: the steps of each stage of training and the pictures of a step, and what `mvlm label` and
+    `mvlm export` are told besides."""
+
+    steps: int
+    pictures: int
+    label: tuple[str, ...] = ()
+    export: tuple[str, ...] = ()
+
+
+# As small as every step can be: minutes with a real language model on a CPU.
+QUICK = Size(
+    steps=1, pictures=2, label=("--scales", "1,9", "--max-new-tokens", "8", "--no-patches"),
+    export=("--verify-rows", "2", "--calibration-rows", "4"),
+)  # fmt: skip
+
+
 @dataclass
 class Walk:
     """The verbs, one after another, in the current folder.
 
     Attributes:
         text: a language model to begin with; None makes a small one from nothing.
-        steps: of each stage of training.
-        export: how the bundle is to be made, as `mvlm export` is told it.
+        precision: of the bundle, as `mvlm export` is told it.
     """
 
     text: Path | None
-    steps: int
-    export: tuple[str, ...]
+    size: Size
+    precision: str = "int4"
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -45,18 +62,20 @@ class Walk:
         self.verb("init", "my.jsonl", *begin)
         self.verb("data", "check")
         self.verb("train", *self._short())
-        self.verb("label", *(word for metric in METRICS for word in ("--metric", metric)))
+        metrics = [word for metric in METRICS for word in ("--metric", metric)]
+        self.verb("label", *self.size.label, *metrics)
         self.verb("fit-router")
         self.verb("report")
-        self.verb("label", "--metric", "agreement", "--out", "agreement")
-        self.verb("fit-router", "agreement", "--out", "agreeing-router")
-        self.verb("export", *self.export)
+        self.verb("fit-router", "--metric", "agreement", "--out", "agreeing-router")
+        self.verb("export", "--precision", self.precision, *self.size.export)
         picture = next(Path("my-pictures").glob("drawn*.png"))
         self.verb("run", str(picture), "How many items does the form say?")
 
     def _short(self) -> list[str]:
         stages = 2 if self.text else 1
-        told = {"epochs": "null", "steps": self.steps, "evaluate_every": self.steps, "evaluate_pictures": 8}
+        steps, pictures = self.size.steps, self.size.pictures
+        told = {"epochs": "null", "steps": steps, "pictures": pictures, "evaluate_every": steps,
+                "evaluate_pictures": min(pictures, 8)}  # fmt: skip
         short = [f"stages.{n}.{key}={value}" for n in range(stages) for key, value in told.items()]
         return ["train.yaml", *short]
 
@@ -76,7 +95,8 @@ class Walk:
               help="A language model as transformers saves it, as benchmarks.real_weights makes one.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), default=30, show_default=True, help="Of each stage of training.")
 @click.option("--precision", default="int4", show_default=True, help="Of the bundle.")
-def main(out: Path, pictures: int, stamps: Path, text: Path | None, steps: int, precision: str) -> None:
+@click.option("--quick", is_flag=True, help="As little of everything as will do: minutes with a real language model.")
+def main(out: Path, pictures: int, stamps: Path, text: Path | None, steps: int, precision: str, quick: bool) -> None:
     """Make the data set and walk the way."""
     if out.exists():
         raise click.ClickException(f"{out} is there already: name another folder with --out")
@@ -88,7 +108,7 @@ def main(out: Path, pictures: int, stamps: Path, text: Path | None, steps: int, 
         click.secho(f"NO PHOTOGRAPHS: {stamps} is not there (apt-get install tuxpaint-stamps-default);"
                     " letters, forms and charts stand for them", fg="yellow")  # fmt: skip
     click.echo(f"my.jsonl: {pictures} pictures, {taken} of them photographs")
-    walk = Walk(begin, steps, ("--precision", precision))
+    walk = Walk(begin, QUICK if quick else Size(steps, pictures=16), precision)
     try:
         walk.run()
     except MvlmError as error:

@@ -17,6 +17,7 @@ from mvlm_core.data.row import Row
 from mvlm_core.modeling.processing import prompt_of
 
 from .files import graph_count, require_room, reseal, write_bundle
+from .made_from import MadeFrom
 from .refine import StartBar, calibration_rows, refine
 from .refused import Refused, keep_refused
 from .source import Source, read_source
@@ -124,6 +125,7 @@ def _make(
     others = calibration_rows(every_row, verified, calibrated) if calibrated else []
     require_room(source, asked, out)
     refined = refine(source, asked, others, start)
+    made_from = MadeFrom(wanted.run, wanted.rows, source.metrics_said).to_json(out)
     with output_folder(out, overwrite=overwrite) as folder:
         write_bundle(
             source, refined.plan, folder, start("writing the graphs", graph_count(source, asked)), refined.numbers
@@ -132,9 +134,10 @@ def _make(
         try:
             report = verify_bundle(source, folder, verified, steps, wanted.max_loss)
         except Refused as error:
+            error.report |= made_from
             kept = f"it stands in {keep_refused(folder, out, error)}" if keep else ""
             raise CheckFailed("; ".join(filter(None, [str(error), refined.worst(), kept]))) from None
-        report |= {"calibration": refined.facts()}
+        report |= {"calibration": refined.facts()} | made_from
         write_json(folder / "verify.json", report)
         reseal(folder)
         size = sum(path.stat().st_size for path in folder.iterdir())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from export.runtime.artefact import place_said, read_artefact
 from export.runtime.errors import MvlmError
 from export.runtime.routing.router_folder import RouterSource, read_router
 from export.runtime.views.scale import ScaleWord
@@ -27,16 +28,12 @@ class Source:
     model_sha256: str
     scales: tuple[int, ...]
     router: RouterSource | None
+    metrics_said: tuple[str, ...] = ()  # what labels were told to be scored by, where that is known
 
     @property
     def positions(self) -> int:
         """How many positions the language model was made for."""
         return self.model.config.text_config.max_position_embeddings
-
-
-def metrics_said(source: Source) -> list[str]:
-    """The metrics that the labels of the router were told to be scored by; none where they were told none."""
-    return (source.router.facts.get("labelled") or {}).get("metrics_said") or [] if source.router else []
 
 
 def read_source(run: Path, router_folder: Path | None, scales: Sequence[ScaleWord] | None) -> Source:
@@ -64,7 +61,17 @@ def read_source(run: Path, router_folder: Path | None, scales: Sequence[ScaleWor
     model, processor = load_run(run)
     require_one_view(processor, "a bundle")
     require_scales(scales, model.connector.scales)
-    return Source(model, processor, tokenizer_file, hash_of_model, tuple(sorted(offered)), router)
+    said = tuple((router.facts.get("labelled") or {}).get("metrics_said") or ()) if router else ()
+    return Source(model, processor, tokenizer_file, hash_of_model, tuple(sorted(offered)), router, said)
+
+
+def rows_labelled(router: Path | None) -> Path | None:
+    """The rows that a router's labels are of, where it says them and they are there."""
+    if router is None or not (router / "router.json").is_file():
+        return None
+    said = (read_artefact(router, "router").get("labelled") or {}).get("rows")
+    rows = place_said(router, said) if said else None
+    return rows if rows and rows.exists() else None
 
 
 def _numbers(scales: Sequence[ScaleWord]) -> list[int]:

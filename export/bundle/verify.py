@@ -40,7 +40,7 @@ from .fidelity import Fidelity, stacked
 from .files import stop_ids
 from .reference import HeldNumbers, as_written, weight_faults
 from .refused import Refused
-from .source import Source, metrics_said
+from .source import Source
 from .table import table_faults
 from .tolerance import Lost, coarsest, points_lost, tolerance
 
@@ -161,7 +161,7 @@ class _Check:
     def __init__(self, source: Source, manifest: Manifest, rows: Sequence[Row], max_loss: float | None) -> None:
         self.source = source
         self.model, self.processor, self.manifest = source.model, source.processor, manifest
-        self.metrics = metrics_like(rows, metrics_said(source))
+        self.metrics = metrics_like(rows, source.metrics_said)
         self.plan = plan_of(manifest)
         # Torch and the sessions take turns; threads of one that wait for work would hold up the other. Files for
         # other engines run here too: their operators are ONNX's own.

@@ -118,10 +118,12 @@ def bench(
         click.echo(f"power: not measured, {power.absent}")
     click.echo(f"{folder}: {'bench.json and bench.png' if drawn else 'bench.json; ' + _NO_PLOT}")
     click.secho(facts["sentence"], bold=True)
-    asked = ["picture.jpg" if picture is None else str(picture), question, "--bundle", str(bundle)]
-    if manifest.router is None:
-        asked += ["--scale", str(measured.floor)]
-    click.echo(f"next: {shlex.join(['mvlm', 'run', *asked])}")
+    place = ["--bundle", str(bundle)]
+    if picture is None:  # there is none to name
+        click.echo(f"next: {shlex.join(['mvlm', 'serve', *place])}")
+        return
+    scale = [] if manifest.router else ["--scale", str(measured.floor)]
+    click.echo(f"next: {shlex.join(['mvlm', 'run', str(picture), question, *place, *scale])}")
 
 
 _NO_PLOT = 'no plot, matplotlib is not installed: pip install "mvlm[router]"'

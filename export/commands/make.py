@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from export.bundle.make import MadeBundle
 
 _FOLDER = click.Path(path_type=Path)
 
 
 @click.command()
 @click.argument("run", type=_FOLDER, default=Path("run"))
-@click.option("--rows", type=_FOLDER, help="Rows to verify with; left out, what the run was trained from.")
+@click.option("--rows", type=_FOLDER, help="Rows to verify with; left out, what the run was trained from, or"
+              " else what the router's labels are of.")  # fmt: skip
 @click.option("--router", type=_FOLDER, default=Path("router"), show_default=True)
 @click.option("--no-router", is_flag=True, help="Leave the router out; a scale must then be named to ask.")
 @click.option("--scales", help="Which scales the bundle holds, as in 9,36,144. Left out: the router's.")
@@ -60,12 +64,15 @@ def export(
       mvlm export run --router router --scales 9,36,144 --target ort-cpu
     """
     from export.bundle.make import Wanted, make_bundle
-    from mvlm_core.data.of_run import rows_for
+    from export.bundle.source import rows_labelled
+    from mvlm_core.data.of_run import rows_for, run_rows
     from mvlm_core.modeling.scales import parse_scales
     from mvlm_core.progress import Bars
 
     asked = parse_scales(scales) if scales else None
-    wanted = Wanted(run, rows_for(run, rows), None if no_router else router, asked, **others)
+    chooser = None if no_router else router
+    rows = rows or run_rows(run) or rows_labelled(chooser) or rows_for(run, None)
+    wanted = Wanted(run, rows, chooser, asked, **others)
     with Bars() as bars:
         made = make_bundle(wanted, out, overwrite=overwrite, start=bars.start)
     listed = ", ".join(map(str, made.source.scales))
@@ -75,30 +82,41 @@ def export(
     click.echo(f"precision: {', '.join(f'{part} {chosen}' for part, chosen in made.plan.precision.items())}")
     _say_verified(made.report)
     _say_prefill(made.plan.apart, out)
+    click.echo(f"next: {shlex.join(['mvlm', *_following(made, out)])}")
+
+
+def _following(made: MadeBundle, bundle: Path) -> list[str]:
+    """The words of the command behind an export: ask the bundle, where a row's picture is a file, or else serve it."""
+    from mvlm_core.data.pictures import PictureFile
+
     first = made.rows[0]
     if made.plan.target.engine == "tensorrt":
-        click.echo(f"next: {shlex.join(['mvlm', 'build', str(out)])}")
-        return
-    following = ["mvlm", "run", str(first.image), first.question, "--bundle", str(out)]
-    if made.source.router is None:
-        following += ["--scale", str(made.source.scales[-1])]
-    click.echo(f"next: {shlex.join(following)}")
+        return ["build", str(bundle)]
+    if not isinstance(first.image, PictureFile):
+        return ["serve", "--bundle", str(bundle)]
+    scale = [] if made.source.router else ["--scale", str(made.source.scales[-1])]
+    return ["run", str(first.image), first.question, "--bundle", str(bundle), *scale]
 
 
 @click.command()
 @click.argument("bundle", type=_FOLDER, default=Path("bundle"))
-@click.option("--run", "run_folder", type=_FOLDER, default=Path("run"), show_default=True, help="What it is made of.")
-@click.option("--rows", "rows_path", type=_FOLDER, help="Left out, what the run was trained from.")
+@click.option("--run", "run_folder", type=_FOLDER, help="What it is made of; left out, as its verify.json says.")
+@click.option("--rows", "rows_path", type=_FOLDER, help="Left out, those that it was verified with.")
 @click.option("--verify-rows", type=click.IntRange(min=1), default=24, show_default=True, help="At each scale.")
 @click.option("--max-loss", type=click.FloatRange(min=0), help="As of `export`; left out, what was allowed there.")
-def verify(bundle: Path, run_folder: Path, rows_path: Path | None, verify_rows: int, max_loss: float | None) -> None:
+def verify(
+    bundle: Path, run_folder: Path | None, rows_path: Path | None, verify_rows: int, max_loss: float | None
+) -> None:  # fmt: skip
     """Hold a bundle against its run, as `export` did; one that fails gets a name that says so.
 
     \b
     Example:
-      mvlm verify bundle --run run --rows rows --verify-rows 200
+      mvlm verify bundle --verify-rows 200
     """
+    from dataclasses import replace
+
     from export.bundle.files import reseal
+    from export.bundle.made_from import MadeFrom
     from export.bundle.refused import Refused, keep_refused
     from export.bundle.source import read_source
     from export.bundle.verify import sample_rows, verify_bundle
@@ -112,16 +130,21 @@ def verify(bundle: Path, run_folder: Path, rows_path: Path | None, verify_rows: 
     manifest = read_manifest(bundle)
     scales, before = manifest.scales, read_verification(manifest) or {}
     allowed = before.get("max_loss") if max_loss is None else max_loss
-    source = read_source(run_folder, None, scales)
-    rows = sample_rows(read_rows(rows_for(run_folder, rows_path)), verify_rows)
+    known = MadeFrom.of(bundle, before)
+    run = run_folder or known.run or Path("run")
+    rows_path = rows_path or known.rows or rows_for(run, None)
+    made_from = replace(known, run=run, rows=rows_path)
+    source = replace(read_source(run, None, scales), metrics_said=known.metrics_said)
+    rows = sample_rows(read_rows(rows_path), verify_rows)
     try:
         with Bars() as bars:
             report = verify_bundle(source, bundle, rows, bars.start("verifying", len(rows) * len(scales)), allowed)
     except Refused as error:
+        error.report |= made_from.to_json(bundle)
         raise CheckFailed(f"{error}; it stands in {keep_refused(bundle, bundle, error)}; another --precision may"
                           " pass, or more allowed with --max-loss") from None  # fmt: skip
     kept = {"calibration": before["calibration"]} if "calibration" in before else {}
-    write_json(bundle / "verify.json", report | kept)
+    write_json(bundle / "verify.json", report | kept | made_from.to_json(bundle))
     reseal(bundle)
     _say_verified(report)
     click.echo(f"next: {shlex.join(['mvlm', 'bench', str(bundle)])}")
@@ -129,6 +152,7 @@ def verify(bundle: Path, run_folder: Path, rows_path: Path | None, verify_rows: 
 
 def _say_verified(report: dict[str, Any]) -> None:
     """A line for each scale: how many answers are torch's, and what the others cost."""
+    click.echo(f"accuracy is by {', '.join(report['metrics'])}")
     for scale, facts in report["scales"].items():
         lost, accuracy = facts["points_lost"], facts["accuracy"]
         click.echo(

@@ -156,6 +156,19 @@ def require_facts(facts: Mapping[str, Any], wanted: Iterable[str], file: Path) -
         raise MvlmError(f"{file} says nothing of {', '.join(missing)}: make the folder again")
 
 
+def place_beside(path: Path, folder: Path) -> str:
+    """Where something lies, as an artefact in `folder` says it: relative to the folder, so that they can be moved
+    together and be read from anywhere; a whole path as it is."""
+    return path.as_posix() if path.is_absolute() else Path(os.path.relpath(path, folder)).as_posix()
+
+
+def place_said(folder: Path, said: str) -> Path:
+    """Where something lies that an artefact in `folder` tells of by `place_beside`. Artefacts of before told it as it
+    was typed, from wherever that was."""
+    beside = Path(os.path.normpath(folder / said))
+    return beside if beside.exists() or said.startswith("..") else Path(said)
+
+
 def describe(name: str, **facts: Any) -> dict[str, Any]:
     """The head of an artefact's JSON file, with what it was made with, followed by `facts`."""
     packages = ("mvlm", "numpy", "torch", "transformers", "onnx", "onnxruntime", "scikit-learn", "lightgbm")

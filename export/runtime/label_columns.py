@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-FLOATS = "list of float32"
+FLOATS, TEXTS = "list of float32", "list of string"
 # labels.parquet: what was answered at one scale.
 LABELS: Mapping[str, str] = {
     "id": "string", "group": "string", "task": "string", "split": "string", "scale": "string",
@@ -18,6 +18,8 @@ FEATURES: Mapping[str, str] = {"id": "string", "image": FLOATS, "question": FLOA
 OOD_PROBES: Mapping[str, str] = {"kind": "string", "image": FLOATS, "question": FLOATS}
 # asked.parquet: what a report shows of the test rows: questions, and small pictures, held by the first row about each.
 ASKED: Mapping[str, str] = {"id": "string", "question": "string", "picture_of": "string", "picture": "binary"}
+# references.parquet: what answers are held against, and the metric that a row names itself; for scoring anew.
+REFERENCES: Mapping[str, str] = {"id": "string", "metric": "string", "answers": TEXTS, "votes": TEXTS, "options": TEXTS}
 # What every labels.parquet has, and its scale or its tokens; those of an earlier version may lack the others.
 ALWAYS = ("id", "group", "task", "split", "score", "prediction", "answer")
 # What a router that reads pictures is fitted on, where labels hold it: each picture's patches, in float16; which

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -65,12 +66,16 @@ def import_(
             f"NO TOKENIZER: {checkpoint} holds no {' and no '.join(TOKENIZER_FILES)}, so only tensors can be fed to"
             f" {out}. Put the language model's tokenizer files into {checkpoint} and import it again."
         )
-        named = {"vision-tower": vision_tower, "base": base}
-        more = "".join(f" --{option} {folder}" for option, folder in named.items() if folder)
-        say_next(f"mvlm import {checkpoint}{more} --out {out} --overwrite")
+        named = {"--vision-tower": vision_tower, "--base": base}
+        more = [word for option, folder in named.items() if folder for word in (option, str(folder))]
+        say_next(shlex.join(["mvlm", "import", str(checkpoint), *more, "--out", str(out), "--overwrite"]))
         return
-    scales = read.scales or _fourfold(read.num_queries)
-    say_next(f"mvlm label{'' if out == Path('run') else f' {out}'} --scales {','.join(map(str, scales))}")
+    scales = ",".join(map(str, read.scales or _fourfold(read.num_queries)))
+    words = ["mvlm", "label", *([] if out == Path("run") else [str(out)]), "--scales", scales]
+    if not Path("rows").exists():
+        click.echo("a checkpoint brings no rows: write yours for ROWS (docs/data.md)")
+        words += ["--rows", "ROWS"]
+    say_next(shlex.join(words))
 
 
 def _fourfold(finest: int) -> list[int]:

@@ -76,7 +76,7 @@ def _remarks(path: Path, rows: list[Row]) -> tuple[list[str], list[str]]:
 
     asked = [question for row in rows if row.split != "train" or row.metric for question in questions_of(row)]
     metrics = choose_metrics(asked)
-    told = [*unread_keys(path), *unread_files(path, rows), *scoring(asked, metrics), router_pictures(rows)]
+    told = [*unread_keys(path), *unread_files(path, rows), *scoring(asked, metrics), router_pictures(path, rows)]
     return told, unscorable(asked, metrics)
 
 

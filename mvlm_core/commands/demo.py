@@ -109,4 +109,5 @@ class Demo:
         if self.large:
             return
         picture = next((self.out / "rows" / "pictures" / "test").rglob("*.png")).as_posix()
-        click.echo(f'next: mvlm run {picture} "what time of day is it?" --bundle {self._path("bundle")}')
+        asked = ["mvlm", "run", picture, "what time of day is it?", "--bundle", self._path("bundle")]
+        click.echo(f"next: {shlex.join(asked)}")

@@ -43,8 +43,10 @@ def init(
     if out.exists() and not overwrite:
         raise MvlmError(f"{out} is there already: move it away, or replace it with --overwrite")
     from mvlm_core.data.reading import read_rows
+    from mvlm_core.data.splits import FEWEST_PICTURES, splitting
 
-    splits = {row.split for row in read_rows(rows)}
+    read = read_rows(rows)
+    splits = {row.split for row in read}
     with quiet():
         from mvlm_core.train.starter import Start, free_memory_gib, starter
 
@@ -56,9 +58,12 @@ def init(
     out.write_text(text_of_file, encoding="utf-8")
     click.echo(f"{out}: open it, and change what does not suit you")
     if splits == {"train"}:
-        click.echo("no row is of the splits val and test, which a router needs")
-        say_next(shlex.join(["mvlm", "data", "split", str(rows)]))
-        return
+        pictures = len({row.group for row in read})
+        click.echo(f"no row is of the splits val and test, of which a router needs {FEWEST_PICTURES} pictures each")
+        if split := splitting(str(rows), pictures):
+            say_next(shlex.join(split))
+            return
+        click.echo(f"{pictures} pictures are too few to spare them: this can be trained, and no router be fitted")
     say_next(shlex.join(["mvlm", "data", "check", *([] if out == Path("train.yaml") else ["--config", str(out)])]))
 
 

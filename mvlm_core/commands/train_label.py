@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -89,7 +89,9 @@ def scenes(
         kinds = write_scenes(folder, counts, seed, bar, world)
     write_config(config_file, scenes_config(family, rows=out, seed=seed, size=world))
     click.echo(f"{sum(kinds.values())} rows of {len(kinds)} kinds in {out}; look at {out / 'contact_sheet.png'}")
-    say_next("mvlm data check" if out == Path("rows") else f"mvlm data check {out}")
+    words = [] if out == Path("rows") else [str(out)]
+    words += [] if config_file == Path("train.yaml").absolute() else ["--config", str(config_file)]
+    say_next(shlex.join(["mvlm", "data", "check", *words]))
 
 
 def _nothing(_: str) -> None:
@@ -190,7 +192,7 @@ def label(
       mvlm label run --rows rows --scales 1,4,9,36,144
     """
     from mvlm_core.checkpoints.run_folder import weight_files
-    from mvlm_core.data.of_run import rows_for, run_rows
+    from mvlm_core.data.of_run import rows_for
     from mvlm_core.data.picture_warnings import picture_warnings
     from mvlm_core.data.reading import SPLITS
     from mvlm_core.label.patches import MOST_BYTES
@@ -210,13 +212,9 @@ def label(
     say = click.echo if share.first else _nothing
     if share.first:
         refuse_if_filled(out, overwrite=overwrite)
-    learned = run_rows(run)
     rows = rows_for(run, rows)
-    if "train" in wanted and not training_rows and learned is not None and rows.resolve() == learned.resolve():
-        raise MvlmError(
-            f"{run} was trained on the rows of the split train: it knows their answers, so labels of them would say"
-            " that few tokens are enough. Label val and test (`mvlm data split` makes them), or say --training-rows"
-        )
+    if not training_rows:
+        _require_unlearned(run, rows, wanted)
     asked = read_words(scales) if scales else run_scales(run)
     sweep = Sweep(
         run, rows, asked, wanted, samples, max_new_tokens, metrics=metrics, device=own_device(device),
@@ -245,6 +243,28 @@ def label(
             " that is."
         )
     say_next(shlex.join(["mvlm", "fit-router", *([] if out == Path("labels") else [str(out)])]))
+
+
+def _require_unlearned(run: Path, rows: Path, splits: Sequence[str]) -> None:
+    """Raise `MvlmError` for rows that a run was trained on, or may have been."""
+    from mvlm_core.checkpoints.run_folder import read_run_facts
+    from mvlm_core.data.of_run import run_rows
+    from mvlm_core.data.reading import rows_sha256
+
+    learned = run_rows(run)
+    if learned is None or rows.resolve() != learned.resolve():
+        return
+    if "train" in splits:
+        raise MvlmError(
+            f"{run} was trained on the rows of the split train: it knows their answers, so labels of them would say"
+            " that few tokens are enough. Label val and test (`mvlm data split` makes them), or say --training-rows"
+        )
+    began = read_run_facts(run).get("rows_sha256")
+    if began not in (None, rows_sha256(rows)):
+        raise MvlmError(
+            f"{rows} or its splits have changed since {run} was trained on them, so it may know the answers of rows"
+            " that are of val and test now: train again, or say --training-rows"
+        )
 
 
 @click.command()

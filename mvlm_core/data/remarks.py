@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from .files import ROWS_FILE, data_files, is_picture_file, kinds_of_files, value
 from .formats import keys_read
 from .pictures import PictureFile
 from .row import Row
-from .splits import FEWEST_PICTURES, SPLITS_FILE
+from .splits import FEWEST_PICTURES, SPLITS_FILE, splitting
 
 # What this project itself lays into a folder of rows.
 _OURS = (ROWS_FILE, "rows.json", SPLITS_FILE, "contact_sheet.png")
@@ -71,16 +72,19 @@ def scoring(rows: Sequence[Row], metrics: RowMetrics) -> list[str]:
     return told
 
 
-def router_pictures(rows: Sequence[Row]) -> str:
+def router_pictures(path: Path, rows: Sequence[Row]) -> str:
     """How many pictures a router would be fitted and judged on, and what that is enough for."""
     pictures: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         pictures[row.split].add(row.group)
     val, test = (len(pictures[split]) for split in ("val", "test"))
     if min(val, test) < FEWEST_PICTURES:
+        split = splitting(str(path), sum(map(len, pictures.values())))
+        again = ["--overwrite"] if val or test else []  # above what the rows say themselves
+        how = f"`{shlex.join([*split, *again])}` makes them" if split else "the pictures are too few to spare them"
         return (
             f"a router wants at least {FEWEST_PICTURES} pictures of val and as many of test, and there are {val} and"
-            f" {test}: `mvlm data split` makes them"
+            f" {test}: {how}"
         )
     return (
         f"a router would be fitted on {val:,} pictures (val) and judged on {test:,} (test): where one answer in"

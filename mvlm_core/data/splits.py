@@ -15,6 +15,8 @@ from .row import SPLITS, Row
 SPLITS_FILE = "splits.json"
 # Of fewer pictures a router cannot be fitted, nor a report made.
 FEWEST_PICTURES = 12
+# What may be spared for each of val and test, in hundredths.
+_SHARES = (10, 15, 20, 25, 30)
 
 
 def splits_file(path: Path) -> Path:
@@ -62,6 +64,16 @@ def split_rows(rows: Sequence[Row], val: float, test: float, seed: int) -> dict[
             )
     of = {n: "test" if n in of_test else "val" if n in of_val else "train" for n in range(len(ordered))}
     return {row.id: of[n] for n, cluster in enumerate(ordered) for row in cluster}
+
+
+def splitting(rows: str, pictures: int) -> list[str] | None:
+    """The command that splits rows about so many pictures, with larger shares where there are few; None where they are
+    too few for any."""
+    share = next((share for share in _SHARES if pictures * share // 100 >= FEWEST_PICTURES), None)
+    if share is None:
+        return None
+    told = [] if share == _SHARES[0] else ["--val", f"{share}%", "--test", f"{share}%"]
+    return ["mvlm", "data", "split", rows, *told]
 
 
 def _clusters(rows: Sequence[Row]) -> list[list[Row]]:

@@ -55,8 +55,9 @@ def answer_together(
 
     Every question sees the picture and itself, so this is the same as asking one at a time (a test compares it with
     `generate`). Each step writes one token of every answer: the likeliest, or one drawn at temperature 1.
-    `references` are answers to read in the same pass, each with its stop token, or empty for none. A question whose
-    greedy answer that shows to be its reference is not asked again; behind the others the references are hidden.
+    `references` are answers to read in the same pass, each with its stop token unless it was cut off before, or empty
+    for none. A question whose greedy answer that shows to be its reference is not asked again; behind the others the
+    references are hidden.
     """
     references = references or [[() for _ in questions] for questions in ids_after]
     packed = pack(model, ids_before, visual, ids_after, references)
@@ -66,18 +67,24 @@ def answer_together(
     alive = packed.asked.clone()  # (B, Q)
     if drawn_by is None:
         for picture, question in packed.asked.nonzero().tolist():
-            known = _take_reference(answers[picture][question], references[picture][question], max_new_tokens)
+            reference = references[picture][question]
+            known = _take_reference(answers[picture][question], reference, max_new_tokens, stop_ids(model))
             alive[picture, question] = not known
     _write(model, answers, alive, packed, hidden, cache, max_new_tokens, drawn_by)
     return answers
 
 
-def _take_reference(answer: Answered, reference: Sequence[int], max_new_tokens: int) -> bool:
-    """Whether the reference is what would be written; if so it is written down."""
+def _take_reference(answer: Answered, reference: Sequence[int], max_new_tokens: int, stops: Sequence[int]) -> bool:
+    """Whether the reference is what would be written; if so it is written down. One that was cut off before its stop
+    token, as the finest scale's own answer may be, is known only where this one is cut off there too."""
     told = answer.reference
     if told is None or not told.greedy or told.tokens > max_new_tokens:
         return False
-    answer.token_ids, answer.nats, answer.margin, answer.ended = list(reference[:-1]), told.nats, told.margin, True
+    ended = reference[-1] in stops
+    if not ended and told.tokens < max_new_tokens:
+        return False
+    answer.token_ids = list(reference[:-1] if ended else reference)
+    answer.nats, answer.margin, answer.ended = told.nats, told.margin, ended
     return True
 
 

@@ -14,16 +14,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from export.runtime.artefact import describe, put_in_place, read_artefact, sha256_file, sha256_json, write_json
+from export.runtime.artefact import (
+    describe,
+    place_beside,
+    put_in_place,
+    read_artefact,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 from export.runtime.features import FEATURE_VERSION, question_feature_names
-from export.runtime.label_columns import FLOATS, READING
+from export.runtime.label_columns import FLOATS, READING, TEXTS
 from export.runtime.views.scale import Scale, ScaleWord, coarse_to_fine
 from mvlm_core.scoring.of_rows import RowMetrics
 
 from .patches import PatchFiles
+from .rescored import REFERENCES_FILE
 from .swept import Sweep
 
-FILES = ("labels.parquet", "features.parquet", "ood_probes.parquet", "asked.parquet")
+FILES = ("labels.parquet", "features.parquet", "ood_probes.parquet", "asked.parquet", REFERENCES_FILE)
 
 
 def part_file(folder: Path, table: str, start: int) -> Path:
@@ -32,8 +41,8 @@ def part_file(folder: Path, table: str, start: int) -> Path:
 
 def write_part(file: Path, lines: list[dict[str, Any]], columns: Mapping[str, str]) -> None:
     beside = file.with_suffix(f".{socket.gethostname()}-{os.getpid()}.partial")
-    floats = pa.list_(pa.float32())
-    types = [(name, floats if kind == FLOATS else pa.type_for_alias(kind)) for name, kind in columns.items()]
+    lists = {FLOATS: pa.list_(pa.float32()), TEXTS: pa.list_(pa.string())}
+    types = [(name, lists.get(kind) or pa.type_for_alias(kind)) for name, kind in columns.items()]
     pq.write_table(pa.Table.from_pylist(lines, pa.schema(types)), beside)
     beside.replace(file)
 
@@ -68,8 +77,8 @@ def put_together(
         cost_unit="tokens",
         model_sha256=key["model_sha256"],
         rows_sha256=key["rows_sha256"],
-        rows=sweep.rows.as_posix(),
-        run=sweep.run.as_posix(),
+        rows=place_beside(sweep.rows, out),
+        run=place_beside(sweep.run, out),
         metrics_said=list(sweep.metrics),
         precision=sweep.precision,
         feature_version=FEATURE_VERSION,

@@ -25,7 +25,7 @@ from export.runtime.features import (
     question_features,
     size_features,
 )
-from export.runtime.label_columns import ASKED, FEATURES, LABELS, OOD_PROBES
+from export.runtime.label_columns import ASKED, FEATURES, LABELS, OOD_PROBES, REFERENCES
 from export.runtime.prompt import Prompt
 from export.runtime.views.clip import overview_picture
 from export.runtime.views.cutting import Size
@@ -45,6 +45,7 @@ from .lines import LabelLines
 from .packed_generation import answer_together, stop_ids
 from .patches import PatchFiles
 from .put_together import part_file, put_together, write_part
+from .rescored import REFERENCES_FILE, reference_rows
 from .resumable import finished, parts_folder, parts_of_first
 from .sampled import sampled, worth
 from .shares import ALONE, Share
@@ -104,7 +105,9 @@ def label(
         return {}
 
     write_part(folder / "ood_probes.parquet", _ood_probes(model, processor, pictures[:_OOD_PROBES]), OOD_PROBES)
-    write_part(folder / "asked.parquet", asked_rows([row for picture in pictures for row in picture.rows]), ASKED)
+    questions = [row for picture in pictures for row in picture.rows]
+    write_part(folder / "asked.parquet", asked_rows(questions), ASKED)
+    write_part(folder / REFERENCES_FILE, reference_rows(questions), REFERENCES)
     told = facts_of_views(model, processor, clips=any(row.has_clip for row in asked))
     return put_together(
         folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures), metrics, files, told

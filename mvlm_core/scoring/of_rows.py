@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from export.runtime.errors import MvlmError, listed
 
 from .metrics import Metric, Reference, fault, guess, read_metric, score_with
 
-if TYPE_CHECKING:
-    from mvlm_core.data.row import Row
-
 _NAMED = 8
+
+
+class Asked(Protocol):
+    """What is scored of a row: a question of a task, what answers it, and the metric that the row names itself."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def task(self) -> str | None: ...
+    @property
+    def metric(self) -> str | None: ...
+    @property
+    def reference(self) -> Reference: ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ def scored_by(facts: Mapping[str, Any]) -> str:
     return f"scored by {counted}" + (f"; guessed: {tasks} (say it with --metric, or in the rows)" if tasks else "")
 
 
-def metrics_of(rows: Sequence[Row], said: Sequence[str] = ()) -> RowMetrics:
+def metrics_of(rows: Sequence[Asked], said: Sequence[str] = ()) -> RowMetrics:
     """The metric of each row. `said` holds `METRIC` for all rows that name none, or `TASK=METRIC` for those of a task.
 
     Raises `MvlmError` for a metric that there is not, a task that no row has, and rows that their metric cannot score.
@@ -54,14 +64,14 @@ def metrics_of(rows: Sequence[Row], said: Sequence[str] = ()) -> RowMetrics:
     return metrics
 
 
-def choose_metrics(rows: Sequence[Row], said: Sequence[str] = ()) -> RowMetrics:
+def choose_metrics(rows: Sequence[Asked], said: Sequence[str] = ()) -> RowMetrics:
     """The metric of each row, whether it can score it or not. Raises `MvlmError` for a metric that there is not, and a
     task that no row has."""
     by_task = dict(_read(text) for text in said)
     strange = sorted(task for task in by_task if task and task not in {row.task for row in rows})
     if strange:
         raise MvlmError(f"--metric names {', '.join(strange)}, and no row is of that task")
-    silent: dict[str, list[Row]] = defaultdict(list)
+    silent: dict[str, list[Asked]] = defaultdict(list)
     for row in rows:
         if row.metric is None and not {row.task or "", ""} & by_task.keys():
             silent[row.task or ""].append(row)
@@ -69,7 +79,7 @@ def choose_metrics(rows: Sequence[Row], said: Sequence[str] = ()) -> RowMetrics:
     return RowMetrics({row.id: _metric(row, by_task, guessed) for row in rows}, guessed)
 
 
-def metrics_like(rows: Sequence[Row], said: Sequence[str]) -> RowMetrics:
+def metrics_like(rows: Sequence[Asked], said: Sequence[str]) -> RowMetrics:
     """The metrics of some rows as others were labelled by: what was `said` then, where it concerns these and can score
     them all, else guessed. Raises `MvlmError` for rows that their own metric cannot score."""
     tasks = {"", *(row.task for row in rows)}
@@ -77,7 +87,7 @@ def metrics_like(rows: Sequence[Row], said: Sequence[str]) -> RowMetrics:
     return metrics_of(rows) if unscorable(rows, found) else found
 
 
-def unscorable(rows: Sequence[Row], metrics: RowMetrics) -> list[str]:
+def unscorable(rows: Sequence[Asked], metrics: RowMetrics) -> list[str]:
     """The rows that no answer could be right for by their metric, a line each."""
     return [f"id {row.id}: {why}" for row in rows if (why := fault(metrics.of[row.id], row.reference))]
 
@@ -87,7 +97,7 @@ def _read(text: str) -> tuple[str, Metric]:
     return (task if divided else ""), read_metric(name)
 
 
-def _metric(row: Row, by_task: Mapping[str, Metric], guessed: Mapping[str, Metric]) -> Metric:
+def _metric(row: Asked, by_task: Mapping[str, Metric], guessed: Mapping[str, Metric]) -> Metric:
     if row.metric is not None:
         return read_metric(row.metric)
     task = row.task or ""
@@ -95,7 +105,7 @@ def _metric(row: Row, by_task: Mapping[str, Metric], guessed: Mapping[str, Metri
     return told if row.reference.answers or told.name == "agreement" or not guessed.get(task) else Metric("agreement")
 
 
-def score_row(row: Row, metric: Metric, prediction: str, *, finest: str) -> float:
+def score_row(row: Asked, metric: Metric, prediction: str, *, finest: str) -> float:
     """The score of an answer to a row; where the metric is agreement, `finest` is what it is to agree with."""
     reference = row.reference
     if metric.name == "agreement":

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from export.runtime.artefact import output_folder, read_artefact, refuse_if_filled, sha256_file
+from export.runtime.artefact import (
+    output_folder,
+    place_beside,
+    place_said,
+    read_artefact,
+    refuse_if_filled,
+    sha256_file,
+)
 from export.runtime.errors import MvlmError
 
 if TYPE_CHECKING:
     from router.fit.fit import Fitted
     from router.fit.risk_bound import Bound
-    from router.labels import Table
+    from router.labels import Rescored, Table
 
+    # What scores labels by other metrics, which the program knows and the router does not.
+    Rescore = Callable[..., tuple[Any, dict[str, Any]]]
 
 _FOLDER = click.Path(path_type=Path)
 _OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
@@ -47,14 +58,19 @@ class Percent(click.ParamType):
               help="Bound the net loss, by betting, or how often an answer is made worse, exactly.")  # fmt: skip
 @click.option("--out-of-distribution", type=Percent(), default="0.25%", show_default=True,
               help="The share of ordinary questions that may be taken for out of distribution.")  # fmt: skip
-@click.option("--target", type=click.Choice(["score", "agreement"]), default="score", show_default=True,
+@click.option("--target", type=click.Choice(["score", "agreement", "likelihood"]), default="score", show_default=True,
               help="What counts: `score`, by the metrics that `mvlm label --metric` was told or guessed, or"
-                   " `agreement`, the very answer of the finest scale, for labels without scores.")  # fmt: skip
+                   " `agreement`, the very answer of the finest scale, for labels without scores, or `likelihood`, what"
+                   " the model gives to a token of the reference answer, for captions.")  # fmt: skip
+@click.option("--metric", "metrics", multiple=True, metavar="[TASK=]METRIC",
+              help="Score the labelled answers anew, as `mvlm label --metric` would; repeatable. Where none is for all"
+                   " rows, other tasks keep theirs.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Of what the estimators draw.")
 @_OVERWRITE
+@click.pass_obj
 def fit_router(
-    labels: Path, out: Path, within: tuple[float, ...], confidence: float, by: str | None, bound: Bound,
-    out_of_distribution: float, target: str, seed: int, overwrite: bool,
+    rescore: Rescore, labels: Path, out: Path, within: tuple[float, ...], confidence: float, by: str | None,
+    bound: Bound, out_of_distribution: float, target: str, metrics: tuple[str, ...], seed: int, overwrite: bool,
 ) -> None:  # fmt: skip
     """Learn from labels how many visual tokens a picture and a question need. Reads no test row.
 
@@ -62,6 +78,7 @@ def fit_router(
     Example:
       mvlm fit-router labels --out router
       mvlm fit-router labels --within 1% --confidence 90% --out bounded
+      mvlm fit-router labels --metric caption=f1 --out lenient
     """
     from router.fit.fit import fit_count, fit_table
     from router.fit.risk_bound import Wanted
@@ -73,9 +90,11 @@ def fit_router(
         raise MvlmError(
             f"--out-of-distribution {out_of_distribution:g} is no share of questions: give one from 0 to below 100 %"
         )
+    if metrics and target != "score":
+        raise MvlmError(f"--target {target} leaves scores aside, so --metric has nothing to do: name one of the two")
     refuse_if_filled(out, overwrite=overwrite)
-    whole = read_table(labels, target)
-    table = replace(whole, facts=whole.facts | {"labels": labels.as_posix()}).fit_rows
+    whole = read_table(labels, target, _by(metrics, rescore))
+    table = replace(whole, facts=whole.facts | _places(labels, whole.facts, out)).fit_rows
     with click.progressbar(length=fit_count(table), label=f"{'fitting the router':<28}", width=30) as bar:
         fitted = fit_table(
             table, seed=seed, progress=bar.update, wanted=wanted, least_p_value=out_of_distribution
@@ -88,11 +107,24 @@ def fit_router(
     _say_next("report", *([] if defaults else [str(out), "--labels", str(labels)]))
 
 
+def _by(metrics: Sequence[str], rescore: Rescore) -> Rescored | None:
+    """How labels are scored anew by some metrics; None leaves them as they were labelled."""
+    return partial(rescore, metrics=metrics) if metrics else None
+
+
+def _places(labels: Path, facts: dict[str, Any], out: Path) -> dict[str, str]:
+    """Where the labels of a router lie, and the run and rows that they are of, as the folder `out` will say it."""
+    places: dict[str, Path] = {name: place_said(labels, facts[name]) for name in ("run", "rows") if name in facts}
+    return {name: place_beside(place, out) for name, place in (places | {"labels": labels}).items()}
+
+
 def summary_of_fit(fitted: Fitted, facts: dict[str, Any], table: Table) -> list[str]:
     """What a fit ended with, for a terminal."""
     lines = [
         f"  {c.name:<16} regret {c.regret.mean():.4f}   log loss {c.log_loss.mean():.4f}" for c in fitted.candidates
     ]
+    if table.scored_by:
+        lines.append(table.scored_by)
     if table.target != "score":
         lines.append(f"scores are {table.measures}: they do not say that an answer is right")
     lines.append(fitted.why)
@@ -119,7 +151,11 @@ def summary_of_fit(fitted: Fitted, facts: dict[str, Any], table: Table) -> list[
 @click.option("--learning-curve", "curve", is_flag=True,
               help="Also fit on parts of the labels, and say how many pictures are worth labelling.")  # fmt: skip
 @_OVERWRITE
-def report(router: Path, labels: Path | None, out: Path, only_granularity: bool, curve: bool, overwrite: bool) -> None:
+@click.pass_obj
+def report(
+    rescore: Rescore, router: Path, labels: Path | None, out: Path, only_granularity: bool, curve: bool,
+    overwrite: bool,
+) -> None:  # fmt: skip
     """Judge a router on the test rows, beside everything that it must beat: a page, plots and JSON.
 
     \b
@@ -141,8 +177,10 @@ def report(router: Path, labels: Path | None, out: Path, only_granularity: bool,
         return
     refuse_if_filled(out, overwrite=overwrite)
     known = read_artefact(router, "router")
-    labels = labels or Path((known.get("labelled") or {}).get("labels") or "labels")
-    table = read_table(labels, str(known.get("target", "score")))
+    labelled = known.get("labelled") or {}
+    said = labelled.get("labels")
+    labels = labels or (place_said(router, said) if said else Path("labels"))
+    table = read_table(labels, str(known.get("target", "score")), _by(labelled.get("rescored") or (), rescore))
     facts = router_of_labels(router, table, labels)
     with click.progressbar(length=steps(curve, table), label=f"{'evaluating':<28}", width=30) as bar:
         evaluation = evaluate(router, facts, table, bar.update, curve=curve)
@@ -158,7 +196,7 @@ def report(router: Path, labels: Path | None, out: Path, only_granularity: bool,
     if any(isinstance(scale, str) for scale in table.scales):
         click.echo("a bundle holds models of one view so far: scales with tiles are asked in torch (docs/views.md)")
         return
-    run, rows = table.facts.get("run", "run"), table.facts.get("rows", "rows")
+    run, rows = (place_said(labels, table.facts.get(name, name)).as_posix() for name in ("run", "rows"))
     words = [] if run == "run" else [run]
     words += ["--scales", ",".join(str(m) for m in table.scales), *([] if defaults else ["--router", str(router)])]
     # Labels of before do not say of which run they are; then its own rows are the better guess.

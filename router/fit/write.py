@@ -129,7 +129,7 @@ def _what_was_fitted(fitted: Fitted, table: Table) -> dict[str, Any]:
         "feature_version": table.facts["feature_version"],
         "feature_names": table.facts["feature_names"],
         "model_sha256": table.facts["model_sha256"],
-        "labelled": {name: table.facts.get(name) for name in ("labels", "run", "rows", "metrics_said")},
+        "labelled": {name: table.facts.get(name) for name in ("labels", "run", "rows", "metrics_said", "rescored")},
         "calibration_rows": int(fitted.apart.sum()),
         "fitted_on": {
             "rows": len(table),

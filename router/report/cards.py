@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.labels import Table
+from router.measures import RIGHT
 
 from .evaluate import Evaluation
 from .shown_rows import ShownRow
@@ -19,13 +20,12 @@ _CARDS = 4
 
 def examples(e: Evaluation, test: Table, shown: Mapping[str, ShownRow], why_not: str) -> str:
     """Cards of some of the test rows, those first whose picture can be shown."""
-    n = np.arange(len(test))
-    right = test.scores[n, e.choices] >= 1
-    finest_right = test.scores[:, -1] >= 1
+    coarsest, finest = test.scores[:, 0], test.scores[:, -1]
+    score = test.scores[np.arange(len(test)), e.choices]
     chosen = {
-        "Right to look closer": right & (test.scores[:, 0] < 1) & (e.choices > 0),
-        "Right to stay cheap": right & (e.choices == 0),
-        "Wrong, and more tokens would have helped": ~right & finest_right,
+        "Right to look closer": score > coarsest,
+        "Right to stay cheap": (e.choices == 0) & (score > 0) & (score >= finest),
+        "Wrong, and more tokens would have helped": score < finest,
     }
     seen = np.array([(row := shown.get(str(name))) is not None and row.held is not None for name in test.ids])
     parts = [
@@ -53,14 +53,16 @@ def _card(e: Evaluation, test: Table, row: int, shown: Mapping[str, ShownRow]) -
     answers = []
     for i, m in enumerate(test.scales):
         marks = [word for word, true in (("right", test.scores[row, i] >= 1), ("chosen", i == k)) if true]
-        said = f"{e.probability[row, i]:.2f}"
+        said, score = f"{e.probability[row, i]:.2f}", float(test.scores[row, i])
+        partly = f", score {score:.2f}" if 0 < score < 1 else ""
         answers.append(
             f'<li class="{" ".join(marks)}"><i style="width:{said}em"></i>{m}: '
-            f"{html.escape(str(test.predictions[row, i]))} <small>P {said}</small></li>"
+            f"{html.escape(str(test.predictions[row, i]))} <small>P {said}{partly}</small></li>"
         )
     picture = f'<img alt="" src="{asked.picture}">' if asked.picture else ""
+    wanted = "right is" if test.measures == RIGHT else "the finest scale says"
     return (
         f'<div class="example">{picture}<b>{html.escape(asked.question)}</b><br>'
-        f"right is {html.escape(str(test.answers[row]))}; chosen <b>{tokens(test.scales[k])}</b>"
+        f"{wanted} {html.escape(str(test.answers[row]))}; chosen <b>{tokens(test.scales[k])}</b>"
         f'<ul class="answers">{"".join(answers)}</ul></div>'
     )

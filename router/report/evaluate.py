@@ -117,6 +117,11 @@ class Evaluation:
         """The kinds of questions that the rows name."""
         return [name for name in self.ladder if name != "all"]
 
+    @property
+    def shown(self) -> list[Standing]:
+        """The policies that mean something here: a lookup by task does not, where rows name none."""
+        return [policy for policy in self.policies if self.tasks or policy.name != LOOKUP]
+
     def policy(self, name: str) -> Standing:
         return next(policy for policy in self.policies if policy.name == name)
 

@@ -50,7 +50,7 @@ def _accuracy(e: Evaluation, figure: Figure) -> None:
     fixed = 100 * np.array(e.ladder["all"])  # (K,)
     reached = np.geomspace(e.cost[0], e.cost[-1], _STEPS)
     mixes = best_mix(np.array(e.cost), np.tile(fixed, (_STEPS, 1)), reached)
-    for policy in e.policies:
+    for policy in e.shown:
         cost, score = joined(*np.array(policy.curve).T)
         axes.plot(cost, 100 * score, label=policy.name, **_STYLES[policy.name])
     axes.plot(reached, mixes, color=_FIXED_COLOUR, lw=1.4, label="mix of fixed scales", zorder=3)

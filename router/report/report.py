@@ -65,7 +65,26 @@ def write_report(
     body = [
         "<h1>How many visual tokens are enough?</h1>",
         f'<p class="verdict">{html.escape(verdict(e))}</p>',
+        f"<p>{html.escape(e.scored_by)}.</p>" if e.scored_by else "",
         "<ul>" + "".join(f"<li>{html.escape(claim)}</li>" for claim in claims(e)) + "</ul>",
+        *([] if e.nothing_right else _compared(e, plots)),
+        f"<h2>The ladder: {e.measures} by kind of question</h2>",
+        _ladder_table(e),
+        *([] if e.nothing_right else _decided(e, plots)),
+        *_learning(e),
+        "<h2>Examples</h2>",
+        examples(e, table.test_rows, *shown),
+        f"<p><small>{e.rows} test questions about {e.groups} pictures; intervals by bootstrap over pictures.</small>",
+    ]
+    page = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    page += f"<title>mvlm report</title><style>{_STYLE}</style><body>{''.join(body)}</body></html>\n"
+    (folder / "index.html").write_text(page, encoding="utf-8")
+    return facts
+
+
+def _compared(e: Evaluation, plots: dict[str, Path]) -> list[str]:
+    """The router beside all that it must beat."""
+    return [
         _figure("accuracy", plots),
         *(f"<p>{html.escape(line)}.</p>" for line in summary.counted(e)),
         "<h2>At stated budgets</h2>",
@@ -77,8 +96,12 @@ def write_report(
         "<h2>Is this ladder worth a router?</h2>",
         f"<p>{html.escape(summary.worth_it(e))}</p>",
         _html_table(*summary.effort(e), kind="prose"),
-        "<h2>The ladder: right answers by kind of question</h2>",
-        _ladder_table(e),
+    ]
+
+
+def _decided(e: Evaluation, plots: dict[str, Path]) -> list[str]:
+    """What the router decides, how sure it is, and what was promised of it."""
+    return [
         _figure("chosen", plots),
         _parts(e),
         _figure("reliability", plots),
@@ -88,15 +111,7 @@ def write_report(
         "<p>Pictures unlike those of the fit get the finest scale that the cap allows. The share (%) that was sent"
         " there:</p>",
         _html_table(["pictures", "sent, %"], summary.out_of_distribution(e)),
-        *_learning(e),
-        "<h2>Examples</h2>",
-        examples(e, table.test_rows, *shown),
-        f"<p><small>{e.rows} test questions about {e.groups} pictures; intervals by bootstrap over pictures.</small>",
     ]
-    page = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    page += f"<title>mvlm report</title><style>{_STYLE}</style><body>{''.join(body)}</body></html>\n"
-    (folder / "index.html").write_text(page, encoding="utf-8")
-    return facts
 
 
 def _learning(e: Evaluation) -> list[str]:
@@ -117,15 +132,18 @@ def _budget_table(e: Evaluation) -> str:
     head = ["", *(f"{at.budget:g} {e.cost_unit}" for at in ours)]
     right = ["router: right, %", *(f"{100 * at.score:.1f}" for at in ours)]
     asked = ["router: spent when asked", *(f"{at.asked_cost:.2f}" for at in ours)]
-    ahead = [[policy.name, *(at.ahead.points() for at in policy.at)] for policy in e.policies]
+    ahead = [[policy.name, *(at.ahead.points() for at in policy.at)] for policy in e.shown]
     if e.ceiling:
         ahead.append(["knows P(right)", *(points.points() for _, points in e.ceiling)])
-    gains = [[policy.name, *(at.gain.points() for at in policy.at)] for policy in e.policies]
-    unit = html.escape(e.cost_unit)
+    gains = [[policy.name, *(at.gain.points() for at in policy.at)] for policy in e.shown]
+    unit, over = html.escape(e.cost_unit), "points over mixing two fixed scales"
+    how = f"Every policy at exactly the same mean {unit}, with 95 % intervals paired by picture"
+    if not e.tasks:
+        return f"<p>{how}: {over}.</p>" + _html_table(head, [*gains, right, asked], marked=ROUTER)
     return "".join((
-        f"<p>Every policy at exactly the same mean {unit}: points over a lookup by the kind of question, with 95 %"
-        " intervals paired by picture.</p>", _html_table(head, [*ahead, right, asked], marked=ROUTER),
-        "<p>Points over mixing two fixed scales.</p>", _html_table(head, gains, marked=ROUTER),
+        f"<p>{how}: points over a lookup by the kind of question.</p>",
+        _html_table(head, [*ahead, right, asked], marked=ROUTER),
+        f"<p>{over.capitalize()}.</p>", _html_table(head, gains, marked=ROUTER),
     ))  # fmt: skip
 
 
@@ -158,7 +176,7 @@ def _ladder_table(e: Evaluation) -> str:
         [name + (" (not learned)" if name in e.not_learned else ""), *(f"{100 * step:.1f}" for step in steps)]
         for name, steps in e.ladder.items()
     ]
-    return _html_table(["right, %", *map(tokens, e.scales)], rows)
+    return _html_table([f"{e.measures}, %", *map(tokens, e.scales)], rows)
 
 
 def _html_table(head: list[str], rows: list[list[str]], marked: str = "", kind: str = "figures") -> str:

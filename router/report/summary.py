@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 from export.runtime.views.scale import ScaleWord
+from router.measures import RIGHT
 from router.metrics import Interval
 
+from .budgets import LOOKUP
 from .evaluate import HALF_A_POINT, ROUTER, Evaluation
 from .learning import in_words
 
@@ -39,10 +41,16 @@ def verdict(e: Evaluation) -> str:
         )
     best = max(winning, key=lambda at: at.gain.value)
     return (
-        f"At its default price the router answers {100 * score:.1f} % right with {spent:.1f} {e.cost_unit} a question,"
-        f" where always {tokens(e.scales[-1])} answers {100 * finest:.1f} %: {saved:.0f} % saved."
+        f"At its default price the router {_reaches(e, score)} with {spent:.1f} {e.cost_unit} a question,"
+        f" where always {tokens(e.scales[-1])} {_reaches(e, finest)}: {saved:.0f} % saved."
         f" At a mean of {best.budget:g} it is {best.gain.points()} points above mixing fixed scales."
     )
+
+
+def _reaches(e: Evaluation, score: float) -> str:
+    if e.measures == RIGHT:
+        return f"answers {100 * score:.1f} % right"
+    return f"reaches {100 * score:.1f} % {e.measures}"
 
 
 def tokens(scale: ScaleWord) -> str:
@@ -119,7 +127,7 @@ def effort(e: Evaluation) -> tuple[list[str], list[list[str]]]:
         ["mixing two fixed scales", "nothing", "0 (what gains are counted from)"],
     ]
     if e.tasks:
-        rows.append(["a table by task", f"the task of each question; {labelled}", brings("lookup by task")])
+        rows.append(["a table by task", f"the task of each question; {labelled}", brings(LOOKUP)])
     rows.append(["the router", f"{labelled}; a fit of seconds", brings(ROUTER)])
     if e.cascade:
         rows.append(["a cascade", "a second answer, finer, where the first token was unsure", "see the plot"])
@@ -133,10 +141,12 @@ def worth_it(e: Evaluation) -> str:
         return "It cannot be said: hardly an answer is right."
     if e.flat:
         return "No: the ladder is flat, and the cheapest scale does as well."
-    router, lookup = e.policy(ROUTER).mean_gain, e.policy("lookup by task").mean_gain
+    router, lookup = e.policy(ROUTER).mean_gain, e.policy(LOOKUP).mean_gain
     if router.low <= 0:
         more = _would_decide(e, router, 0.0)
         return f"Not shown: the router is not surely above mixing two fixed scales ({router.points()} points{more})."
+    if not e.tasks:
+        return f"Yes: {router.points()} points over mixing two fixed scales."
     if router.value - lookup.value < HALF_A_POINT:
         return "Only just: a table by task, where the task is known, brings about as much."
     return f"Yes: {router.points()} points over mixing fixed scales, where a table by task brings {lookup.points()}."
@@ -174,8 +184,9 @@ def claims(e: Evaluation) -> list[str]:
     if sure and len(sure) < len(router.at):
         lines.append(f"holds: it does so at {', '.join(sure)} {e.cost_unit}")
     lines.append(_held(e, "averaged over the budgets, it lies above them", router.mean_gain))
-    lines.insert(0, _held(e, "at equal cost it beats a lookup by the kind of question, averaged over the budgets",
-                          router.mean_ahead))  # fmt: skip
+    if e.tasks:
+        by_kind = "at equal cost it beats a lookup by the kind of question, averaged over the budgets"
+        lines.insert(0, _held(e, by_kind, router.mean_ahead))
     lines.append(half(e))
     if e.picture_mean:
         kinds = ", ".join(e.picture_tasks)
@@ -194,13 +205,15 @@ def claims(e: Evaluation) -> list[str]:
 def lines(e: Evaluation) -> list[str]:
     """The whole evaluation for a terminal."""
     wide = max(len(name) for name in e.ladder)
-    out = [verdict(e), "", f"right answers by kind and scale, {e.rows} test questions about {e.groups} pictures"]
+    out = [verdict(e), "", f"{e.measures} by kind and scale, {e.rows} test questions about {e.groups} pictures"]
     out += [e.scored_by] if e.scored_by else []
     out += counted(e)
     out.append(f"  {'':<{wide}}" + "".join(f"{m:>8}" for m in e.scales))
     for name, steps in e.ladder.items():
         mark = "   (not learned)" if name in e.not_learned else ""
         out.append(f"  {name:<{wide}}" + "".join(f"{step:8.3f}" for step in steps) + mark)
+    if e.nothing_right:
+        return [*out, "", *claims(e)]  # of nothing there is nothing to compare
     out += ["", *at_budgets(e)]
     out.append(f"  {random_mix(e)}")
     out += [
@@ -225,17 +238,18 @@ def lines(e: Evaluation) -> list[str]:
 def at_budgets(e: Evaluation) -> list[str]:
     """Every policy at exactly the stated budgets: over the lookup by kind first, then over mixing fixed scales."""
     budgets = [at.budget for at in e.policies[0].at]
-    wide = max(len(policy.name) for policy in e.policies)
+    wide = max(len(policy.name) for policy in e.shown)
     head = f"  {'':<{wide}}" + "".join(f"{budget:>22g}" for budget in budgets)
     out = []
-    for what, of in (("the lookup by task", "ahead"), ("mixing two fixed scales", "gain")):
+    over_lookup = [("the lookup by task", "ahead")] if e.tasks else []
+    for what, of in (*over_lookup, ("mixing two fixed scales", "gain")):
         out += [f"points above {what} at exactly a mean of so many {e.cost_unit}, with 95 % intervals", head]
-        for policy in e.policies:
+        for policy in e.shown:
             cells = "".join(f"{getattr(at, of).points():>22}" for at in policy.at)
             out.append(f"  {policy.name:<{wide}}{cells}")
-    if e.ceiling:
+    if e.ceiling and e.tasks:
         cells = "".join(f"{ahead.points():>22}" for _, ahead in e.ceiling)
-        out.insert(2 + len(e.policies), f"  {'knows P(right)':<{wide}}{cells}")
+        out.insert(2 + len(e.shown), f"  {'knows P(right)':<{wide}}{cells}")
     spent = ", ".join(f"{at.asked_cost:.2f} for {at.budget:g}" for at in e.policy(ROUTER).at)
     return [*out, f"  asked of the router, and spent on the test rows: {spent} {e.cost_unit}"]
 

@@ -3,6 +3,7 @@
 import json
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -80,8 +81,14 @@ def test_how_many_pictures_a_router_takes():
     assert half_width(pictures_for(2)) == pytest.approx(2, abs=0.01)
     assert half_width(100) == pytest.approx(8.77, abs=0.01)  # 1.96 standard errors of a mean of 20 % ones
     few = [row(f"v{n}") for n in range(20)] + [row(f"t{n}", split="test") for n in range(11)]
-    assert "at least 12 pictures of val and as many of test, and there are 20 and 11" in router_pictures(few)
-    told = router_pictures([*few, replace(few[-1], group="t11")])
+    rows = Path("my rows")
+    told = router_pictures(rows, few)
+    assert "at least 12 pictures of val and as many of test, and there are 20 and 11: the pictures are too few" in told
+    told = router_pictures(rows, [*few, *(row(f"u{n}", split="train") for n in range(20))])
+    assert "there are 20 and 11: `mvlm data split 'my rows' --val 25% --test 25% --overwrite` makes them" in told
+    told = router_pictures(rows, [row(f"u{n}", split="train") for n in range(120)])
+    assert told.endswith("`mvlm data split 'my rows'` makes them")
+    told = router_pictures(rows, [*few, replace(few[-1], group="t11")])
     assert "fitted on 20 pictures (val) and judged on 12 (test)" in told
     assert "one answer in 5" in told
     assert "±2 points take 1,921 of test" in told

@@ -158,12 +158,14 @@ def test_two_graphs_say_what_they_cost(made, tmp_path, mvlm):
     refused = mvlm("verify", str(out), "--run", str(query_bundle().run), "--rows", str(made.rows))
     assert refused.exit_code == 2
     assert "was made from another run" in refused.output
-    again = mvlm("verify", str(out), "--run", str(made.run), "--rows", str(made.rows), "--verify-rows", "2")
+    again = mvlm("verify", str(out), "--verify-rows", "2")  # it knows what it was made of
     assert again.exit_code == 0, again.output
     assert "    4 tokens: " in again.output
     anew = json.loads((out / "verify.json").read_text())
     assert len(anew["rows"]) == 2
     assert (anew["max_loss"], anew["calibration"]) == (9, verified["calibration"])
+    known = {"run": str(made.run), "rows": str(made.rows), "metrics_said": []}
+    assert anew["made_from"] == verified["made_from"] == known
     Runtime.load(out)  # sealed again
 
 
@@ -225,8 +227,7 @@ def test_a_refused_bundle_can_be_allowed(made, tmp_path, mvlm):
     kept = tmp_path / "bundle.refused"
     assert f"it stands in {kept}" in failed.output
     assert list(tmp_path.iterdir()) == [kept]
-    allowed = ("--run", str(made.run), "--rows", str(made.rows), "--verify-rows", "1", "--max-loss", "100")
-    done = mvlm("verify", str(kept), *allowed)
+    done = mvlm("verify", str(kept), "--verify-rows", "1", "--max-loss", "100")
     assert done.exit_code == 0, done.output
     assert Runtime.load(kept, threads=1).ask(made.picture(0), "what?", 9, max_new_tokens=1).num_visual_tokens == 9
 

@@ -90,7 +90,7 @@ def test_what_is_known_is_not_asked_again(tiny, monkeypatch):
     sizes.clear()
     found = answer(SCALES[0], [first[0], [[0, 0]]], most=2)
     assert sizes == [2, 1]  # the second picture's reference is what two tokens of greedy decoding are
-    assert [a.token_ids for a in found[1]] == [[0]]
+    assert [(a.token_ids, a.ended) for a in found[1]] == [([0, 0], False)]
 
 
 def test_a_reference_longer_than_an_answer_may_be_is_not_taken_for_one(tiny):

@@ -126,3 +126,20 @@ def _at(probability, test, budget):
         choice = (probability - price * test.cost / test.cost[-1]).argmax(axis=1)
         points.append((test.cost[choice].mean(), test.probability[np.arange(len(test)), choice].mean()))
     return float(np.interp(budget, *np.array(sorted(set(points))).T))
+
+
+def test_likelihood_of_the_reference_stands_for_scores(tmp_path, mvlm):
+    folder = tmp_path / "labels"
+    make_labels(folder, replace(RECIPE, rows=240, groups=48, scales=(1, 4)))
+    without = mvlm("fit-router", folder, "--target", "likelihood", "--out", tmp_path / "router")
+    assert without.exit_code == 2
+    assert "no losses at all: they were labelled before losses were kept" in without.output
+    alter(folder, labels=lambda rows: [row | {"loss": 1.0 / row["num_visual_tokens"]} for row in rows])
+    table = read_table(folder, "likelihood")
+    np.testing.assert_allclose(table.scores, np.tile(np.exp([-1.0, -0.25]), (240, 1)), rtol=1e-6)
+    with quick():
+        fitted = mvlm("fit-router", folder, "--target", "likelihood", "--out", tmp_path / "router")
+        judged = mvlm("report", tmp_path / "router", "--out", tmp_path / "report")
+    for done in (fitted, judged):
+        assert done.exit_code == 0, done.output
+        assert "likelihood of the reference answers' tokens" in done.output

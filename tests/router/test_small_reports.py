@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from export.runtime.artefact import sha256_file, write_json
+from export.runtime.artefact import place_beside, sha256_file, write_json
 from export.runtime.errors import MvlmError
 from router.labels import read_table
 from router.metrics import Interval
 from router.report.shown_rows import shown_rows
-from router.report.summary import claims, verdict, worth_it
+from router.report.summary import claims, lines, verdict, worth_it
 from tests.support.labels_maker import Recipe, alter, make_labels
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -70,7 +70,9 @@ def test_cards_show_what_the_labels_hold_and_nothing_is_nameless(labels, tmp_pat
     wanted = ["--scales", "1,4,9,36", "--router", str(tmp_path / "router"), "--rows", "my.jsonl"]
     assert following == ["next:", "mvlm", "export", "my run", *wanted]
     known = json.loads((tmp_path / "router" / "router.json").read_text())["labelled"]
-    assert known == {"labels": labels.as_posix(), "run": "my run", "rows": "my.jsonl", "metrics_said": ["f1"]}
+    run, rows = (place_beside(Path(name), tmp_path / "router") for name in ("my run", "my.jsonl"))
+    said = {"labels": labels.as_posix(), "run": run, "rows": rows, "metrics_said": ["f1"], "rescored": None}
+    assert known == said
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     cards = re.findall(
         r'<div class="example"><img alt="" src="data:image/jpeg;base64,[^"]+"><b>what is r\d+\?</b>', page
@@ -85,7 +87,8 @@ def test_cards_show_what_the_labels_hold_and_nothing_is_nameless(labels, tmp_pat
         "A cascade asks at a coarse scale, and again",
     ):
         assert explained in page
-    assert "a table by task" not in page
+    for nothing_of_tasks in ("a table by task", "lookup by", "knows P(right)"):
+        assert nothing_of_tasks not in page + done.output
 
 
 def test_what_the_labels_hold_is_checked_and_only_pictures_are_inlined(labels, tmp_path):
@@ -111,6 +114,8 @@ def test_no_verdict_on_routers_where_hardly_an_answer_is_right(made):
     assert "the metric (scored by exact (9 rows))" in verdict(failed)
     assert worth_it(failed).startswith("It cannot be said")
     assert claims(failed) == ["not tested: nothing, since hardly an answer is right"]
+    assert not any("points above" in line for line in lines(failed))
+    assert any("points above" in line for line in lines(e))
 
 
 def test_few_pictures_do_not_make_a_ladder_flat(made):
@@ -137,5 +142,7 @@ def test_a_router_that_is_not_shown_to_win_says_how_many_pictures_would(made):
 def test_agreement_is_never_called_right(labels):
     table = read_table(labels)
     assert table.measures == "right answers"
+    assert replace(table, facts=table.facts | {"metrics": {"exact": 3, "number:0.5": 2}}).measures == "right answers"
+    assert replace(table, facts=table.facts | {"metrics": {"exact": 3, "anls": 2}}).measures == "mean score"
     agreeing = replace(table, facts=table.facts | {"metrics": {"agreement:f1": 9}})
     assert agreeing.measures == "answers that agree with the finest scale"

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from export.runtime import artefact, durable
-from export.runtime.artefact import FORMAT_VERSION, describe, output_folder, read_artefact, sha256_json, write_json
+from export.runtime.artefact import (
+    FORMAT_VERSION,
+    describe,
+    output_folder,
+    place_beside,
+    place_said,
+    read_artefact,
+    sha256_json,
+    write_json,
+)
 from export.runtime.errors import CheckFailed, MvlmError
 
 
@@ -148,3 +157,18 @@ def test_a_description_of_absurd_size(tmp_path, monkeypatch):
     monkeypatch.setattr(artefact, "_JSON_LIMIT_BYTES", 10)
     with pytest.raises(MvlmError, match="larger than"):
         read_artefact(tmp_path, "labels")
+
+
+def test_where_things_lie_is_said_beside_the_folder_and_read_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "project" / "my rows").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project")
+    said = place_beside(Path("my rows"), Path("labels"))
+    assert said == "../my rows"
+    assert place_beside(tmp_path / "far", Path("labels")) == str(tmp_path / "far")
+    for here, labels in ((".", "labels"), ("..", "project/labels")):
+        monkeypatch.chdir(here)
+        assert place_said(Path(labels), said) == Path(labels).parent / "my rows"
+    monkeypatch.chdir("project")
+    assert place_said(Path("labels"), "my rows") == Path("my rows")  # as labels of before say it
+    assert place_said(Path("labels"), str(tmp_path / "far")) == tmp_path / "far"
+    assert place_said(Path("labels"), "../gone") == Path("gone")
