@@ -110,10 +110,11 @@ class Reliability:
 
 
 def reliability(probability: Floats, score: Floats, bins: int = 15) -> Reliability:
-    """Do probabilities mean what they say? (n,), (n,)"""
-    order = np.argsort(probability, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
+    """Do probabilities mean what they say? (n,), (n,). Rows of which the same is said are in one bin."""
+    values, which = np.unique(probability, return_inverse=True)
+    bin_of = np.searchsorted(np.sort(probability), values) * bins // len(probability)  # by how many are below
+    parts = [np.flatnonzero(bin_of[which] == one) for one in np.unique(bin_of)]
     said = [float(probability[part].mean()) for part in parts]
     was = [float(score[part].mean()) for part in parts]
-    sizes = np.array([len(part) for part in parts]) / len(order)
+    sizes = np.array([len(part) for part in parts]) / len(probability)
     return Reliability(said, was, float((sizes * np.abs(np.subtract(said, was))).sum()))

@@ -239,8 +239,8 @@ def label(
         )
     elif max(steps.values()) - min(steps.values()) < _FLAT_LADDER:
         click.echo(
-            "THE LADDER IS FLAT: more visual tokens hardly help this model on these rows. `mvlm report` says how sure"
-            " that is."
+            "The ladder looks flat: more visual tokens hardly help this model on these rows. `mvlm report` says how"
+            " sure that is."
         )
     say_next(shlex.join(["mvlm", "fit-router", *([] if out == Path("labels") else [str(out)])]))
 

@@ -29,6 +29,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "shuffled labels": {"color": _OTHER_COLOUR, "lw": 1.4, "ls": (0, (1, 3))},
 }
 _STEPS = 400
+_LEAST_BARS = 6
 
 
 def draw(e: Evaluation, folder: Path) -> dict[str, Path]:
@@ -77,7 +78,7 @@ def _accuracy(e: Evaluation, figure: Figure) -> None:
     axes.set_xlabel(f"mean cost of a question ({e.cost_unit}, log scale)")
     axes.set_ylabel(f"{e.measures} (%)")
     _plain(axes)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.legend(frameon=False, fontsize=9, loc="best")
 
 
 def joined(cost: Floats, score: Floats) -> tuple[Floats, Floats]:
@@ -100,6 +101,8 @@ def _chosen(e: Evaluation, figure: Figure) -> None:
         axes.barh(names, 100 * share, left=left, color=shades[k], label=f"{m}")
         left += 100 * share
     axes.set_xlim(0, 100)
+    beside = max(_LEAST_BARS - len(names), 0) / 2  # a bar alone is not as high as the plot
+    axes.set_ylim(-0.6 - beside, len(names) - 0.4 + beside)
     axes.set_xlabel("share of questions (%)")
     axes.legend(
         title="scale" if e.tile_tokens else "tokens",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 from export.runtime.views.scale import ScaleWord
 from router.measures import RIGHT
 from router.metrics import Interval
 
+from .baselines import CascadePoint
 from .budgets import LOOKUP
 from .evaluate import HALF_A_POINT, ROUTER, Evaluation
 from .learning import in_words
@@ -219,7 +222,7 @@ def lines(e: Evaluation) -> list[str]:
     out += [
         f"  cascade on the first token, budget {c.budget:g}: {100 * c.score:.1f} % at {c.mean_cost:.1f} {e.cost_unit}"
         f" ({c.first}, then {c.then})"
-        for c in e.cascade
+        for c in _unlike(e.cascade)
     ]
     out += oracles(e)
     if e.picture_gain:
@@ -233,6 +236,15 @@ def lines(e: Evaluation) -> list[str]:
     out += [f"risk bound: {line}" for line in kept(e)]
     out += in_words(e.learning)
     return [*out, "", *claims(e)]
+
+
+def _unlike(points: Sequence[CascadePoint]) -> list[CascadePoint]:
+    """Without those that are what the one before them is, though at another budget."""
+    found: list[CascadePoint] = []
+    for point in points:
+        if not found or replace(point, budget=found[-1].budget) != found[-1]:
+            found.append(point)
+    return found
 
 
 def at_budgets(e: Evaluation) -> list[str]:

@@ -247,6 +247,6 @@ def test_the_verb_says_when_the_ladder_is_flat(run, scenes, tmp_path, mvlm, monk
     monkeypatch.setattr("mvlm_core.commands.train_label._NOTHING_RIGHT", 0)  # this model has learned nothing
     result = mvlm("label", run, "--rows", scenes, "--scales", "1,9", "--out", tmp_path / "labels")
     assert result.exit_code == 0, result.output
-    assert "THE LADDER IS FLAT" in result.output
+    assert "The ladder looks flat" in result.output
     assert f"next: mvlm fit-router {tmp_path / 'labels'}" in result.output
     assert "is not empty" in mvlm("label", run, "--rows", scenes, "--scales", "1", "--out", tmp_path / "labels").output

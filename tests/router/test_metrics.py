@@ -125,6 +125,8 @@ def test_reliability_of_probabilities_that_mean_what_they_say_and_of_others():
     assert len(honest.probability) == 15
     assert honest.probability == sorted(honest.probability)
     assert reliability(np.array([0.2, 0.9]), np.array([0.0, 1.0])).score == [0, 1]
+    same = reliability(np.full(40, 0.25), np.tile([0.0, 0.0, 0.0, 1.0], 10))  # a constant router says no more
+    assert (same.probability, same.score, same.error) == ([0.25], [0.25], 0)
 
 
 def test_outcomes_are_paired():

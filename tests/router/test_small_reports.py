@@ -18,6 +18,7 @@ from export.runtime.artefact import place_beside, sha256_file, write_json
 from export.runtime.errors import MvlmError
 from router.labels import read_table
 from router.metrics import Interval
+from router.report.baselines import CascadePoint
 from router.report.shown_rows import shown_rows
 from router.report.summary import claims, lines, verdict, worth_it
 from tests.support.labels_maker import Recipe, alter, make_labels
@@ -137,6 +138,15 @@ def test_a_router_that_is_not_shown_to_win_says_how_many_pictures_would(made):
     told = verdict(replace(e, groups=50, policies=[unsure, *e.policies[1:]], steepness=Interval(0.3, 0.2, 0.4)))
     assert told.startswith("The router does not surely beat mixing two fixed scales at any stated budget")
     assert "about 200 test pictures would decide, and there are 50" in told
+
+
+def test_one_cascade_for_several_budgets_is_told_once(made):
+    _, _, e = made("question")
+    point = CascadePoint(4.0, 1, 9, 1.0, 0.28)
+    told = lines(replace(e, cascade=[point, replace(point, budget=9.0), replace(point, budget=18.0, score=0.3)]))
+    assert [line.split(":")[0].strip() for line in told if "cascade" in line] == [
+        "cascade on the first token, budget 4", "cascade on the first token, budget 18",
+    ]  # fmt: skip
 
 
 def test_agreement_is_never_called_right(labels):
