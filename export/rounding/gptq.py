@@ -1,8 +1,9 @@
 """A layer's weights to few bits so that its outputs stay near (GPTQ, arXiv 2210.17323): N outputs, K inputs.
 
-Inputs are rounded one after another, and what one loses is made good by those that are not rounded yet. Two things are
-added to the paper's: zero points, and scales that are searched for with the weight that the method itself gives to an
-input's error. No library was measured against it yet.
+Inputs are rounded one after another, and what one loses is made good by those that are not rounded yet. Three things
+are added to the paper's: zero points; scales that are searched for with the weight that the method itself gives to an
+input's error; and outputs that what was seen would carry far from their weights are rounded by themselves. No library
+was measured against it yet.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from export.graphs.grids import Grid, Numbers, fit
+from export.graphs.grids import Grid, Numbers, fit, nearest
 
 # A share of the mean of the diagonal is added to it, as in the paper.
 _DAMPING = 0.01
+# An output further from its weight than this share of the weight's size fits what was seen and little else.
+FARTHEST = 0.45
 # So many inputs are rounded before the rest is corrected in one product.
 _AT_ONCE = 128
 
@@ -43,7 +46,16 @@ def gptq(weight: Tensor, squares: Tensor, grid: Grid) -> Numbers:
             lost[:, i] = error[:, 0]
         left[:, last:] -= lost @ inverse[first:last, last:]
     scales, zeros = (torch.cat(side, dim=1) for side in zip(*fitted, strict=True))
-    return Numbers(grid, values, scales, zeros.to(torch.uint8))
+    return _near(weight.detach().float(), Numbers(grid, values, scales, zeros.to(torch.uint8)))
+
+
+def _near(weight: Tensor, numbers: Numbers) -> Numbers:
+    """The numbers of a weight (N, K), those of outputs that are too far from it replaced by the nearest ones."""
+    far = (numbers.restored() - weight).norm(dim=1) > FARTHEST * weight.norm(dim=1)  # (N,)
+    if far.any():
+        alone = nearest(weight[far], numbers.grid)
+        numbers.values[far], numbers.scale[far], numbers.zero[far] = alone.values, alone.scale, alone.zero
+    return numbers
 
 
 def _inverse_root(squares: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ from export.graphs.grids import Grid, Numbers, nearest, side_by_side
 from export.graphs.quantize import form
 from export.graphs.recipe import Recipe
 from export.graphs.targets import Choice
+from export.rounding import gptq as rounding
 from export.rounding.budget import cheapest_loss, cost
 from export.rounding.calibrate import calibrate, calibrated_layers, clipped, other_weights
-from export.rounding.gptq import gptq
+from export.rounding.gptq import FARTHEST, gptq
 from export.rounding.layers import every_layer
 from export.rounding.sensitivity import losses
 from tests.support.tiny import tiny_model
@@ -180,6 +181,21 @@ def test_a_budget_goes_where_it_saves_most():
         words = cheapest_loss(found, sizes, Choice(("4b128z", "8b128"), "bits", mean))
         assert {name for name, word in words.items() if word == "8b128"} == set(chosen)
     assert cost("dynamic8", "time") < cost("8b128", "time") < cost("8b32", "time")
+
+
+def test_outputs_that_one_large_input_would_carry_away_are_rounded_by_themselves(monkeypatch):
+    """As in real models, where one channel is hundreds of times the others: all others make good what it loses."""
+    torch.manual_seed(0)
+    weight, x, grid = torch.randn(24, 64), torch.randn(40, 64), Grid(4, 32, zeros=True)
+    x[:, 0] = 100
+
+    def farthest() -> float:
+        error = gptq(weight, x.T @ x, grid).restored() - weight
+        return float((error.norm(dim=1) / weight.norm(dim=1)).max())
+
+    assert farthest() <= FARTHEST
+    monkeypatch.setattr(rounding, "_near", lambda weight, numbers: numbers)
+    assert farthest() > 0.5
 
 
 def test_numbers_of_another_weight_are_far():
