@@ -38,7 +38,7 @@ class Size:
 # As small as every step can be: minutes with a real language model on a CPU.
 QUICK = Size(
     steps=1, pictures=2, label=("--scales", "1,9", "--max-new-tokens", "8", "--no-patches"),
-    export=("--verify-rows", "2", "--calibration-rows", "4"),
+    export=("--verify-rows", "4", "--calibration-rows", "48"),
 )  # fmt: skip
 
 
