@@ -70,11 +70,11 @@ def check(rows: Path | None, config: Path | None, show: int) -> None:
 
 def _remarks(path: Path, rows: list[Row]) -> tuple[list[str], list[str]]:
     """What is worth a look, and the faults of rows that no answer could be right for."""
+    from mvlm_core.data.labelled import labelled
     from mvlm_core.data.remarks import router_pictures, scoring, unread_files, unread_keys
-    from mvlm_core.data.row import questions_of
     from mvlm_core.scoring.of_rows import choose_metrics, unscorable
 
-    asked = [question for row in rows if row.split != "train" or row.metric for question in questions_of(row)]
+    asked = [question for row in rows if row.split != "train" or row.metric for question in labelled(row)]
     metrics = choose_metrics(asked)
     told = [*unread_keys(path), *unread_files(path, rows), *scoring(asked, metrics), router_pictures(path, rows)]
     return told, unscorable(asked, metrics)

@@ -174,13 +174,18 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, ove
     "--patches/--no-patches", default=True, show_default=True,
     help="Keep each picture's patches, for a router that reads them.",
 )  # fmt: skip
+@click.option(
+    "--beside", metavar="SCALE", default=None,
+    help="Of rows with several pictures: how all but the one in question are shown; left out, the run's default.",
+)  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @out_option("labels")
 @OVERWRITE
 def label(
     run: Path, rows: Path | None, scales: str | None, splits: str, training_rows: bool, samples: int,
-    metrics: tuple[str, ...], max_new_tokens: int | None, max_rows: int | None, patches: bool, device: str,
+    metrics: tuple[str, ...], max_new_tokens: int | None, max_rows: int | None, patches: bool, beside: str | None,
+    device: str,
     precision: Literal["float32", "bfloat16"], out: Path, overwrite: bool,
 ) -> None:  # fmt: skip
     """Answer every row at every scale and store what was right. Stopped and started again, it goes on.
@@ -191,6 +196,7 @@ def label(
     Example:
       mvlm label run --rows rows --scales 1,4,9,36,144
     """
+    from export.runtime.views.scale import Scale
     from mvlm_core.checkpoints.run_folder import weight_files
     from mvlm_core.data.of_run import rows_for
     from mvlm_core.data.picture_warnings import picture_warnings
@@ -219,6 +225,7 @@ def label(
     sweep = Sweep(
         run, rows, asked, wanted, samples, max_new_tokens, metrics=metrics, device=own_device(device),
         precision=precision, patches=patches, max_rows=max_rows,
+        beside=Scale.parse(beside).word if beside else None,
     )  # fmt: skip
     weight_files(run)  # what is no run is told before anything else
     if patches:

@@ -36,10 +36,19 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Within:
+    """A conversation that ends with the question in question, and the number of the picture that it is about."""
+
+    row: Row
+    number: int
+
+
+@dataclass(frozen=True)
 class Row:
     """One conversation about any number of pictures, which stand in its turns in their order, each once.
 
-    Rows that share `group` stay in one split: those about one picture do, unless the data says otherwise.
+    Rows that share `group` stay in one split: those about one picture do, unless the data says otherwise. `within`
+    says where the single question of a row stands, if not alone: what labels tell of it is so of that conversation.
     """
 
     id: str
@@ -50,6 +59,7 @@ class Row:
     split: str
     system: str | None = None
     metric: str | None = None
+    within: Within | None = None
 
     @property
     def image(self) -> PictureSource:

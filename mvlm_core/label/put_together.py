@@ -88,6 +88,7 @@ def put_together(
         max_rows=sweep.max_rows,
         **metrics.facts(),
         max_new_tokens=sweep.max_new_tokens,
+        beside=sweep.beside,
         counts={"rows": sum(splits.values()), "groups": groups, "splits": dict(splits)},
         tasks=known.get("tasks", {}),
         key_sha256=sha256_json(key),

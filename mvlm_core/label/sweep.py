@@ -17,7 +17,7 @@ from export.runtime.artefact import (
     refuse_if_filled,
     sha256_json,
 )
-from export.runtime.errors import MvlmError, listed
+from export.runtime.errors import MvlmError
 from export.runtime.features import (
     SIZE_FEATURES,
     image_feature_names,
@@ -31,16 +31,18 @@ from export.runtime.views.clip import overview_picture
 from export.runtime.views.cutting import Size
 from export.runtime.views.scale import ScaleWord, coarse_to_fine
 from mvlm_core.checkpoints.run_folder import load_run
+from mvlm_core.data.labelled import label_questions
 from mvlm_core.data.reading import read_rows
-from mvlm_core.data.row import Row, single_questions
+from mvlm_core.data.row import Row
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
 from mvlm_core.modeling.processing import MvlmProcessor, prompt_of
 from mvlm_core.modeling.scales import require_scales
-from mvlm_core.modeling.visual_lengths import VisualLengths
 from mvlm_core.scoring.of_rows import RowMetrics, metrics_of
-from mvlm_core.train.plan import Group, group_rows
+from mvlm_core.train.plan import Group
 
 from .asked import asked_rows
+from .asking import AskedPictures, Asking
+from .beforehand import beside_of, cost, too_long
 from .lines import LabelLines
 from .packed_generation import answer_together, stop_ids
 from .patches import PatchFiles
@@ -64,7 +66,7 @@ def label(
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write labels/ and return what labels.json says. `progress` is told (pictures done, pictures in all), and `say`
-    what a sample is worth.
+    what a sample is worth, and what the sweep will cost.
 
     With a `share` of several processes this one does its part; the first puts all parts together, and the others return
     nothing. Parts lie beside `out` until all are there. Raises `MvlmError` for scales that the model does not allow,
@@ -74,19 +76,23 @@ def label(
         refuse_if_filled(out, overwrite=overwrite)
     model, processor = load_run(sweep.run, device=sweep.device, dtype=sweep.precision)
     require_scales(sweep.scales, model.connector.scales)
-    _require_picture_first(prompt_of(processor))
+    asking = Asking(processor)
+    _require_picture_first(asking.prompt)
     rows = [row for row in read_rows(sweep.rows) if row.split in sweep.splits]
     if not rows:
         raise MvlmError(f"{sweep.rows} has no rows of the splits {', '.join(sweep.splits)}: name others with --splits")
-    questions = single_questions(rows)
+    questions = label_questions(rows)
     asked = sampled(questions, sweep.max_rows)
     if sweep.max_rows:
         rows = asked
         say(worth(asked, of=len(questions)))
-    metrics, pictures = metrics_of(asked, sweep.metrics), group_rows(asked)
+    sweep = replace(sweep, beside=beside_of(asked, sweep.beside, model, processor, sweep.scales))
+    metrics, pictures = metrics_of(asked, sweep.metrics), asking.groups(asked)
     most = sweep.max_new_tokens or new_tokens(processor, asked)
     sweep = replace(sweep, max_new_tokens=most)
-    _require_positions(asked, processor, model, sweep, most)
+    if faults := too_long(asked, asking, model, sweep.scales, sweep.beside, most):
+        raise MvlmError(f"{sweep.rows}: {faults}")
+    say(cost(asked, len(sweep.scales), sweep.samples, sweep.beside))
 
     folder = parts_folder(out, sweep.key()) if share.first else parts_of_first(out, sweep.key())
     if folder is None:  # all is done already
@@ -172,26 +178,6 @@ def _require_picture_first(prompt: Prompt) -> None:
         )
 
 
-def _require_positions(
-    rows: Sequence[Row], processor: MvlmProcessor, model: MvlmForConditionalGeneration, sweep: Sweep, most: int
-) -> None:
-    """Raise `MvlmError` naming every row that is longer than the model was made for, its answer among it."""
-    prompt = prompt_of(processor)
-    positions, finest = model.config.text_config.max_position_embeddings, coarse_to_fine(sweep.scales)[-1]
-    lengths = VisualLengths(processor)
-    needed = {
-        row.id: len(prompt.ids(row.question, 1, model.config.image_token_id)) - 1 + most
-        + lengths.finest(row.pictures, sweep.scales)[1]
-        for row in rows
-    }  # fmt: skip
-    if faults := [f"id {name}: {count} tokens" for name, count in needed.items() if count > positions]:
-        raise MvlmError(
-            f"{sweep.rows}: {len(faults)} rows at scale {finest}, with an answer of {most}, are more"
-            f" than the {positions} positions of the language model: leave them or that scale out"
-            f"{listed(faults, most=1000)}"
-        )
-
-
 def sweep_pictures(
     model: MvlmForConditionalGeneration, processor: MvlmProcessor, pictures: Sequence[Group], sweep: Sweep,
     metrics: RowMetrics | None = None, shown: ShownPictures | None = None,
@@ -203,11 +189,8 @@ def sweep_pictures(
     """
     metrics = metrics or metrics_of([row for picture in pictures for row in picture.rows], sweep.metrics)
     most = sweep.max_new_tokens or _FEWEST_NEW_TOKENS
-    prompt, image_id = prompt_of(processor), processor.image_token_id
-    whole = [[prompt.ids(row.question, 1, image_id) for row in picture.rows] for picture in pictures]
-    cut = whole[0][0].index(image_id)
-    ids_before, ids_after = whole[0][0][:cut], [[ids[cut + 1 :] for ids in questions] for questions in whole]
-
+    asking = Asking(processor)
+    prompt = asking.prompt
     shown = shown or ShownPictures(model, processor, [picture.pictures[0] for picture in pictures], sweep.scales)
     words, table = _words(shown), _table(model)
     features = [
@@ -221,13 +204,16 @@ def sweep_pictures(
     lines: dict[str, dict[ScaleWord, list[dict[str, Any]]]] = {
         row.id: {} for picture in pictures for row in picture.rows
     }
+    beside = coarse_to_fine(sweep.scales)[-1] if sweep.beside is None else sweep.beside
+    asked = AskedPictures(asking, model, pictures, shown, sweep.scales, beside)
     for scale in reversed(coarse_to_fine(sweep.scales)):
-        for members in shown.alike(scale):
-            visual, after = shown.embeds(members, scale), [ids_after[n] for n in members]  # (B, L, D)
+        for batch in asked.batches(scale):
+            members = batch.members
             references = [[maker.reference(row) for row in pictures[n].rows] for n in members]
             for sample in range(sweep.samples):
                 by = _draws(pictures[members[0]].rows[0].id, scale, sample) if sample else None
-                answers = answer_together(model, ids_before, visual, after, most, by, None if sample else references)
+                taught = None if sample else references
+                answers = answer_together(model, batch.before, batch.visual, batch.after, most, by, taught)
                 for n, answered in zip(members, answers, strict=True):
                     for row, answer in zip(pictures[n].rows, answered, strict=True):
                         taken = shown.count(n, scale), shown.tiles(n, scale)

@@ -20,7 +20,8 @@ class Sweep:
     The first of `samples` answers greedily, as a device does; further ones are drawn at temperature 1. `metrics` are
     those of rows that name none, see `metrics_of`. Without `max_new_tokens` answers may be as long as the longest that
     a row is to be answered by, and half as long again. With `patches` a router can be fitted that reads the pictures.
-    With `max_rows` a sample of the rows is labelled, see `sampled`.
+    With `max_rows` a sample of the rows is labelled, see `sampled`. Where a row has several pictures, one after the
+    other is shown at each scale, and the others at the scale `beside`: left out, it is what the run shows by default.
     """
 
     run: Path
@@ -35,6 +36,7 @@ class Sweep:
     precision: Precision = "float32"
     patches: bool = True
     max_rows: int | None = None
+    beside: ScaleWord | None = None
 
     def key(self) -> dict[str, Any]:
         """What a part already written must have been made from to be taken over."""
@@ -44,5 +46,5 @@ class Sweep:
             "feature_version": FEATURE_VERSION,
             "max_new_tokens": self.max_new_tokens, "metrics": list(self.metrics),
             "pictures_per_part": self.pictures_per_part, "precision": self.precision, "patches": self.patches,
-            "columns": list(LABELS), "max_rows": self.max_rows,
+            "columns": list(LABELS), "max_rows": self.max_rows, "beside": self.beside,
         }  # fmt: skip

@@ -1,0 +1,53 @@
+"""What is asked of rows to label them: questions, each about one picture, in the conversation in which they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from export.runtime.errors import MvlmError
+
+from .row import PicturePlace, Row, Within, questions_of
+
+
+def label_questions(rows: Sequence[Row]) -> list[Row]:
+    """The questions of some rows, see `labelled`. Raises `MvlmError` naming the rows that ask about no picture."""
+    split = [(row, labelled(row)) for row in rows]
+    others = [row.id for row, questions in split if not questions]
+    if others:
+        raise MvlmError(
+            f"{len(others)} rows ask nothing about a picture (id {', '.join(others)}): leave them out of the splits"
+            " that are labelled"
+        )
+    return [question for _, questions in split for question in questions]
+
+
+def labelled(row: Row) -> list[Row]:
+    """The questions of a row, each as a row about one picture; none where nothing is asked about a picture.
+
+    A conversation about a picture that stands before it is asked question by question (`id#0`, `id#1`), each behind the
+    row's system text. In any other row each picture is asked about by the turn in which it stands (`id@0`, `id@1`, by
+    the pictures' numbers), behind all that was said before.
+    """
+    alone = questions_of(replace(row, system=None))
+    if row.system is None:
+        return alone or list(_of_each_picture(row))
+    if alone:
+        return [replace(one, within=Within(replace(one, system=row.system), 0)) for one in alone]
+    return list(_of_each_picture(row))
+
+
+def _of_each_picture(row: Row) -> Iterator[Row]:
+    shown = 0
+    for number, turn in enumerate(row.turns, 1):
+        places = [part.number for part in turn.content if isinstance(part, PicturePlace)]
+        shown += len(places)
+        words = "\n".join(part for part in turn.content if isinstance(part, str))
+        if not words.strip():
+            continue  # no router is asked about a picture without words
+        until = replace(row, pictures=row.pictures[:shown], turns=row.turns[:number])
+        for place in places:
+            yield replace(
+                row, id=f"{row.id}@{place}", pictures=(row.pictures[place],), system=None,
+                turns=(replace(turn, content=(PicturePlace(0), words)),), within=Within(until, place),
+            )  # fmt: skip
