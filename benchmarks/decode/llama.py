@@ -6,6 +6,7 @@ prebuilt wheels leave out what not every processor has.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,8 @@ class LlamaCpp:
         self._token = int(logits.argmax())
 
 
-def write_gguf(model: Any, file: Path) -> None:
-    """A Llama of transformers as GGUF in Q4_0, without a tokenizer."""
+def write_gguf(model: Any, file: Path, precision: str = "Q4_0", tokenizer: Path | None = None) -> None:
+    """A Llama of transformers as GGUF in Q4_0 or F32; without `tokenizer`, a tokenizer.json, it knows ids alone."""
     import gguf
 
     config = model.config
@@ -84,10 +85,13 @@ def write_gguf(model: Any, file: Path) -> None:
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
-    writer.add_tokenizer_model("no_vocab")
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{precision}" if precision != "F32" else "ALL_F32"])
+    if tokenizer is None:
+        writer.add_tokenizer_model("no_vocab")
+    else:
+        _add_tokenizer(writer, tokenizer, config.eos_token_id)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    quantized = gguf.GGMLQuantizationType.Q4_0
+    quantized = gguf.GGMLQuantizationType[precision]
     for key, value in model.state_dict().items():
         if key == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -96,7 +100,7 @@ def write_gguf(model: Any, file: Path) -> None:
             heads = config.num_attention_heads if "q_proj" in key else config.num_key_value_heads
             weight = _interleaved(weight, heads)
         name = names.get_name(key, try_suffixes=(".weight",))
-        if weight.ndim == 1:
+        if weight.ndim == 1 or precision == "F32":
             writer.add_tensor(name, weight)
         else:
             writer.add_tensor(name, gguf.quants.quantize(weight, quantized), raw_dtype=quantized)
@@ -104,6 +108,19 @@ def write_gguf(model: Any, file: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _add_tokenizer(writer: Any, file: Path, eos: int) -> None:
+    """A byte-level BPE: enough to tell what an id spells. Special tokens are spelled out too."""
+    model = json.loads(file.read_text())
+    words = model["model"]["vocab"] | {token["content"]: token["id"] for token in model["added_tokens"]}
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["model"]["merges"]]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(sorted(words, key=words.__getitem__))
+    writer.add_token_types([1] * len(words))
+    writer.add_token_merges(merges)
+    writer.add_eos_token_id(eos)
 
 
 def _interleaved(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:

@@ -1,149 +1,177 @@
 """Many callers at one server: answers a second, and milliseconds to the first token and between tokens, as callers see.
 
-`python -m benchmarks.runtime.callers` serves a random model whose language model is large enough that tokens cost, in
-several precisions, and with `--bundle` another, as the demo's. Each caller streams one answer after another, each about
-a question of its own; a bias makes every answer as long as it may be, with a piece of text for every token.
+`python -m benchmarks.runtime.callers` serves a random decoder that is large enough that tokens cost, in several
+precisions, and with `--llama-server` llama.cpp's server with the same decoder and prompts, all in one run, in turns;
+with `--demo` the demo's bundle too, with a picture. Each caller streams one answer after another, each to a question of
+its own; a bias makes every answer as long as it may be, with a piece of text for every token.
 """
 
 from __future__ import annotations
 
 import base64
 import http.client
+import itertools
 import json
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import click
 import numpy as np
 from tokenizers import Tokenizer
 
 from benchmarks.machine import keep
+from benchmarks.runtime.llama_server import LlamaServer
 from benchmarks.runtime.random_models import random_run
+from benchmarks.runtime.served import CONNECTIONS, cores_of_others, load, percentiles, post, server
+from export.runtime.chat_template import ChatTemplate
+from export.runtime.chat_text import ChatText
+from export.runtime.manifest import read_manifest
 
 _WIDTH, _LAYERS, _SCALE, _TOKENS = 896, 24, 36, 24
 _PRECISIONS = ("float32", "int4", "prefill=int8,decode=int4")
-_CONNECTIONS = (1, 8, 32)
+_QUESTION = "what colour is the star, how many dots are there, and is it day or night?"
 _LETTER = "a"
+
+
+class Peer(Protocol):
+    """A server that listens, and how it is asked."""
+
+    port: int
+    path: str
+
+    def body(self, text: str) -> bytes: ...
 
 
 @dataclass
 class Seen:
-    """What callers saw: seconds to the first token of each answer, and between tokens."""
+    """What a caller saw of an answer: seconds to its first token and between tokens, and the server's own stages."""
 
-    first: list[float] = field(default_factory=list)
+    first: float = 0.0
     between: list[float] = field(default_factory=list)
+    stages: dict[str, float] = field(default_factory=dict)
+
+
+class Own:
+    """`mvlm serve`, asked with a picture or without."""
+
+    path = "/v1/chat/completions"
+
+    def __init__(self, port: int, bundle: Path, picture: Path | None = None) -> None:
+        self.port = port
+        letter = Tokenizer.from_file(str(bundle / "tokenizer.json")).token_to_id(_LETTER)
+        self._more = {"model": f"mvlm-{_SCALE}", "stream": True, "max_tokens": _TOKENS, "logit_bias": {letter: 100}}
+        self._picture: list[dict[str, Any]] = []
+        if picture:
+            url = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+            self._picture = [{"type": "image_url", "image_url": {"url": url}}]
+
+    def body(self, text: str) -> bytes:
+        content = [*self._picture, {"type": "text", "text": text}]
+        return json.dumps(self._more | {"messages": [{"role": "user", "content": content}]}).encode()
+
+
+class Ids:
+    """What a bundle's chat template and tokenizer make of a question without a picture."""
+
+    def __init__(self, bundle: Path) -> None:
+        manifest = read_manifest(bundle)
+        assert manifest.chat
+        text = manifest.path(manifest.chat.template).read_text(encoding="utf-8")
+        self._template = ChatTemplate(text, manifest.chat.special_tokens)
+        tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
+        self._text, self.letter = ChatText(tokenizer), tokenizer.token_to_id(_LETTER)
+
+    def of(self, text: str) -> list[int]:
+        return self._text.ids(self._template.render([{"role": "user", "content": [{"type": "text", "text": text}]}]))
 
 
 @click.command()
 @click.option("--threads", default=2, show_default=True)
-@click.option("--answers", default=24, show_default=True, help="By at most so many callers at once; one gives a third.")
-@click.option("--bundle", type=click.Path(path_type=Path), help="One more bundle, with a picture to ask about.")
-@click.option("--picture", type=click.Path(path_type=Path))
+@click.option(
+    "--answers", default=24, show_default=True, help="By 8 callers; one gives a third, 32 give twice as many."
+)
+@click.option("--demo", type=click.Path(path_type=Path), help="The demo's folder, whose bundle is served too.")
+@click.option("--llama-server", "llama", type=click.Path(path_type=Path), help="The program, for a peer.")
 @click.option("--rehearse", is_flag=True, help="Tiny; its figures are not kept.")
-def main(threads: int, answers: int, bundle: Path | None, picture: Path | None, rehearse: bool) -> None:
+def main(threads: int, answers: int, demo: Path | None, llama: Path | None, rehearse: bool) -> None:
     """Measure, and keep results/callers.json: a few minutes of a machine that does nothing else."""
-    width, layers = (64, 2) if rehearse else (_WIDTH, _LAYERS)
-    told = {}
-    if bundle and picture:
-        told["demo"] = measured(bundle, picture, threads, 4 * answers)
-        click.echo(f"demo: {told['demo']}")
-    for precision in _PRECISIONS:
-        with tempfile.TemporaryDirectory() as scratch:
-            run = random_run(Path(scratch), "pool", width, layers, precision)
-            told[precision] = measured(run.bundle, run.picture, threads, answers)
-        click.echo(f"{precision}: {told[precision]}")
+    width, layers = (128, 2) if rehearse else (_WIDTH, _LAYERS)
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as held:
+        peers: dict[str, Peer] = {}
+        for number, precision in enumerate(_PRECISIONS):
+            run = random_run(Path(scratch) / str(number), "pool", width, layers, precision, language="llama")
+            peers[precision] = Own(held.enter_context(server(run.bundle, threads)), run.bundle)
+        ids = Ids(run.bundle)
+        for name in ("F32", "Q4_0") if llama else ():
+            file = Path(scratch) / f"{name}.gguf"
+            peers[f"llama-server {name}"] = held.enter_context(LlamaServer.of(llama, run.folder, file, ids, threads))
+        if demo:
+            picture = next(iter(sorted((demo / "rows").rglob("*.png"))))
+            peers["demo"] = Own(held.enter_context(server(demo / "bundle", threads)), demo / "bundle", picture)
+        told, others = measured(peers, answers)
     if not rehearse:
-        command = f"python -m benchmarks.runtime.callers --threads {threads} --answers {answers}"
-        decoder = f"{layers} x {width}, random"
-        click.echo(keep("callers", command, decoder=decoder, scale=_SCALE, tokens=_TOKENS, served=told))
+        given = "".join(
+            f" --{name} {path}" for name, path in (("demo", demo and "demo"), ("llama-server", llama)) if path
+        )
+        command = f"python -m benchmarks.runtime.callers --threads {threads} --answers {answers}{given}"
+        facts = {"decoder": f"{layers} x {width}, random", "prompt_tokens": len(ids.of(f"10: {_QUESTION}"))}
+        click.echo(
+            keep("callers", command, **facts, demo_scale=_SCALE, tokens=_TOKENS, cores_of_others=others, served=told)
+        )
 
 
-def measured(bundle: Path, picture: Path, threads: int, answers: int) -> dict[str, Any]:
-    """By how many connections: answers a second, and percentiles of what callers waited for."""
-    with server(bundle, threads) as port:
-        body = Body(bundle, picture)
-        load(port, body, 1, 2)  # whatever is done once
-        counts = {connections: max(answers // 3, answers * connections // 8) for connections in _CONNECTIONS}
-        return {f"{count} connections": load(port, body, count, min(n, 2 * answers)) for count, n in counts.items()}
+def measured(peers: dict[str, Peer], answers: int) -> tuple[dict[str, Any], list[float]]:
+    """By peer and number of connections what callers saw, and how busy others kept the machine before each turn."""
+    told: dict[str, dict[str, Any]] = defaultdict(dict)
+    others = []
+    numbers = itertools.count()
+    for peer in peers.values():
+        load(peer.port, lambda connection, peer=peer: ask(connection, peer, next(numbers)), 1, 2)  # what is done once
+    for connections in CONNECTIONS:
+        count = {1: max(2, answers // 3), 8: answers}.get(connections, 2 * answers)
+        for name, peer in peers.items():
+            others.append(cores_of_others())
+            seen, seconds = load(
+                peer.port, lambda connection, peer=peer: ask(connection, peer, next(numbers)), connections, count
+            )
+            told[name][f"{connections} connections"] = figures(seen, seconds)
+            click.echo(f"{name}, {connections}: {told[name][f'{connections} connections']}")
+    return dict(told), others
 
 
-@contextmanager
-def server(bundle: Path, threads: int) -> Iterator[int]:
-    command = [sys.executable, "-m", "mvlm_core.cli", "serve", "--bundle", str(bundle), "--port", "0"]
-    process = subprocess.Popen(
-        [*command, "--threads", str(threads), "--queue", str(max(_CONNECTIONS))], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        yield int(process.stdout.readline().strip().rstrip("/").rpartition(":")[2])
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-class Body:
-    """Bodies that ask for answers of one length, each with a question of its own."""
-
-    def __init__(self, bundle: Path, picture: Path) -> None:
-        url = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
-        letter = Tokenizer.from_file(str(bundle / "tokenizer.json")).token_to_id(_LETTER)
-        self._image = {"type": "image_url", "image_url": {"url": url}}
-        self._more = {"model": f"mvlm-{_SCALE}", "stream": True, "max_tokens": _TOKENS, "logit_bias": {letter: 100}}
-        self._lock, self._number = threading.Lock(), 0
-
-    def next(self) -> bytes:
-        with self._lock:
-            self._number += 1
-            text = f"{self._number}: what is there, and which colour has it?"
-        content = [self._image, {"type": "text", "text": text}]
-        return json.dumps(self._more | {"messages": [{"role": "user", "content": content}]}).encode()
-
-
-def load(port: int, body: Body, connections: int, answers: int) -> dict[str, Any]:
-    """So many answers by so many callers, who ask again as soon as they are answered."""
-    seen, share = Seen(), max(1, answers // connections)
-    callers = [threading.Thread(target=call, args=(port, body, share, seen)) for _ in range(connections)]
-    started = time.perf_counter()
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    seconds = time.perf_counter() - started
-    assert len(seen.first) == share * connections
+def figures(seen: list[Seen], seconds: float) -> dict[str, Any]:
+    stages = {stage for one in seen for stage in one.stages}
     return {
-        "answers": len(seen.first), "answers_per_s": round(len(seen.first) / seconds, 2),
-        "first_token_ms": percentiles(seen.first), "between_tokens_ms": percentiles(seen.between),
+        "answers": len(seen), "answers_per_s": round(len(seen) / seconds, 2),
+        "first_token_ms": percentiles([1000 * one.first for one in seen]),
+        "between_tokens_ms": percentiles([1000 * wait for one in seen for wait in one.between]),
+        "stages_ms": {
+            stage: round(float(np.mean([one.stages.get(stage, 0.0) for one in seen])), 1) for stage in sorted(stages)
+        },
     }  # fmt: skip
 
 
-def percentiles(seconds: list[float]) -> dict[str, float]:
-    found = np.percentile(1000 * np.asarray(seconds), [50, 95, 99])
-    return dict(zip(("p50", "p95", "p99"), (round(float(ms), 1) for ms in found), strict=True))
-
-
-def call(port: int, body: Body, times: int, seen: Seen) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
-    for _ in range(times):
-        data, started = body.next(), time.perf_counter()
-        connection.request("POST", "/v1/chat/completions", data, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        assert response.status == 200, response.read()
-        last = None
-        for line in response:
-            if b'"content": "' not in line or b'"content": ""' in line:
-                continue
-            now = time.perf_counter()
-            (seen.first if last is None else seen.between).append(now - (started if last is None else last))
-            last = now
-    connection.close()
+def ask(connection: http.client.HTTPConnection, peer: Peer, number: int) -> Seen:
+    """One answer. A piece of text is a token: both servers put it under `content`."""
+    body, seen, last, started = peer.body(f"{number}: {_QUESTION}"), Seen(), None, time.perf_counter()
+    for line in post(connection, peer.path, body):
+        if b'"mvlm": ' in line:
+            seen.stages = json.loads(line.removeprefix(b"data: "))["mvlm"]["timings"]
+        if b'"content":' not in line or b'"content": ""' in line or b'"content":""' in line:
+            continue
+        now = time.perf_counter()
+        if last is None:
+            seen.first = now - started
+        else:
+            seen.between.append(now - last)
+        last = now
+    assert last is not None
+    return seen
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import copy
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -30,14 +30,19 @@ class RandomRun:
     picture: Path
 
 
-def random_run(folder: Path, family: Family, width: int, layers: int, precision: str = "float32") -> RandomRun:
+def random_run(
+    folder: Path, family: Family, width: int, layers: int, precision: str = "float32",
+    language: Literal["qwen3", "llama"] = "qwen3",
+) -> RandomRun:  # fmt: skip
     processor = tiny_processor()
-    config = copy.deepcopy(tiny_model(family, processor=processor).config)
+    config = copy.deepcopy(tiny_model(family, language=language, processor=processor).config)
     config.text_config.update(
         {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers, "head_dim": _HEAD,
          "num_attention_heads": width // _HEAD, "num_key_value_heads": max(1, width // _HEAD // 2),
-         "initializer_range": 0.05, "layer_types": ["full_attention"] * layers}
+         "initializer_range": 0.05}
     )  # fmt: skip
+    if language == "qwen3":
+        config.text_config.layer_types = ["full_attention"] * layers
     torch.manual_seed(0)
     model = MvlmForConditionalGeneration(config).eval()
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id

@@ -1,67 +1,34 @@
-"""What `mvlm serve` does under 1, 8 and 32 connections: a server of its own process, and callers that wait for it."""
+"""What `mvlm serve` does under several connections, one short question and answer after another."""
 
 from __future__ import annotations
 
 import base64
 import http.client
 import json
-import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-_CONNECTIONS = (1, 8, 32)
+from benchmarks.runtime.served import CONNECTIONS, load, percentiles, post, server
 
 
 def throughput(bundle: Path, picture: Path, question: str, threads: int, requests: int) -> dict[str, Any]:
     """Answers per second, and milliseconds of half, 95 and 99 of 100 callers; one picture, so the look is kept."""
-    command = [sys.executable, "-m", "mvlm_core.cli", "serve", "--bundle", str(bundle), "--port", "0"]
-    server = subprocess.Popen(
-        [*command, "--threads", str(threads), "--queue", str(max(_CONNECTIONS))], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert server.stdout is not None
-        port = int(server.stdout.readline().strip().rstrip("/").rpartition(":")[2])
-        body = _body(picture, question)
-        _ask(port, body, 3)
-        return {f"{count} connections": _load(port, body, count, requests) for count in _CONNECTIONS}
-    finally:
-        server.terminate()
-        server.wait(20)
+    body = _body(picture, question)
 
-
-def _load(port: int, body: bytes, connections: int, requests: int) -> dict[str, float]:
-    took: list[float] = []
-    share = max(1, requests // connections)
-    callers = [threading.Thread(target=lambda: took.extend(_ask(port, body, share))) for _ in range(connections)]
-    started = time.perf_counter()
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    seconds = time.perf_counter() - started
-    assert len(took) == share * connections
-    half, most, nearly_all = (round(float(q), 2) for q in np.percentile(took, [50, 95, 99]))
-    return {
-        "answers_per_s": round(len(took) / seconds, 1), "p50_ms": half, "p95_ms": most, "p99_ms": nearly_all
-    }  # fmt: skip
-
-
-def _ask(port: int, body: bytes, times: int) -> list[float]:
-    connection, took = http.client.HTTPConnection("127.0.0.1", port, timeout=60), []
-    for _ in range(times):
+    def ask(connection: http.client.HTTPConnection) -> float:
         started = time.perf_counter()
-        connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        assert response.status == 200, response.read()
-        response.read()
-        took.append(1000 * (time.perf_counter() - started))
-    connection.close()
-    return took
+        post(connection, "/v1/chat/completions", body).read()
+        return 1000 * (time.perf_counter() - started)
+
+    with server(bundle, threads) as port:
+        load(port, ask, 1, 3)
+        return {f"{count} connections": _figures(*load(port, ask, count, requests)) for count in CONNECTIONS}
+
+
+def _figures(took_ms: list[float], seconds: float) -> dict[str, float]:
+    found = {f"{name}_ms": ms for name, ms in percentiles(took_ms, digits=2).items()}
+    return {"answers_per_s": round(len(took_ms) / seconds, 1), **found}
 
 
 def _body(picture: Path, question: str) -> bytes:
