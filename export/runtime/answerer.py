@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -280,17 +280,25 @@ class Answerer:
         return begun.answer(written, clock.since(looked.timings))
 
     def write(
-        self, conversation: Reads, logits: Array, request: Request, clock: Clock, stop: Stop
-    ) -> Generator[Step, Any, Written]:
-        """The steps of an answer behind what was read, from its first token's logits (V,), and the whole."""
+        self, conversation: Reads, logits: Array, request: Request, clock: Clock, stop: Stop,
+        said: Iterable[int] | None = None,
+    ) -> Generator[Step, Any, Written]:  # fmt: skip
+        """The steps of an answer behind what was read, from its first token's logits (V,), and the whole.
+
+        `said` are the ids of the prompt; left out, those of a single question.
+        """
         if request.choices:
             return (yield from self._pick(conversation, logits, request, clock))
-        return (yield from write(conversation, logits, self.task(request), clock, stop))
+        return (yield from write(conversation, logits, self.task(request, said), clock, stop))
 
-    def task(self, request: Request) -> Task:
+    def task(self, request: Request, said: Iterable[int] | None = None) -> Task:
         """What is to be written for a request. Raises `MvlmError` for a schema that cannot be followed."""
         allowed = None if request.json_schema is None else self.grammars.allowed(request.json_schema)
-        return Task(request, self.prompt.text, self.manifest.stop_ids, self.prompt.spelled, allowed)
+        words: Iterable[int] = ()
+        if request.repetition_penalty != 1:
+            alone = [*self.prompt.before(request.question), *self.prompt.after(request.question)]
+            words = alone if said is None else said
+        return Task(request, self.prompt.text, self.manifest.stop_ids, self.prompt.spelled, allowed, frozenset(words))
 
     def _pick(
         self, conversation: Reads, logits: Array, request: Request, clock: Clock

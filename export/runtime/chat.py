@@ -257,7 +257,8 @@ class Chats:
                 new += reading.new
                 closer = self._closer(plan, logits) if escalated is None else None
                 if closer is None:
-                    written = yield from answerer.write(reading, logits, plan.request, clock, stop)
+                    said = plan.transcript.ids()
+                    written = yield from answerer.write(reading, logits, plan.request, clock, stop, said)
                     break
             escalated, plan = plan.picked[-1].scale, closer
         return self._answer(plan, written, clock, escalated, new)

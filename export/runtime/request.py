@@ -45,6 +45,7 @@ class Options(TypedDict, total=False):
     min_p: float
     presence_penalty: float
     frequency_penalty: float
+    repetition_penalty: float
     logit_bias: Mapping[int, float]
     seed: int | None
     json_schema: Mapping[str, Any] | None
@@ -69,6 +70,8 @@ class Request:
         min_p: tokens are drawn from those that have this share of the likeliest one's probability.
         presence_penalty, frequency_penalty: taken from the logit of a token that stands in the answer, once, and for
             each time that it does (-2 to 2, as OpenAI has them).
+        repetition_penalty: divides the logit of a token that stands in the prompt or in the answer, and multiplies it
+            where it is negative (above 0; 1 is none), as transformers and vLLM have it.
         logit_bias: added to the logits of tokens, by their ids (-100 to 100).
         seed: makes drawn answers repeatable.
         json_schema: what the answer must be JSON of, itself spelled in JSON; `request_of` takes it as a mapping.
@@ -93,6 +96,7 @@ class Request:
     min_p: float = 0.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     json_schema: str | None = None
@@ -135,6 +139,10 @@ class Request:
                 raise MvlmError(
                     f"{name} is {shown(getattr(self, name))}: give a number from -2 to 2", code="bad-option"
                 )
+        if not (_within(self.repetition_penalty, 0, math.inf) and self.repetition_penalty > 0):
+            raise MvlmError(
+                f"repetition_penalty is {shown(self.repetition_penalty)}: give a number above 0", code="bad-option"
+            )
         if any(not (_is_whole(token) and token >= 0 and _within(bias, -100, 100)) for token, bias in self.logit_bias):
             raise MvlmError("logit_bias holds something else than ids and numbers from -100 to 100", code="bad-option")
         if self.seed is not None and not (_is_whole(self.seed) and self.seed >= 0):

@@ -35,7 +35,7 @@ def long_conversation(made, turns: int = 10) -> list[dict]:
 
 
 @torch.no_grad()
-def torch_ids(made, messages, scale: int, longest: int) -> list[int]:
+def torch_ids(made, messages, scale: int, longest: int, **options) -> list[int]:
     """The slow, obvious way: transformers' own generate on all of it."""
     processor, model = made.source.processor, made.source.model
     plain = [
@@ -50,7 +50,9 @@ def torch_ids(made, messages, scale: int, longest: int) -> list[int]:
     ]  # fmt: skip
     text = processor.render(plain, add_generation_prompt=True)
     batch = processor(images=pictures or None, text=[text], num_visual_tokens=scale)
-    ids = model.generate(**batch, max_new_tokens=longest, do_sample=False)[0, batch["input_ids"].shape[1] :].tolist()
+    ids = model.generate(**batch, max_new_tokens=longest, do_sample=False, **options)[
+        0, batch["input_ids"].shape[1] :
+    ].tolist()
     end = processor.tokenizer.eos_token_id
     return ids[: ids.index(end)] if end in ids else ids
 
@@ -73,6 +75,17 @@ def test_ten_turns_with_pictures_are_those_of_transformers(made, runtime, fresh,
             assert answer.new_tokens < 60 + 2 * scale
     assert answer.prompt_tokens > 5 * answer.new_tokens
     assert len(answer.scales) == 4
+
+
+def test_a_repetition_penalty_is_that_of_transformers(made, runtime, fresh):
+    messages = long_conversation(made, 4)
+    answer = runtime.chat(messages, 9, max_new_tokens=12, repetition_penalty=1.5)
+    assert list(answer.token_ids) == torch_ids(made, messages, 9, 12, repetition_penalty=1.5)
+    assert answer.token_ids != runtime.chat(messages, 9, max_new_tokens=12).token_ids
+    alone = runtime.ask(made.picture(0), QUESTIONS[0], 9, max_new_tokens=12, repetition_penalty=1.5)
+    assert list(alone.token_ids) == torch_ids(
+        made, [asks(made.picture(0), QUESTIONS[0])], 9, 12, repetition_penalty=1.5
+    )
 
 
 def test_one_turn_about_one_picture_is_what_ask_answers(made, runtime, fresh):

@@ -63,6 +63,14 @@ def test_penalties_count_what_stands_in_the_answer():
     assert len(set(wanted)) > 1
 
 
+def test_a_repetition_penalty_divides_and_below_nought_multiplies():
+    logits = np.array([2.0, 1.5, -0.5, -0.4], np.float32)
+    sampler = Sampler(Request("what?", repetition_penalty=2.0), said=frozenset({0, 9}))  # 9 is beyond the head
+    assert [sampler.pick(logits)[0] for _ in range(2)] == [1, 0]  # 2/2 < 1.5; then 1.5/2 < 2/2
+    below = Sampler(Request("what?", repetition_penalty=2.0), said=frozenset({1}))
+    assert below.pick(np.array([-0.5, -0.4], np.float32))[0] == 0  # -0.4 becomes -0.8
+
+
 def test_what_the_model_gives_a_token_does_not_depend_on_how_it_is_drawn():
     sampler = Sampler(request_of("what?", 9, {"logit_bias": {3: 100}}))
     assert sampler.pick(LOGITS) == (3, pytest.approx(0.05))
@@ -72,7 +80,8 @@ def test_what_the_model_gives_a_token_does_not_depend_on_how_it_is_drawn():
     ("options", "says"),
     [
         ({"top_k": 1.5}, "top_k is 1.5"), ({"top_k": -2}, "top_k is -2"), ({"top_k": True}, "top_k is True"),
-        ({"min_p": 2}, "min_p is 2"), ({"min_p": "x"}, "min_p is 'x'"),
+        ({"min_p": 2}, "min_p is 2"), ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"min_p": "x"}, "min_p is 'x'"),
         ({"presence_penalty": 3}, "presence_penalty is 3"), ({"logit_bias": [1]}, "logit_bias is no mapping"),
         ({"frequency_penalty": float("nan")}, "frequency_penalty is nan"),
         ({"logit_bias": {"x": 1}}, "logit_bias holds"), ({"logit_bias": {1: 101}}, "logit_bias holds"),

@@ -13,6 +13,7 @@ from tests.support.serving import data_url, serving
 from tests.support.tiny import QUESTIONS
 
 QUESTION = QUESTIONS[0]
+USED = ("top_k", "min_p", "repetition_penalty", "tool_choice")
 
 
 def words(text: str, role: str = "user") -> dict:
@@ -109,14 +110,14 @@ def test_a_picture_alone(served, runtime, pictures):
 
 @pytest.mark.parametrize(
     "extra",
-    [{"top_k": 40}, {"min_p": 0.05}, {"repetition_penalty": 1.1}, {"reasoning_effort": "low"}, {"cache_prompt": True},
+    [{"top_k": 40}, {"min_p": 0.05}, {"repetition_penalty": 1}, {"reasoning_effort": "low"}, {"cache_prompt": True},
      {"keep_alive": "5m"}, {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "auto"}],
 )  # fmt: skip
 def test_extras(served, pictures, extra):
     """They are used, or left out and listed; none is an error, and none of them changes a greedy answer."""
     answer = told(served, [shows(pictures[0], QUESTION)], **extra)
     assert text_of(answer) == text_of(told(served, [shows(pictures[0], QUESTION)]))
-    assert answer["mvlm"]["ignored"] == [name for name in extra if name not in ("top_k", "min_p", "tool_choice")]
+    assert answer["mvlm"]["ignored"] == [name for name in extra if name not in USED]
 
 
 def test_penalties_and_biases(served, pictures):
@@ -125,9 +126,18 @@ def test_penalties_and_biases(served, pictures):
         assert told(served, [shows(pictures[0], QUESTION)], **fields)["mvlm"]["ignored"] == []
     strong = told(served, [shows(pictures[0], QUESTION)], max_tokens=12, frequency_penalty=2, presence_penalty=2)
     assert text_of(strong) != text_of(plain)
+    strong = told(served, [shows(pictures[0], QUESTION)], max_tokens=12, repetition_penalty=1e6)
+    assert text_of(strong) != text_of(plain)
+    assert strong["mvlm"]["ignored"] == []
     biased = told(served, [shows(pictures[0], QUESTION)], logit_bias={"5": 100})
     assert biased["usage"]["completion_tokens"] == 6
-    for wrong in ({"logit_bias": {"5": 101}}, {"logit_bias": [5]}, {"frequency_penalty": 3}, {"top_k": 1.5}):
+    for wrong in (
+        {"logit_bias": {"5": 101}},
+        {"logit_bias": [5]},
+        {"frequency_penalty": 3},
+        {"top_k": 1.5},
+        {"repetition_penalty": 0},
+    ):
         status, answer = served.chat({"model": "mvlm-1", "messages": [words("hi")]} | wrong)
         assert (status, answer["error"]["code"]) == (400, "bad-option")
 

@@ -53,9 +53,9 @@ class EmbeddingTable:
 class Sampler:
     """Picks the next token: the likeliest, or one drawn as the request says."""
 
-    def __init__(self, request: Request, allowed: Allowed | None = None) -> None:
-        """`allowed` says which tokens may stand next; None: all."""
-        self._request, self._allowed = request, allowed
+    def __init__(self, request: Request, allowed: Allowed | None = None, said: frozenset[int] = frozenset()) -> None:
+        """`allowed` says which tokens may stand next (None: all), `said` which stand in the prompt."""
+        self._request, self._allowed, self._said = request, allowed, said
         self._generator = np.random.default_rng(request.seed)
         self._counts: Counter[int] = Counter()
 
@@ -71,11 +71,14 @@ class Sampler:
         return token, float(np.exp(logits[token] - log_sum_exp(logits)))
 
     def _wanted(self, logits: Array) -> Array:
-        """The logits with biases and penalties, as OpenAI defines them: (V,) -> (V,)."""
-        request = self._request
-        if not (request.logit_bias or request.presence_penalty or request.frequency_penalty):
+        """The logits with biases and penalties, as OpenAI and vLLM define them: (V,) -> (V,)."""
+        request, repeated = self._request, self._request.repetition_penalty
+        if not (request.logit_bias or request.presence_penalty or request.frequency_penalty or repeated != 1):
             return logits
         wanted = logits.copy()
+        if repeated != 1:
+            ids = [token for token in self._said | self._counts.keys() if token < len(wanted)]
+            wanted[ids] = np.where(wanted[ids] > 0, wanted[ids] / repeated, wanted[ids] * repeated)
         for token, bias in request.logit_bias:
             if token < len(wanted):  # a head may be smaller than the table
                 wanted[token] += bias

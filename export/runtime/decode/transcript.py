@@ -69,6 +69,10 @@ class Transcript:
         """One for each position; two transcripts with the same first keys read the same there."""
         return [key for part in self.parts for key in part.identities()]
 
+    def ids(self) -> Iterator[int]:
+        """Those of the words."""
+        return (token for part in self.parts if isinstance(part, Words) for token in part.ids)
+
     def embeddings(self, rows: Callable[[Sequence[int]], Array], since: int) -> Array:
         """What stands behind the first `since` positions: (S - since, D). Pictures before are not computed."""
         pieces, place = [], 0

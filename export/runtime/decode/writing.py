@@ -26,7 +26,7 @@ Array = NDArray[np.float32]
 class Task:
     """What to write: the request, how ids become text, which ids end an answer, and which may stand next.
 
-    `spell` says how one token would stand in a text.
+    `spell` says how one token would stand in a text, `said` which ids stand in the prompt.
     """
 
     request: Request
@@ -34,6 +34,7 @@ class Task:
     stop_ids: frozenset[int]
     spell: Callable[[int], str] = str
     allowed: Allowed | None = None
+    said: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Writing:
     def __init__(self, task: Task, clock: Clock, stop: Stop) -> None:
         self.written = Written()
         self._task, self._clock, self._stop = task, clock, stop
-        self._sampler = Sampler(task.request, task.allowed)
+        self._sampler = Sampler(task.request, task.allowed, task.said)
         self._text = GrowingText(task.decode, task.request.stop)
         self.ended = False
         self._took_at: float | None = None

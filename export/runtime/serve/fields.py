@@ -14,7 +14,8 @@ from .body import BadField, short
 
 OURS = ("scale", "price", "budget", "within", "cap", "least_probability", "deadline_ms", "choices", "truncate")
 _SAMPLING = (
-    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "logit_bias", "seed", "stop",
+    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
+    "logit_bias", "seed", "stop",
 )  # fmt: skip
 _READ_ELSEWHERE = (
     "model", "messages", "stream", "stream_options", "mvlm", "max_tokens", "max_completion_tokens", "n",
