@@ -105,14 +105,15 @@ def main(threads: int, answers: int, demo: Path | None, llama: Path | None, rehe
         peers: dict[str, Peer] = {}
         for number, precision in enumerate(_PRECISIONS):
             run = random_run(Path(scratch) / str(number), "pool", width, layers, precision, language="llama")
-            peers[precision] = Own(held.enter_context(server(run.bundle, threads)), run.bundle)
+            peers[precision] = Own(held.enter_context(server(run.bundle, threads)).port, run.bundle)
         ids = Ids(run.bundle)
         for name in ("F32", "Q4_0") if llama else ():
             file = Path(scratch) / f"{name}.gguf"
             peers[f"llama-server {name}"] = held.enter_context(LlamaServer.of(llama, run.folder, file, ids, threads))
         if demo:
             picture = next(iter(sorted((demo / "rows").rglob("*.png"))))
-            peers["demo"] = Own(held.enter_context(server(demo / "bundle", threads)), demo / "bundle", picture)
+            port = held.enter_context(server(demo / "bundle", threads)).port
+            peers["demo"] = Own(port, demo / "bundle", picture)
         told, others = measured(peers, answers)
     if not rehearse:
         given = "".join(

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,16 +21,25 @@ _HEADERS = {"Content-Type": "application/json"}
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Listening:
+    """Where a server listens, and which process it is."""
+
+    port: int
+    pid: int
+
+
 @contextmanager
-def server(bundle: Path, threads: int) -> Iterator[int]:
-    """The port at which `mvlm serve` listens; its queue holds as many as there may be callers."""
+def server(bundle: Path, threads: int, queue: int = max(CONNECTIONS)) -> Iterator[Listening]:
+    """`mvlm serve`, whose queue holds as many as there may be callers."""
     command = [sys.executable, "-m", "mvlm_core.cli", "serve", "--bundle", str(bundle), "--port", "0"]
     process = subprocess.Popen(
-        [*command, "--threads", str(threads), "--queue", str(max(CONNECTIONS))], stdout=subprocess.PIPE, text=True
+        [*command, "--threads", str(threads), "--queue", str(queue)], stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
-        yield int(process.stdout.readline().strip().rstrip("/").rpartition(":")[2])
+        port = int(process.stdout.readline().strip().rstrip("/").rpartition(":")[2])
+        yield Listening(port, process.pid)
     finally:
         process.terminate()
         process.wait(20)

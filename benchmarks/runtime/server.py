@@ -21,7 +21,8 @@ def throughput(bundle: Path, picture: Path, question: str, threads: int, request
         post(connection, "/v1/chat/completions", body).read()
         return 1000 * (time.perf_counter() - started)
 
-    with server(bundle, threads) as port:
+    with server(bundle, threads) as listening:
+        port = listening.port
         load(port, ask, 1, 3)
         return {f"{count} connections": _figures(*load(port, ask, count, requests)) for count in CONNECTIONS}
 

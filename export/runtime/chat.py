@@ -71,6 +71,10 @@ class Prepared:
     plan: Plan
     clock: Clock
 
+    def stream(self) -> Stream:
+        """The answer in pieces."""
+        return Stream(lambda stop: alone(self.steps(stop)))
+
     def steps(self, stop: Stop) -> Steps:
         return self.answering(self.plan, self.clock, stop)
 
@@ -113,22 +117,6 @@ class Chats:
         self._choices: OrderedDict[tuple[object, ...], Choice] = OrderedDict()
         self._lock = threading.Lock()
 
-    def stream(
-        self,
-        turns: Sequence[Conversed],
-        request: Request,
-        clock: Clock,
-        truncate: Truncate = None,
-        *,
-        fit: bool = False,
-    ) -> Stream:
-        """The answer to the last turn, in pieces; what cannot be answered is refused here, before anything is read.
-
-        `request.question` is not looked at. With `fit` a longest answer that finds no room becomes one that does.
-        """
-        prepared = self.prepare(turns, request, clock, truncate, fit=fit)
-        return Stream(lambda stop: alone(prepared.steps(stop)))
-
     def prepare(
         self,
         turns: Sequence[Conversed],
@@ -138,7 +126,10 @@ class Chats:
         *,
         fit: bool = False,
     ) -> Prepared:
-        """The answer that `stream` gives, for who runs the steps of several together."""
+        """The answer to the last turn; what cannot be answered is refused here, before anything is read.
+
+        `request.question` is not looked at. With `fit` a longest answer that finds no room becomes one that does.
+        """
         if truncate not in (None, "oldest"):
             raise MvlmError(f"truncate is {truncate!r}: name oldest, or leave it out", code="bad-option")
         return Prepared(self._answering, self._plan(tuple(turns), request, clock, truncate, fit), clock)
@@ -202,7 +193,7 @@ class Chats:
             elif left < room:
                 shorter = _without_oldest(turns) if truncate else None
                 if shorter is None:
-                    raise self._too_long(len(transcript), request, picked, alone=len(turns) == 1)
+                    raise self._too_long(len(transcript), request, picked, alone=_without_oldest(turns) is None)
                 dropped += len(turns) - len(shorter)
                 picked = picked[len(picked) - sum(len(turn.looked) for turn in shorter) :]
                 turns = shorter

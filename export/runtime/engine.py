@@ -129,7 +129,7 @@ class Runtime(Answerer):
         clock = Clock(deadline_ms=options.get("deadline_ms"))
         turns = read_turns(messages)
         request = request_of(turns[-1].text.strip() or NO_WORDS, scale, options)
-        return self.chats.stream([self._conversed(turn) for turn in turns], request, clock, truncate)
+        return self.chats.prepare([self._conversed(turn) for turn in turns], request, clock, truncate).stream()
 
     async def achat(
         self, messages: Messages, scale: Scale = "auto", *, truncate: Truncate = None, **options: Unpack[Options]

@@ -1,9 +1,8 @@
-"""What real clients send, written anew from their documentation: each row of what they expect is a test."""
+"""What clients of such a server expect: each row of the table is a test. Their own requests: test_four_clients.py."""
 
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 
 import openai
@@ -192,56 +191,6 @@ def test_the_oldest_turns_go_where_that_is_asked_for(served, pictures):
     status, answer = served.chat({"model": "mvlm-9", "messages": messages})
     assert (status, answer["error"]["code"]) == (400, "too-long")
     assert told(served, messages, mvlm={"truncate": "oldest"})["mvlm"]["dropped_turns"] > 0
-
-
-# The clients
-
-
-def test_live_vlm_webui(served, pictures):
-    message = shows("Describe this image in one sentence.", pictures[0])
-    told(served, [message], "mvlm-auto", temperature=0.7, stream=False)
-
-
-def test_frigate(served, pictures):
-    """One picture, several thumbnails of an object, review items as JSON, and a summary of texts alone."""
-    told(served, [shows("Describe the person.", pictures[0])], "mvlm-auto")
-    told(served, [shows("What does the person do?", *pictures[:3])], "mvlm-auto")
-    review = [words("You review security footage.", "system"), shows("Rate the threat.", *pictures[:2])]
-    assert told(served, review, "mvlm-auto", response_format={"type": "text"})["mvlm"]["scales"]
-    schema = {"type": "object", "properties": {"threat": {"enum": [0, 1, 2]}}, "required": ["threat"]}
-    if importlib.util.find_spec("llguidance"):
-        asked = {"type": "json_schema", "json_schema": {"name": "review", "schema": schema}}
-        said = told(served, review, "mvlm-auto", response_format=asked, max_tokens=100)
-        assert json.loads(text_of(said))["threat"] in (0, 1, 2)
-    told(served, [words("Summarise: a person came, a person left.")], "mvlm-auto")
-
-
-def test_home_assistants_llm_vision(served, pictures):
-    """It tests an endpoint with a word, and then sends a system text and one or several pictures."""
-    told(served, [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], "mvlm-auto", max_completion_tokens=10,
-         max_tokens=None, temperature=0.5)  # fmt: skip
-    message = shows("front door:", pictures[0], "garden:", pictures[1], "who is there?")
-    messages = [words("You watch a home.", "system"), message]
-    told(served, messages, "mvlm-auto", max_tokens=None, max_completion_tokens=100, temperature=0.2, top_p=0.9)
-
-
-def test_open_webui(served, client, pictures):
-    """A stream with history, a system text and extras; then titles as requests of texts alone."""
-    messages = [
-        words("You are helpful.", "system"), shows(QUESTION, pictures[0]), words("red", "assistant"), words("and now?")
-    ]  # fmt: skip
-    chunks = list(
-        client.chat.completions.create(
-            model="mvlm-auto", messages=messages, stream=True, stream_options={"include_usage": True}, max_tokens=8,
-            extra_body={"chat_id": "1", "session_id": "2", "background_tasks": {"title_generation": True}},
-        )
-    )  # fmt: skip
-    assert chunks[-1].usage.total_tokens
-    assert chunks[-2].mvlm["ignored"] == ["background_tasks", "chat_id", "session_id"]
-    title = client.chat.completions.create(
-        model="mvlm-auto", messages=[words("### Task: a title for <chat_history>red</chat_history>")], max_tokens=8
-    )
-    assert title.choices[0].message.content is not None
 
 
 # Ollama

@@ -21,7 +21,7 @@ from .faces import Face, Usage
 from .intake import Intake
 from .journal import Journal
 from .limits import Limits
-from .worker import Job, Part, Worker
+from .worker import Event, Job, Part, Worker
 
 T = TypeVar("T")
 
@@ -96,15 +96,10 @@ class Asking:
         until = time.monotonic() + self._limits.seconds
         try:
             while True:
-                event = asyncio.ensure_future(job.next())
-                waited = max(0.0, until - time.monotonic())
-                done, _ = await asyncio.wait({event, gone}, timeout=waited, return_when=asyncio.FIRST_COMPLETED)
-                if event not in done:
-                    event.cancel()
-                    if gone in done:
-                        raise MvlmError("the caller has gone", code="closed")
-                    raise MvlmError(f"no answer within {self._limits.seconds:g} s: ask again later", code="timeout")
-                result = event.result()
+                # Tokens of several callers come together: what lies there is taken without a task of its own.
+                result = None if gone.done() else job.ready()
+                if result is None:
+                    result = await self._next(job, gone, until)
                 if isinstance(result, MvlmError):
                     raise result
                 yield result
@@ -113,6 +108,18 @@ class Asking:
         finally:
             job.stop()
             gone.cancel()
+
+    async def _next(self, job: Job, gone: asyncio.Future[None], until: float) -> Event:
+        """The next event of a job. Raises `MvlmError` when the caller goes, or time is up."""
+        event = asyncio.ensure_future(job.next())
+        waited = max(0.0, until - time.monotonic())
+        done, _ = await asyncio.wait({event, gone}, timeout=waited, return_when=asyncio.FIRST_COMPLETED)
+        if event in done:
+            return event.result()
+        event.cancel()
+        if gone in done:
+            raise MvlmError("the caller has gone", code="closed")
+        raise MvlmError(f"no answer within {self._limits.seconds:g} s: ask again later", code="timeout")
 
 
 class _Held(StreamingResponse):

@@ -70,6 +70,10 @@ class Job:
         except RuntimeError:  # the loop is closed: nobody listens any more
             self.stopped = True
 
+    def ready(self) -> Event | None:
+        """An event that has come already."""
+        return None if self._events.empty() else self._events.get_nowait()
+
     async def next(self) -> Event:
         return await self._events.get()
 
