@@ -80,7 +80,7 @@ def kinds(pictures: Sequence[bytes], model: str) -> Kinds:
         ],
         "question": [body(shows(number, QUESTIONS[number % 4])) for number in range(4)],
         "text": [body(words(f"hi {number}")) for number in range(3)],
-        "malformed": [body({"role": "user", "content": 3}), {"model": "none"}],
+        "malformed": [body({"role": "user", "content": 3}), body(words("hi")) | {"model": "none"}],
         "giant": [body(words("what? " * 20_000))],
     }  # fmt: skip
 

@@ -11,7 +11,10 @@ import pytest
 from tests.serve.test_clients import asked, shows, told, words
 from tests.support.tiny import QUESTIONS
 
-SCHEMA = {"type": "object", "properties": {"threat": {"enum": [0, 1, 2]}}, "required": ["threat"]}
+SCHEMA = {
+    "type": "object", "properties": {"threat": {"enum": [0, 1, 2]}}, "required": ["threat"],
+    "additionalProperties": False,
+}  # fmt: skip
 FORM = {"type": "json_schema", "json_schema": {"name": "review", "strict": True, "schema": SCHEMA}}
 # Fields of Open WebUI's own, which OpenAI's client does not know.
 EXTRAS = {"chat_id": "1", "session_id": "2", "background_tasks": {"title_generation": True}}
