@@ -153,12 +153,18 @@ class Chats:
         return tuple(picked)
 
     def _chosen(self, looked: Looked, questions: Sequence[str], request: Request, clock: Clock) -> Picked:
-        """The finest of the choices for the questions about a picture: what was shown once is not shown in less."""
+        """The finest of the choices for the questions about a picture: what was shown once is not shown in less.
+
+        What the router says of it is of the last question.
+        """
         choices = [self._choice(looked, question, request, clock) for question in questions]
         if not choices:  # nobody asked anything in words
             return Picked(looked, max(self._manifest.scales), None)
-        finest = max(choices, key=lambda choice: choice.scale)
-        return Picked(looked, finest.scale, finest)
+        last, finest = choices[-1], max(choices, key=lambda choice: choice.scale)
+        if finest.scale > last.scale:
+            why = f"{finest.scale} tokens, as an earlier question needed them; this one alone: {last.reason}"
+            last = replace(last, scale=finest.scale, cost=finest.cost, reason=why)
+        return Picked(looked, last.scale, last)
 
     def _choice(self, looked: Looked, question: str, request: Request, clock: Clock) -> Choice:
         asked = replace(request, question=question)

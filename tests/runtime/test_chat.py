@@ -177,7 +177,15 @@ def test_a_later_question_may_raise_the_scale_of_an_earlier_picture(made, runtim
     for scales, shown in (((4, 36), 36), ((36, 4), 36), ((9, 9), 9)):
         runtime.chats = Chats(runtime)
         wanted.update(zip(lengths, scales, strict=True))
-        assert runtime.chat(messages, max_new_tokens=1).scales == (shown,)
+        answer = runtime.chat(messages, max_new_tokens=1)
+        assert answer.scales == (shown,)
+        alone = runtime.look(made.picture(0)).choose(
+            "what?"
+        )  # what the router says is of the question that is answered
+        assert answer.probability == alone.probabilities[shown]
+        said = f"{scales[1]} tokens"
+        earlier = f"{shown} tokens, as an earlier question needed them; this one alone: {said}"
+        assert answer.reason == (said if scales[1] == shown else earlier)
 
 
 def test_an_unsure_first_token_is_looked_at_again_in_a_conversation_too(made, runtime, fresh, monkeypatch):
