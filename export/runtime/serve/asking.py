@@ -109,13 +109,14 @@ class Asking:
             job.stop()
             gone.cancel()
 
-    async def _next(self, job: Job, gone: asyncio.Future[None], until: float) -> Event:
+    async def _next(self, job: Job, gone: asyncio.Future[Any], until: float) -> Event:
         """The next event of a job. Raises `MvlmError` when the caller goes, or time is up."""
-        event = asyncio.ensure_future(job.next())
+        event: asyncio.Future[Any] = asyncio.ensure_future(job.next())
         waited = max(0.0, until - time.monotonic())
         done, _ = await asyncio.wait({event, gone}, timeout=waited, return_when=asyncio.FIRST_COMPLETED)
         if event in done:
-            return event.result()
+            found: Event = event.result()
+            return found
         event.cancel()
         if gone in done:
             raise MvlmError("the caller has gone", code="closed")
