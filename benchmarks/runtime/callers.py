@@ -15,6 +15,7 @@ import json
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.machine import keep
 from benchmarks.runtime.llama_server import LlamaServer
-from benchmarks.runtime.random_models import random_run
+from benchmarks.runtime.random_models import RandomRun, random_run, write_precision
 from benchmarks.runtime.served import CONNECTIONS, cores_of_others, load, percentiles, post, server
 from export.runtime.chat_template import ChatTemplate
 from export.runtime.chat_text import ChatText
@@ -102,28 +103,51 @@ def main(threads: int, answers: int, demo: Path | None, llama: Path | None, rehe
     """Measure, and keep results/callers.json: a few minutes of a machine that does nothing else."""
     width, layers = (128, 2) if rehearse else (_WIDTH, _LAYERS)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as held:
-        peers: dict[str, Peer] = {}
-        for number, precision in enumerate(_PRECISIONS):
-            run = random_run(Path(scratch) / str(number), "pool", width, layers, precision, language="llama")
-            peers[precision] = Own(held.enter_context(server(run.bundle, threads)).port, run.bundle)
-        ids = Ids(run.bundle)
-        for name in ("F32", "Q4_0") if llama else ():
-            file = Path(scratch) / f"{name}.gguf"
-            peers[f"llama-server {name}"] = held.enter_context(LlamaServer.of(llama, run.folder, file, ids, threads))
+        run = random_run(Path(scratch) / "run", "pool", width, layers, _PRECISIONS[0], language="llama")
+        ids, absent = Ids(run.bundle), {} if llama else {"llama-server": "not named"}
+        peers: dict[str, Peer] = dict(_own(held, run, threads))
+        if llama:
+            peers |= _llama(held, llama, run, ids, threads, absent)
         if demo:
             picture = next(iter(sorted((demo / "rows").rglob("*.png"))))
-            port = held.enter_context(server(demo / "bundle", threads)).port
-            peers["demo"] = Own(port, demo / "bundle", picture)
+            listening = held.enter_context(server(demo / "bundle", threads))
+            peers["demo"] = Own(listening.port, demo / "bundle", picture)
         told, others = measured(peers, answers)
+    facts: dict[str, Any] = {
+        "decoder": f"{layers} x {width}, random", "prompt_tokens": len(ids.of(f"10: {_QUESTION}")),
+        "demo_scale": _SCALE, "tokens": _TOKENS, "cores_of_others": others, "absent": absent, "served": told,
+    }  # fmt: skip
     if not rehearse:
-        given = "".join(
-            f" --{name} {path}" for name, path in (("demo", demo and "demo"), ("llama-server", llama)) if path
-        )
+        given = (" --demo demo" if demo else "") + (" --llama-server llama-server" if llama else "")
         command = f"python -m benchmarks.runtime.callers --threads {threads} --answers {answers}{given}"
-        facts = {"decoder": f"{layers} x {width}, random", "prompt_tokens": len(ids.of(f"10: {_QUESTION}"))}
-        click.echo(
-            keep("callers", command, **facts, demo_scale=_SCALE, tokens=_TOKENS, cores_of_others=others, served=told)
-        )
+        click.echo(keep("callers", command, **facts))
+
+
+def _own(held: ExitStack, run: RandomRun, threads: int) -> Iterator[tuple[str, Own]]:
+    """A server for each precision of a run."""
+    for number, precision in enumerate(_PRECISIONS):
+        bundle = run.bundle if number == 0 else run.bundle.with_name(f"bundle-{number}")
+        if number:
+            write_precision(run, precision, bundle)
+        yield precision, Own(held.enter_context(server(bundle, threads)).port, bundle)
+
+
+def _llama(
+    held: ExitStack, program: Path, run: RandomRun, ids: Ids, threads: int, absent: dict[str, str]
+) -> dict[str, Peer]:
+    """llama.cpp's server in two precisions; one that cannot is named in `absent`, and does not end the others' run."""
+    peers: dict[str, Peer] = {}
+    for name in ("F32", "Q4_0"):
+        try:
+            served = LlamaServer.of(program, run.folder, run.folder.with_name(f"{name}.gguf"), ids, threads)
+            peer = held.enter_context(served)
+            load(peer.port, lambda connection, peer=peer: ask(connection, peer, 0), 1, 1)
+        except Exception as error:
+            absent[f"llama-server {name}"] = f"{type(error).__name__}: {error}"[:200]
+            click.echo(f"llama-server {name} is left out: {error!r}")
+            continue
+        peers[f"llama-server {name}"] = peer
+    return peers
 
 
 def measured(peers: dict[str, Peer], answers: int) -> tuple[dict[str, Any], list[float]]:

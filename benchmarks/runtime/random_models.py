@@ -48,13 +48,18 @@ def random_run(
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     run = RandomRun(folder / "run", folder / "bundle", folder / "picture.png")
-    run.bundle.mkdir(parents=True)
     model.save_pretrained(run.folder)
     processor.save_pretrained(run.folder)
     drawn_picture(0).save(run.picture)
-    source = read_source(run.folder, None, _SCALES)
-    write_bundle(source, plan("ort-cpu", precision, None, source.positions), run.bundle, lambda steps: None)
+    write_precision(run, precision, run.bundle)
     return run
+
+
+def write_precision(run: RandomRun, precision: str, bundle: Path) -> None:
+    """A bundle of a run in a precision."""
+    bundle.mkdir(parents=True)
+    source = read_source(run.folder, None, _SCALES)
+    write_bundle(source, plan("ort-cpu", precision, None, source.positions), bundle, lambda steps: None)
 
 
 def torch_seconds(run: RandomRun, question: str, scale: int, tokens: int, threads: int, rounds: int) -> list[float]:
