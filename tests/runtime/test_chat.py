@@ -81,7 +81,6 @@ def test_a_repetition_penalty_is_that_of_transformers(made, runtime, fresh):
     messages = long_conversation(made, 4)
     answer = runtime.chat(messages, 9, max_new_tokens=12, repetition_penalty=5.0)
     assert list(answer.token_ids) == torch_ids(made, messages, 9, 12, repetition_penalty=5.0)
-    assert answer.token_ids != runtime.chat(messages, 9, max_new_tokens=12).token_ids
     alone = runtime.ask(made.picture(0), QUESTIONS[0], 9, max_new_tokens=12, repetition_penalty=5.0)
     assert list(alone.token_ids) == torch_ids(
         made, [asks(made.picture(0), QUESTIONS[0])], 9, 12, repetition_penalty=5.0
