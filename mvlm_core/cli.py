@@ -8,7 +8,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 import click
 
@@ -45,6 +45,12 @@ _EXTRA_OF = {
 }
 
 
+_OF_PATHS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP,
+    errno.EEXIST,
+)  # fmt: skip
+
+
 class _Verbs(click.Group):
     """Imports a verb's module when the verb is called, and turns every expected error into one line."""
 
@@ -79,11 +85,18 @@ class _Verbs(click.Group):
                 raise
             _fail(f'{package} is not installed: pip install "mvlm[{_EXTRA_OF[package]}]"', 2)
         except Exception as error:
+            if _of_a_path(error):
+                _fail(f"{error.filename} cannot be used ({error.strerror}): name another path, or mend this one", 2)
             if not _says_full_disk(error):
                 raise
             reason = str(error).split("\n")[0][:120]
             _fail(f"the disk takes no more ({reason}): make room, and run it again (train: with --resume)", 2)
         sys.exit(0)
+
+
+def _of_a_path(error: BaseException) -> TypeGuard[OSError]:
+    """Whether a path that was named is not what it should be, or not for us."""
+    return isinstance(error, OSError) and error.filename is not None and error.errno in _OF_PATHS
 
 
 def _says_full_disk(error: BaseException) -> bool:

@@ -21,12 +21,41 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+_made: set[messages.Place] = set()  # which messages of errors the tests raise, here and in the workers of xdist
+_lines = pytest.StashKey[list[str]]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """With MVLM_MESSAGES=FOLDER, note there which messages of errors the tests raise; see tests/support/messages.py."""
+    messages.watch(_made)
     if folder := os.environ.get("MVLM_MESSAGES"):
-        made: set[tuple[str, int]] = set()
-        messages.watch(made)
-        config.add_cleanup(lambda: messages.keep(made, Path(folder)))
+        config.add_cleanup(lambda: messages.keep(_made, Path(folder)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    """A worker of xdist has ended: take over what it noted."""
+    noted = getattr(node, "workeroutput", {}).get("messages", [])
+    _made.update((str(messages.ROOT / file), line) for file, line in noted)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run of all tests names the messages of errors that none of them raised, and with MVLM_MESSAGES_HELD=1 fails."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["messages"] = messages.plain(_made)
+        return
+    some = config.getoption("keyword") or config.getoption("markexpr") or config.getoption("collectonly")
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not some
+    if whole and session.exitstatus == pytest.ExitCode.OK:
+        config.stash[_lines] = messages.left(set(messages.plain(_made)))
+        if config.stash[_lines] and os.environ.get("MVLM_MESSAGES_HELD"):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if lines := config.stash.get(_lines, []):
+        terminalreporter.section("messages of errors that no test raises")
+        terminalreporter.write_line("\n".join(lines))
 
 
 def pytest_collection_finish() -> None:

@@ -30,7 +30,7 @@ def output_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     A folder that carries the final name is therefore always whole. Raises `MvlmError` when `path` holds anything
     and `overwrite` is not set.
     """
-    path = path.absolute()
+    path = Path(os.path.realpath(path))
     _take_up_abandoned(path)
     refuse_if_filled(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def _runs(process: int) -> bool:
 
 def refuse_if_filled(path: Path, *, overwrite: bool) -> None:
     """Raise `MvlmError` unless `path` is absent, an empty folder, or a folder that may be overwritten."""
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         raise MvlmError(f"{path} is a file, and a folder is to be written there: name another with --out")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise MvlmError(f"{path} is not empty: name another with --out, or replace it with --overwrite")
@@ -95,6 +95,7 @@ def put_in_place(staging: Path, path: Path) -> None:
 
     There is a whole folder under the name at every moment, where the system can exchange two.
     """
+    path = Path(os.path.realpath(path))  # of a link, the folder that it stands for is replaced
     sync_tree(staging)
     if not path.exists():
         staging.rename(path)

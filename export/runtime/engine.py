@@ -74,13 +74,16 @@ class Runtime(Answerer):
         report = read_verification(self.manifest)
         if report is None:
             return "not verified"
-        facts = report["scales"][str(num_visual_tokens)]
-        lost = facts["points_lost"]
         precision = ", ".join(f"{part} {name}" for part, name in self.manifest.precision.items())
-        return (
-            f"verified against torch ({precision}): {facts['same_answers']} of {facts['answers']} answers the same,"
-            f" {lost['points']:.1f} points lost [{lost['low']:.1f}, {lost['high']:.1f}]"
-        )
+        try:
+            facts = report["scales"][str(num_visual_tokens)]
+            lost = facts["points_lost"]
+            return (
+                f"verified against torch ({precision}): {facts['same_answers']} of {facts['answers']} answers the same,"
+                f" {lost['points']:.1f} points lost [{lost['low']:.1f}, {lost['high']:.1f}]"
+            )
+        except (KeyError, TypeError, ValueError):
+            return "its verify.json is not in order: `mvlm verify` it again"
 
     def look(self, picture: Picture, order: Order = "rgb") -> View:
         """Encode a picture once: a path, encoded bytes, a PIL picture, or an array (H, W, 3) uint8.

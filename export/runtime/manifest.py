@@ -181,7 +181,12 @@ def read_manifest(folder: Path, *, sha256: str | None = None, verify: Verify | N
 def read_verification(manifest: Manifest) -> dict[str, Any] | None:
     """What `mvlm export` compared with torch, as verify.json has it; None in a bundle that was not verified."""
     file = manifest.path("verify.json")
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError):
+        raise MvlmError(f"{file} is not in order: `mvlm verify` the bundle again", code="bad-bundle") from None
 
 
 def require_passed(manifest: Manifest) -> None:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from export.runtime.errors import MvlmError, listed
 
+from .pickle_size import require_small_pickle
+
 # Where both kinds lie side by side they hold the same, and safetensors is read.
 _KINDS = ("model.safetensors", "pytorch_model.bin")
 _JSON_LIMIT_BYTES = 64 * 2**20
@@ -173,6 +175,7 @@ def read_file(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             _require_header(file)
             return load_file(file)
+        require_small_pickle(file, most_bytes=_HEADER_LIMIT_BYTES)
         value = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError:
         raise MvlmError(
@@ -184,4 +187,7 @@ def read_file(file: Path) -> dict[str, Tensor]:
         raise MvlmError(f"{file} cannot be read ({reason}): get it again") from None
     if not isinstance(value, dict) or not all(isinstance(tensor, Tensor) for tensor in value.values()):
         raise MvlmError(f"{file} holds something else than tensors by name: get the model's weights")
+    larger = [name for name, tensor in value.items() if tensor.nbytes > tensor.untyped_storage().nbytes()]
+    if larger:
+        raise MvlmError(f"{file} says of {larger[0]!s:.80} that it is larger than what is stored of it: get it again")
     return value

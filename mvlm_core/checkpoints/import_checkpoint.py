@@ -34,6 +34,7 @@ from .config_files import (
     transformers_config,
 )
 from .config_sizes import require_sizes
+from .family import FAMILIES
 from .import_family import FamilyCheckpoint, is_family
 from .layouts import CLIP_TEXT_HALF, CONNECTOR, HEAD, TOWER, WORD_TABLE, Layout, recognise, tower_prefix
 from .over_base import folder_with, read_over_base
@@ -79,7 +80,11 @@ def import_checkpoint(
     described = folder_with(["config.json"], *holders)
     require_sizes(described / "config.json", with_weights=False)
     if base is not None and is_family(described):
-        raise MvlmError(f"{described} is merged with its base by peft's merge_and_unload: import what comes out")
+        kind = FAMILIES[read_json(described / "config.json")["model_type"]].title
+        raise MvlmError(
+            f"adapters of {kind} are merged by peft, and not here: load {base} with transformers, put the adapters on"
+            " it with PeftModel.from_pretrained, save what merge_and_unload() gives, and import that without --base"
+        )
     # What is wrong with the weights is told before what they are too small for.
     stored, merged = read_over_base(checkpoint, base) if base else (read_tensors(checkpoint), [])
     require_sizes(described / "config.json", with_weights=described == holders[-1])

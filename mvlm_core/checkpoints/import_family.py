@@ -43,7 +43,7 @@ _BESIDES_THE_PROCESSOR = frozenset({
 
 def is_family(checkpoint: Path) -> bool:
     """Whether a folder holds a model of one of `FAMILIES`. Raises `MvlmError` when its config.json cannot be read."""
-    return read_json(checkpoint / "config.json").get("model_type") in FAMILIES
+    return str(read_json(checkpoint / "config.json").get("model_type")) in FAMILIES
 
 
 class FamilyCheckpoint:

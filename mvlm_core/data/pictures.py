@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from export.runtime.artefact import sha256_json
+from export.runtime.artefact import sha256_file, sha256_json
+
+_READ_AT_ONCE = 8
 
 
 class PictureSource(Protocol):
@@ -52,11 +55,19 @@ class PictureBytes:
         return f"picture {self.key[:12]}"
 
 
-def picture_sizes_sha256(pictures: Iterable[PictureSource]) -> str:
-    """The hash of how large those of some pictures are that are files, in their order, wherever they lie by now.
+def _files(picture: Any) -> Iterator[Path]:
+    """The files that a picture, or a clip and its frames, lie in."""
+    if path := getattr(picture, "path", None):
+        yield path
+    for frame in getattr(picture, "sources", ()):
+        yield from _files(frame)
 
-    Their bytes are not read: of a large data set that takes minutes. A picture that was changed has another size as a
-    rule; what rows hold themselves is a part of their file's hash.
+
+def pictures_sha256(pictures: Iterable[PictureSource]) -> str:
+    """The hash of what those of some pictures hold that are files, in their order, wherever they lie by now.
+
+    Every file is read, once. What rows hold themselves is a part of their own file's hash.
     """
-    files = dict.fromkeys(picture.path for picture in pictures if isinstance(picture, PictureFile))
-    return sha256_json([file.stat().st_size for file in files])
+    files = dict.fromkeys(file for picture in pictures for file in _files(picture))
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:  # it waits for the disk most of the time
+        return sha256_json(list(pool.map(sha256_file, files)))

@@ -77,6 +77,7 @@ def put_together(
         cost_unit="tokens",
         model_sha256=key["model_sha256"],
         rows_sha256=key["rows_sha256"],
+        pictures_sha256=key["pictures_sha256"],
         rows=place_beside(sweep.rows, out),
         run=place_beside(sweep.run, out),
         metrics_said=list(sweep.metrics),

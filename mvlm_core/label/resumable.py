@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ def parts_folder(out: Path, key: dict[str, Any]) -> Path:
     """The folder of parts beside `out`. `key` says what they are parts of; those of anything else are thrown away."""
     folder = _beside(out)
     file = folder / "key.json"
-    if not file.is_file() or json.loads(file.read_text()) != key:
+    if _says(file) != key:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_json(file, key)
@@ -51,11 +52,12 @@ def finished(out: Path, key: dict[str, Any]) -> bool:
 
 
 def _beside(out: Path) -> Path:
-    return out.absolute().with_name(f".{out.name}.parts")
+    out = Path(os.path.realpath(out))
+    return out.with_name(f".{out.name}.parts")
 
 
 def _says(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there, or not whole yet
+    except (OSError, ValueError, RecursionError):  # not there, or not whole yet
         return None

@@ -32,6 +32,7 @@ from export.runtime.views.cutting import Size
 from export.runtime.views.scale import ScaleWord, coarse_to_fine
 from mvlm_core.checkpoints.run_folder import load_run
 from mvlm_core.data.labelled import label_questions
+from mvlm_core.data.pictures import pictures_sha256
 from mvlm_core.data.reading import read_rows
 from mvlm_core.data.row import Row
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
@@ -89,7 +90,8 @@ def label(
     sweep = replace(sweep, beside=beside_of(asked, sweep.beside, model, processor, sweep.scales))
     metrics, pictures = metrics_of(asked, sweep.metrics), asking.groups(asked)
     most = sweep.max_new_tokens or new_tokens(processor, asked)
-    sweep = replace(sweep, max_new_tokens=most)
+    held = pictures_sha256(picture for row in asked for picture in row.pictures)
+    sweep = replace(sweep, max_new_tokens=most, pictures_sha256=held)
     if faults := too_long(asked, asking, model, sweep.scales, sweep.beside, most):
         raise MvlmError(f"{sweep.rows}: {faults}")
     say(cost(asked, len(sweep.scales), sweep.samples, sweep.beside))

@@ -37,6 +37,7 @@ class Sweep:
     patches: bool = True
     max_rows: int | None = None
     beside: ScaleWord | None = None
+    pictures_sha256: str | None = None  # of what the pictures hold, once the rows are read
 
     def key(self) -> dict[str, Any]:
         """What a part already written must have been made from to be taken over."""
@@ -47,4 +48,5 @@ class Sweep:
             "max_new_tokens": self.max_new_tokens, "metrics": list(self.metrics),
             "pictures_per_part": self.pictures_per_part, "precision": self.precision, "patches": self.patches,
             "columns": list(LABELS), "max_rows": self.max_rows, "beside": self.beside,
+            "pictures_sha256": self.pictures_sha256,
         }  # fmt: skip

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from accelerate.utils import parse_flag_from_env
@@ -17,7 +19,7 @@ from export.runtime.errors import MvlmError, listed
 from export.runtime.views.scale import ScaleWord, coarse_to_fine
 from mvlm_core.checkpoints.remote_code import carry_code
 from mvlm_core.checkpoints.run_folder import INDEX, WEIGHTS, read_run_facts, write_run_facts
-from mvlm_core.data.pictures import picture_sizes_sha256
+from mvlm_core.data.pictures import pictures_sha256
 from mvlm_core.data.reading import read_rows, rows_sha256, stream_rows
 from mvlm_core.data.row import Row, require_answers
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
@@ -32,6 +34,7 @@ from .metrics_file import MetricsFile, Shown, StageProgress
 from .packing import Packer, PicturesOnly, joined
 from .plan import Group, Plan, Stream, group_rows
 from .resume import last_whole_checkpoint
+from .same_data import require_same_pictures, require_same_rows
 from .sample_answer import SampleAnswers, askable
 from .scale_sampling import AnyOf, possible_scales
 from .stages import StageConfig
@@ -49,11 +52,11 @@ def train(config: TrainConfig, out: Path, *, resume: bool, overwrite: bool, prog
     state = process_state()
     check_start(out, config, resume=resume, overwrite=overwrite)
     if resume:
-        require_same_rows(out, config, say)
+        require_same_rows(out, config.rows, say)
     _refuse_sharded_stages(config)
     data = read_data(config)
     if resume:
-        require_same_pictures(out, data)
+        require_same_pictures(out, data.rows, data.pictures_sha256 if data.train else None, say)
     processor = build_processor(config, data.train)
     check_stages(config, data, processor, out, say)
     model = build_model(config, processor)
@@ -97,9 +100,10 @@ class Data:
     val_groups: list[Group]
     rows: Path
 
-    def picture_sizes_sha256(self) -> str:
-        """The hash of how large the picture files to learn from are."""
-        return picture_sizes_sha256(picture for row in self.train for picture in row.pictures)
+    def pictures_sha256(self) -> str:
+        """The hash of the picture files that are learned from and evaluated on."""
+        judged = (row for group in self.val_groups for row in group.rows)
+        return pictures_sha256(picture for row in chain(self.train, judged) for picture in row.pictures)
 
     def plan(self, config: TrainConfig, stage: StageConfig, *, seed: int) -> Plan | Stream:
         if config.stream:
@@ -183,32 +187,12 @@ def check_stages(config: TrainConfig, data: Data, processor: MvlmProcessor, out:
 
 def start_run(out: Path, config: TrainConfig, data: Data) -> None:
     """Make the folder of a run, in place of what is there."""
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    write_run_facts(out, rows_sha256=rows_sha256(config.rows), pictures=data.picture_sizes_sha256())
+    folder = os.path.realpath(out)  # of a link, the folder that it stands for is replaced
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    write_run_facts(out, rows_sha256=rows_sha256(config.rows), pictures_sha256=data.pictures_sha256())
     (out / "metrics.jsonl").write_text("")
     write_config(out / "train.yaml", config)
-
-
-def require_same_rows(out: Path, config: TrainConfig, say: Say) -> None:
-    """Raise `MvlmError` unless the rows are those that an unfinished run began with, wherever they lie by now."""
-    began = read_run_facts(out).get("rows_sha256")
-    if began is None:
-        say(f"{out} does not say which rows it began with, so that these are the same is taken on trust")
-    elif began != rows_sha256(config.rows):
-        raise MvlmError(
-            f"{out} began with other rows than those of {config.rows}: name those with rows=FOLDER, or start anew with"
-            " --overwrite"
-        )
-
-
-def require_same_pictures(out: Path, data: Data) -> None:
-    """Raise `MvlmError` unless the pictures that lie beside the rows are as large as when an unfinished run began."""
-    if read_run_facts(out).get("pictures", now := data.picture_sizes_sha256()) != now:
-        raise MvlmError(
-            f"{out} began with other pictures than those of {data.rows}: some have another size now; put them back, or"
-            " start anew with --overwrite"
-        )
 
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:
@@ -290,7 +274,7 @@ def save_run(trainer: StageTrainer, model: MvlmForConditionalGeneration, process
     processor.save_pretrained(finished)
     carry_code(finished)
     began = read_run_facts(out)
-    write_run_facts(finished, **{name: began[name] for name in ("rows_sha256", "pictures") if name in began})
+    write_run_facts(finished, **{name: began[name] for name in ("rows_sha256", "pictures_sha256") if name in began})
     sync_tree(finished)
     for file in sorted(finished.iterdir(), key=lambda file: file.name in (WEIGHTS, INDEX)):
         file.replace(out / file.name)

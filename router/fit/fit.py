@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from router.policy import Point, choose, follow, operating_points, price_for_bud
 
 from .escalation import Escalation, fit_escalation
 from .risk_bound import RiskBound, Wanted, risk_bound, set_apart
+from .spending import Fits, Spending, spending_of
 
 FOLDS = 3
 # Regret is averaged over these prices, from "tokens are nearly free" to "an answer is hardly worth the finest scale".
@@ -44,13 +45,14 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One estimator, judged out of fold: its margins (n, K), and regret and log loss of each group (g,)."""
+    """One estimator, judged out of fold: its margins (n, K), regret and log loss of each group (g,), and its folds."""
 
     name: str
     estimator: ScaleEstimator
     margins: Floats
     regret: Floats
     log_loss: Floats
+    fits: Fits = ()
 
     def keeps_up_with(self, best: Candidate, what: str) -> bool:
         """Within one standard error of the best, paired by group: what both find hard does not blur the comparison."""
@@ -62,9 +64,9 @@ class Candidate:
 class Fitted:
     """A router ready to be written: fitted on all fit rows, calibrated on out-of-fold margins.
 
-    `out_of_fold` (n, K) are the probabilities of the rows that the prices were read from, each by a fit that did not
-    see the row. The rows `apart` (n,) are those that a risk bound was tested on, and nothing was fitted on. `strange`
-    (n,) are out of distribution to a fit that did not see them, and `policy` is what ships: prices are read by both.
+    `out_of_fold` (n, K) are the probabilities of the rows, each by a fit that did not see the row. The rows `apart`
+    (n,) are those that a risk bound was tested on, and nothing was fitted on. `strange` (n,) are out of distribution to
+    a fit that did not see them, and `policy` is what ships: both count in `spending`, which says what prices come to.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Fitted:
     apart: NDArray[np.bool_]
     strange: NDArray[np.bool_]
     policy: Policy
+    spending: Spending
 
     @property
     def constant(self) -> bool:
@@ -149,11 +152,17 @@ def fit_table(
     strange[apart] = is_strange(p_value.p_value(features(table.take(apart))), least_p_value)
     escalation = _escalation(name, probability, table, wanted)
     policy = Policy(table.cost, table.costs.unit, escalation.rule if escalation and escalation.pays else None)
-    prices = operating_points(policy, Seen(probability, strange, table.margins, table.costs.of_rows), table.scores)
+    seen = Seen(probability, strange, table.margins, table.costs.of_rows)
+    fits = chosen.fits if name != "constant" else ()
+    spending = spending_of(seen, apart, seen_by(estimator, part), estimator, fits, calibration)
+    points = operating_points(policy, seen, table.scores)
+    costs = spending.mean_costs(policy, np.array([point.price for point in points]))
+    prices = [replace(point, mean_cost=float(cost)) for point, cost in zip(points, costs, strict=True)]
     risk_bounds = _risk_bounds(probability[apart], strange[apart], table.take(apart), wanted)
     return Fitted(
         name, estimator, seed, calibration, p_value, least_p_value, judged, probability, prices,
         _default_price(prices, table.scores, risk_bounds), gain, why, risk_bounds, escalation, apart, strange, policy,
+        spending,
     )  # fmt: skip
 
 
@@ -207,14 +216,19 @@ def _judge_all(estimators: dict[str, ScaleEstimator], table: Table, progress: Ca
     # What takes longest begins first: the most flexible stand last.
     alone = dict(reversed(alone.items()))
     with ThreadPoolExecutor(workers()) as pool:
-        margins = pool.map(lambda estimator: out_of_fold(estimator, table), alone.values())
-        for name, found in zip(alone, margins, strict=True):
-            judged[name] = judge(name, estimators[name], found, table)
+        folded = pool.map(lambda estimator: _folded(estimator, table, FOLDS), alone.values())
+        for name, (margins, fits) in zip(alone, folded, strict=True):
+            judged[name] = replace(judge(name, estimators[name], margins, table), fits=fits)
             progress(1)
     for name, estimator in estimators.items():
         if name not in judged:
-            mean = np.mean([judged[part].margins for part in _parts(estimator)], axis=0)
-            judged[name] = judge(name, estimator, mean, table)
+            parts = [judged[part] for part in _parts(estimator)]
+            mean = np.mean([part.margins for part in parts], axis=0)
+            fits = [
+                (same[0][0], [one for _, fitted in same for one in fitted])
+                for same in zip(*(part.fits for part in parts), strict=True)
+            ]
+            judged[name] = replace(judge(name, estimator, mean, table), fits=fits)
             progress(1)
     return [judged[name] for name in estimators]
 
@@ -227,11 +241,17 @@ def _parts(estimator: ScaleEstimator) -> list[str]:
 
 def out_of_fold(estimator: ScaleEstimator, table: Table, folds: int = FOLDS) -> Floats:
     """Margins (n, K) of each row from a fit that saw no row of its group."""
-    x, margins = seen_by(estimator, table), np.zeros(table.scores.shape)
+    return _folded(estimator, table, folds)[0]
+
+
+def _folded(estimator: ScaleEstimator, table: Table, folds: int) -> tuple[Floats, Fits]:
+    """Margins (n, K) of each row from a fit that saw no row of its group, and those fits."""
+    x, margins, fits = seen_by(estimator, table), np.zeros(table.scores.shape), []
     for seen, held_out in GroupKFold(folds).split(table.groups, groups=table.groups):
         fitted = clone(estimator).fit(x[seen], table.targets[seen], table.tasks[seen])
         margins[held_out] = fitted.margins(x[held_out])
-    return margins
+        fits.append((seen, [fitted]))
+    return margins, fits
 
 
 def judge(name: str, estimator: ScaleEstimator, margins: Floats, table: Table) -> Candidate:
@@ -242,10 +262,10 @@ def judge(name: str, estimator: ScaleEstimator, margins: Floats, table: Table) -
     clipped = probability.clip(1e-7, 1 - 1e-7)
     nats = -(table.scores * np.log(clipped) + (1 - table.scores) * np.log(1 - clipped)).mean(axis=1)  # (n,)
     _, group = np.unique(table.groups, return_inverse=True)
-    by_group = [
+    regret, log_loss = (
         np.bincount(group, values) / np.bincount(group) for values in (np.mean(lost, axis=0), nats)
-    ]  # (g,) each
-    return Candidate(name, estimator, margins, *by_group)
+    )  # (g,) each
+    return Candidate(name, estimator, margins, regret, log_loss)
 
 
 def _gain_out_of_fold(probability: Floats, table: Table) -> Interval:

@@ -12,14 +12,12 @@ import pyarrow.parquet as pq
 
 from export.runtime.artefact import describe, sha256_file, write_json
 from export.runtime.errors import CheckFailed
-from export.runtime.routing.policy import Seen
 from export.runtime.routing.router_folder import READER_FILE, ROUTER_FILE
 from router.estimators.reader import Reader
 from router.graph.ask import ask_graph
 from router.graph.decision import router_graph
 from router.graph.reader import picture_graph
 from router.labels import Table
-from router.policy import operating_points
 
 from .fit import DEFAULT_LOSS, Fitted, seen_by
 from .risk_bound import RiskBound
@@ -76,8 +74,7 @@ def write_router(folder: Path, fitted: Fitted, table: Table, labels_sha256: str)
 def _known_to_the_runtime(fitted: Fitted, table: Table) -> dict[str, Any]:
     """What stands inside router.onnx for the runtime, beside the graph."""
     # A budget at the costs of the fit is priced by every row; where costs or scales are replaced, some rows must do.
-    seen = Seen(fitted.out_of_fold, fitted.strange, table.margins, table.costs.of_rows)
-    priced = operating_points(fitted.policy, seen, table.scores, _PRICES)
+    priced = fitted.spending.priced(fitted.policy, _PRICES)
     second = fitted.policy.rule
     some = np.linspace(0, len(table) - 1, min(len(table), _VALIDATION_ROWS)).astype(int)
     return {
@@ -85,7 +82,7 @@ def _known_to_the_runtime(fitted: Fitted, table: Table) -> dict[str, Any]:
         "sizes": list(table.sizes),
         "least_p_value": fitted.least_p_value,
         "default_loss": fitted.risk_bounds[0].within if fitted.risk_bounds else DEFAULT_LOSS,
-        "priced": [[float(f"{point.price:.6g}"), round(point.mean_cost, 4)] for point in priced],
+        "priced": [[float(f"{price:.6g}"), round(cost, 4)] for price, cost in priced],
         "validation": fitted.out_of_fold[some].round(4).tolist(),
         "validation_strange": np.flatnonzero(fitted.strange[some]).tolist(),
         "risk_bounds": [

@@ -9,12 +9,13 @@ Letters: n rows, K scales, R resamples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runtime.routing.policy import Policy, Seen
+from export.runtime.routing.policy import Policy, Seen, priced_at
 from router.labels import Table
 from router.metrics import Interval, Resamples, gain_samples, interval
 from router.policy import Costs, exactly, operating_points, outcome_of, plain
@@ -25,12 +26,21 @@ LOOKUP = "lookup by task"
 
 @dataclass(frozen=True)
 class Contender:
-    """A way of choosing: what it decides by on the fit rows (out of fold, to set prices) and on the test rows."""
+    """A way of choosing: what it decides by on the fit rows (out of fold, to set prices) and on the test rows.
+
+    `priced` is the table of prices and mean costs that ships, where one does: a budget is then priced as the device
+    prices it.
+    """
 
     name: str
     policy: Policy
     fit: Seen
     test: Seen
+    priced: Sequence[tuple[float, float]] = ()
+
+    def price_for(self, budget: float) -> float:
+        """The price that a budget is given."""
+        return priced_at(self.priced, budget) if self.priced else self.policy.price_for(self.fit, budget)
 
     @classmethod
     def plain(
@@ -42,7 +52,7 @@ class Contender:
 
     def of(self, fit: NDArray[np.bool_], test: NDArray[np.bool_]) -> Contender:
         """On some of the rows."""
-        return Contender(self.name, self.policy, self.fit.take(fit), self.test.take(test))
+        return replace(self, fit=self.fit.take(fit), test=self.test.take(test))
 
 
 @dataclass(frozen=True)
@@ -100,8 +110,8 @@ def _standing(contender: Contender, gains: Floats, lookup: Floats, test: Table, 
     at = []
     for budget, gain, other in zip(budgets, gains, lookup, strict=True):
         spent = exactly(contender.policy, contender.test, test.scores, budget).mean
-        price = contender.policy.price_for(contender.fit, budget)
-        asked = outcome_of(contender.policy.decide(contender.test, price), test.scores).mean
+        decided = contender.policy.decide(contender.test, contender.price_for(budget))
+        asked = outcome_of(decided, test.scores).mean
         at.append(AtBudget(budget, *spent, interval(gain), interval(gain - other), *asked))
     curve = [(p.mean_cost, p.score) for p in operating_points(contender.policy, contender.test, test.scores)]
     return Standing(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from export.runtime.errors import MvlmError
 from export.runtime.routing.policy import Policy, Seen, is_strange
 from export.runtime.routing.router_folder import read_router
+from export.runtime.routing.router_graph import read_priced
 from export.runtime.views.scale import ScaleWord
 from router.estimators.base import ScaleEstimator
 from router.estimators.candidates import candidates
@@ -278,15 +279,15 @@ def shipped(folder: Path, facts: dict[str, Any], table: Table) -> list[Contender
     probability, _, p_value = ask_graph(folder / "router.onnx", test, facts["default_price"])
     seen = Seen(probability, is_strange(p_value, facts["least_p_value"]), test.margins, test.row_cost)
     fit = read_out_of_fold(folder, table)
-    escalation = facts.get("escalation")
+    escalation, priced = facts.get("escalation"), read_priced(folder / "router.onnx")
     one_look = Policy(table.cost, table.costs.unit)
     if escalation is None:
-        return [Contender(ROUTER, one_look, fit, seen)]
+        return [Contender(ROUTER, one_look, fit, seen, priced)]
     escalating = replace(one_look, rule=escalation["rule"])
     shipped, other, name = (
         (escalating, one_look, "router, one look") if escalation["on"] else (one_look, escalating, ESCALATING)
     )
-    return [Contender(ROUTER, shipped, fit, seen), Contender(name, other, fit, seen)]
+    return [Contender(ROUTER, shipped, fit, seen, priced), Contender(name, other, fit, seen)]
 
 
 def _half(router: Contender, fit: Table, test: Table) -> tuple[float, Interval]:

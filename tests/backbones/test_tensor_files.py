@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,38 @@ def old_pickle(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": RunsCode()}, protocol=2))
 
 
+def long_pickle(folder: Path) -> None:
+    """As a file of before PyTorch 1.6 with a million names; two of its pickles are as they should be."""
+    (folder / "model.safetensors").unlink()
+    begins = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2) + pickle.dumps(1001, protocol=2)
+    (folder / "pytorch_model.bin").write_bytes(begins + pickle.dumps(["x" * 9 * 2**20], protocol=2))
+
+
+def zipped(write_members, **options):
+    """A file of weights that is a zip with members of one's own."""
+
+    def apply(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        with zipfile.ZipFile(folder / "pytorch_model.bin", "w", **options) as held:
+            write_members(held)
+
+    return apply
+
+
+def many_members(held: zipfile.ZipFile) -> None:
+    """A list as long as that of a million tensors; the members themselves are empty."""
+    for number in range(150):
+        held.writestr(f"archive/data/{number}" + 60_000 * "x", b"")
+
+
+def long_list(folder: Path) -> None:
+    """A zip64 that says so of itself at its end, where a plain one would say little."""
+    (folder / "model.safetensors").unlink()
+    end_64 = b"PK\x06\x06" + (44).to_bytes(8, "little") + bytes(28) + (2**40).to_bytes(8, "little") + bytes(8)
+    end = b"PK\x05\x06" + bytes(18)
+    (folder / "pytorch_model.bin").write_bytes(end_64 + b"PK\x06\x07" + bytes(16) + end)
+
+
 def sharded(harm):
     def apply(folder: Path) -> None:
         write_shards(folder, load_file(folder / "model.safetensors"))
@@ -61,6 +94,13 @@ def index_says(change_places):
     return sharded(apply)
 
 
+def cut_list(folder: Path) -> None:
+    """A zip whose end points at a list that is none."""
+    zipped(lambda held: held.writestr("a/data.pkl", b"x"))(folder)
+    file = folder / "pytorch_model.bin"
+    file.write_bytes(file.read_bytes().replace(b"PK\x01\x02", b"PK\x01\x09"))
+
+
 SHARD = "model-00002-of-00002.safetensors"
 
 
@@ -72,6 +112,14 @@ SHARD = "model-00002-of-00002.safetensors"
         (many_names, "begins with 90000000 bytes of names, and no model's weights do"),
         (pickled({"a": RunsCode()}), "a pickle with more in it than tensors, which could run code"),
         (old_pickle, "a pickle with more in it than tensors, which could run code"),
+        (long_pickle, "names tensors in 8388609 bytes or more, and no model's weights do"),
+        (zipped(many_members), r"names tensors in \d{7} bytes or more, and no model's weights do"),
+        (long_list, "names tensors in 1099511627776 bytes or more, and no model's weights do"),
+        (zipped(lambda held: held.writestr("a/data.pkl", bytes(9 * 2**20))), "names tensors in 9437184 bytes"),
+        (zipped(lambda held: held.writestr("a/data.pkl", b"x"), compression=zipfile.ZIP_DEFLATED), "is compressed"),
+        (zipped(lambda held: held.writestr("a/data.pkl", b"x")), r"pytorch_model\.bin (is broken|cannot be read)"),
+        (cut_list, r"pytorch_model\.bin cannot be read"),
+        (pickled({"a": torch.ones(1).expand(2**40)}), "says of a that it is larger than what is stored of it"),
         (pickled({"a": 1}), "something else than tensors by name"),
         (sharded(lambda f: (f / SHARD).unlink()), f"lacks 1 of 2 shards: get {SHARD}"),
         (index_says(lambda places: places.pop(NORM)), f"{NORM} stands in model-0000.*, and the index does not say so"),

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from mvlm_core.checkpoints.family import FAMILIES
 from mvlm_core.checkpoints.run_folder import load_run
 from tests.support.checkpoints import (
     PROJECTOR,
@@ -124,7 +125,6 @@ def other_tensors(lora: Path) -> None:
         (lambda lora: change(lora / "adapter_config.json", use_dora=True), "sets use_dora to True, which is not"),
         (lambda lora: change(lora / "adapter_config.json", peft_type="VERA"), "sets peft_type to 'VERA'"),
         (lambda lora: change(lora / "adapter_config.json", r=0), "says no r and lora_alpha"),
-        (lambda lora: change(lora / "config.json", model_type="smolvlm"), "is merged with its base by peft's"),
     ],
 )  # fmt: skip
 def test_adapters_that_are_refused(base, tmp_path, mvlm, harm, says):
@@ -134,6 +134,17 @@ def test_adapters_that_are_refused(base, tmp_path, mvlm, harm, says):
     assert done.exit_code == 2
     assert says in done.output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_of_another_family_are_merged_by_peft(base, tmp_path, mvlm, family):
+    adapters(tmp_path / "lora")
+    (tmp_path / "lora" / "config.json").unlink()  # peft writes none
+    change(base / "config.json", model_type=family)
+    done = imported(mvlm, tmp_path / "lora", base, tmp_path / "run")
+    assert done.exit_code == 2
+    assert f"error: adapters of {FAMILIES[family].title} are merged by peft, and not here: load {base}" in done.output
+    assert done.output.count("\n") == 1
 
 
 def test_a_base_that_is_none(base, tmp_path, mvlm):

@@ -56,6 +56,16 @@ def test_mistakes_are_one_line_and_exit_2(arguments, message, tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("out", "says"), [("file/rows", "cannot be used"), ("n" * 300, "File name too long")])
+def test_a_path_that_cannot_be_used_is_one_line(out, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(main, ["data", "scenes", "--out", out, "--train", "1", "--val", "1", "--test", "1"])
+    assert result.exit_code == 2
+    assert says in result.output
+    assert result.output.count("\n") == 1
+
+
 def test_a_missing_package_names_its_extra(monkeypatch):
     def absent(name):
         raise ModuleNotFoundError(name="torch")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -49,6 +52,23 @@ def test_what_is_raised_is_noted_and_what_is_not_is_named(tmp_path, monkeypatch,
     assert not [line for line in said if "fields.py" in line and "give a whole number from 1 up" in line]
     assert not [line for line in said if "request.py" in line and "the question is empty" in line]
     assert [line for line in said if "request.py" in line and "the seed is" in line]
+
+
+@pytest.mark.parametrize(("held", "status"), [("", 0), ("1", 1)])
+def test_a_run_of_all_tests_names_what_none_raises(tmp_path, held, status):
+    """With the workers of xdist, and where it is to be held it fails; a run of some tests says nothing."""
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "conftest.py").write_text("from tests.conftest import *\n")
+    (tmp_path / "suite" / "test_one.py").write_text("def test_one(): pass\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = suite\n")
+    for more, said, ends in ((("-n", "1"), True, status), (("-k", "one"), False, 0)):
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", *more],
+            cwd=tmp_path, env=os.environ | {"MVLM_MESSAGES_HELD": held, "PYTHONPATH": str(messages.ROOT)},
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == ends, done.stdout + done.stderr
+        assert ("no test raises 'the question is empty: ask something'" in done.stdout) == said
 
 
 def test_reasons_are_of_messages_that_there_are():

@@ -95,11 +95,14 @@ def key_of(run: Path, rows: Path) -> dict:
     from dataclasses import replace
 
     from mvlm_core.checkpoints.run_folder import load_run
+    from mvlm_core.data.pictures import pictures_sha256
     from mvlm_core.data.reading import read_rows
     from mvlm_core.data.row import single_questions
 
     asked = single_questions([row for row in read_rows(rows) if row.split in ("val", "test")])
-    return replace(sweep(run, rows), max_new_tokens=sweeping.new_tokens(load_run(run)[1], asked)).key()
+    held = pictures_sha256(picture for row in asked for picture in row.pictures)
+    most = sweeping.new_tokens(load_run(run)[1], asked)
+    return replace(sweep(run, rows), max_new_tokens=most, pictures_sha256=held).key()
 
 
 def test_the_first_does_what_others_died_over(run, scenes, alone, tmp_path):

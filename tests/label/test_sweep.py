@@ -16,6 +16,8 @@ from export.runtime.artefact import read_artefact, sha256_file
 from export.runtime.errors import MvlmError
 from export.runtime.families import FAMILIES
 from export.runtime.image import open_picture
+from mvlm_core.data.pictures import pictures_sha256
+from mvlm_core.data.reading import read_rows
 from mvlm_core.label import sweep as sweeping
 from mvlm_core.label.packed_generation import answer_together
 from mvlm_core.label.resumable import parts_folder
@@ -202,6 +204,28 @@ def test_parts_of_another_sweep_are_not_taken_over(labelled, run, scenes, tmp_pa
     (parts / "features-00000000.parquet").write_bytes(b"another's")
     label(sweep(run, scenes), out, overwrite=False, progress=lambda done, whole: None)
     assert (out / "features.parquet").read_bytes() == (labelled / "features.parquet").read_bytes()
+
+
+def test_parts_of_other_pictures_are_not_taken_over(run, scenes, tmp_path):
+    rows = shutil.copytree(scenes, tmp_path / "rows")
+    pictures = [picture for row in read_rows(rows) for picture in row.pictures]
+    before = pictures_sha256(pictures)
+    assert before == pictures_sha256(picture for row in read_rows(scenes) for picture in row.pictures)
+    out, key = tmp_path / "labels", sweep(run, rows, pictures_sha256=before).key()
+    (parts_folder(out, key) / "part").write_text("")
+    assert (parts_folder(out, key) / "part").exists()
+    file = pictures[0].read()
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    after = sweep(run, rows, pictures_sha256=pictures_sha256(pictures)).key()
+    assert not (parts_folder(out, after) / "part").exists()
+
+
+def test_parts_that_say_nothing_are_thrown_away(tmp_path):
+    for told in ("{", "[" * 100_000, "\udcff"):
+        folder = parts_folder(tmp_path / "labels", {"a": 1})
+        (folder / "key.json").write_text(told, errors="surrogateescape")
+        (folder / "old").write_text("")
+        assert not (parts_folder(tmp_path / "labels", {"a": 1}) / "old").exists()
 
 
 def test_half_precision_by_name(run, scenes, tmp_path, labelled):

@@ -16,6 +16,7 @@ from export.runtime.artefact import (
     place_beside,
     place_said,
     read_artefact,
+    refuse_if_filled,
     sha256_json,
     write_json,
 )
@@ -123,6 +124,23 @@ def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
         (folder / "link").symlink_to("nowhere")
     assert {name for name, there in synced if not there} >= {"file", "deep", "other"}
     assert not any(there for _, there in synced)
+
+
+def test_what_a_link_stands_for_is_replaced(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to("far")
+    for text in ("first", "second"):
+        with output_folder(tmp_path / "link", overwrite=True) as folder:
+            (folder / "a").write_text(text)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "far" / "a").read_text() == text
+    assert {path.name for path in tmp_path.iterdir()} == {"far", "link"}
+
+
+def test_what_is_no_folder_is_not_written_over(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(MvlmError, match="is a file, and a folder is to be written there"):
+        refuse_if_filled(tmp_path / "pipe", overwrite=True)
 
 
 def test_an_artefact_describes_itself(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +138,35 @@ def written(folder, fitted, **known):
     model = router_graph(*parts, KNOWN | {"validation": probability.tolist()} | known, d_image=2, d_question=4)
     onnx.save(model, folder / "router.onnx")
     return folder / "router.onnx"
+
+
+NONE = [math.nan, math.inf, -1, 10**400, True, "x", "", {}, {"a": 1}, [[]], [None], [0.5], [-1, 4, 9, 36], None]
+
+
+@pytest.mark.parametrize(
+    "key", ["scales", "validation", "validation_strange", "priced", "risk_bounds", "escalation", "least_p_value",
+            "default_loss"],
+)  # fmt: skip
+def test_what_no_fit_says_is_refused(tmp_path, fitted, key):
+    """Whatever stands there: it is in order, and a budget has its price, or one line names the key."""
+    said, file = [], written(tmp_path, fitted)
+    model = onnx.load(file)
+    told = json.loads(model.metadata_props[0].value)
+    for value in NONE:
+        model.metadata_props[0].value = json.dumps(told | {key: value})
+        onnx.save(model, file)
+        try:
+            Router(file, SMALL, SMALL.scales, Device()).price(Terms(budget=9.0))
+        except MvlmError as error:
+            said.append(str(error))
+    assert not [line for line in said if "\n" in line]
+    assert sum(f"says of {key} what no fit does: fit the router again" in line for line in said) >= 8
+
+
+def test_a_format_that_there_never_was(tmp_path, fitted):
+    for version in (0, -3):
+        with pytest.raises(MvlmError, match=f"is of format {version}, which there never was"):
+            Router(written(tmp_path, fitted, format_version=version), SMALL, SMALL.scales, Device())
 
 
 ON_CPU = Device()

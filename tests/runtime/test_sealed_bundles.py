@@ -83,6 +83,14 @@ def test_a_router_with_a_loop(bundle):
     refused(bundle, r"operators that no router needs \(Identity, Loop\)")
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000])
+def test_a_verification_that_is_none(bundle, text):
+    (bundle / "verify.json").write_text(text)
+    refused(bundle, r"verify\.json is not in order")
+    (bundle / "verify.json").write_text('{"scales": {"9": {"points_lost": 3}}}')
+    assert "is not in order" in Runtime.load(bundle, threads=1).verified(9)
+
+
 def test_the_bundle_that_is_meant(bundle):
     sealed = json.loads((bundle / "bundle.json").read_text())[SEAL]
     assert Runtime.load(bundle, threads=1, sha256=sealed).manifest.sha256 == sealed

@@ -1,7 +1,8 @@
 """Which messages of errors the tests raise: noted while they run, and held against all that the sources make.
 
-`python -m tests.support.messages FOLDER` reads what runs of the tests left in a folder (`MVLM_MESSAGES=FOLDER`) and
-ends with status 1 where a message was raised by none of them that unreached.json gives no reason for.
+A run of all tests names the messages that none of them raised and unreached.json gives no reason for, and fails with
+MVLM_MESSAGES_HELD=1 (see conftest.py). Of runs of some tests, `MVLM_MESSAGES=FOLDER` keeps what each noted, and
+`python -m tests.support.messages FOLDER` says what is left.
 """
 
 from __future__ import annotations
@@ -36,11 +37,15 @@ def watch(made: set[Place]) -> None:
     MvlmError.__init__ = noting  # type: ignore[method-assign]
 
 
+def plain(made: Iterable[Place]) -> list[Place]:
+    """The places in the project, by their files' names under it."""
+    return sorted((Path(file).relative_to(ROOT).as_posix(), line) for file, line in made if file.startswith(f"{ROOT}/"))
+
+
 def keep(made: Iterable[Place], folder: Path) -> None:
     """Leave what a process noted, beside what others did."""
     folder.mkdir(parents=True, exist_ok=True)
-    held = sorted((Path(file).relative_to(ROOT).as_posix(), line) for file, line in made if file.startswith(f"{ROOT}/"))
-    (folder / f"{os.getpid()}.json").write_text(json.dumps(held))
+    (folder / f"{os.getpid()}.json").write_text(json.dumps(plain(made)))
 
 
 def unreached(made: set[Place]) -> Iterator[Any]:
@@ -50,14 +55,21 @@ def unreached(made: set[Place]) -> Iterator[Any]:
             yield message
 
 
+def left(made: set[Place]) -> list[str]:
+    """A line for each message that was not made, and that unreached.json gives no reason for."""
+    reasons: dict[str, dict[str, str]] = json.loads(UNREACHED.read_text())
+    return [
+        f"{message.file}:{message.first_line}: no test raises {message.text!r}"
+        for message in unreached(made)
+        if message.text not in reasons.get(message.file, {})
+    ]
+
+
 def main(folder: Path) -> int:
     made = {(file, line) for kept in folder.glob("*.json") for file, line in json.loads(kept.read_text())}
-    reasons: dict[str, dict[str, str]] = json.loads(UNREACHED.read_text())
-    left = [m for m in unreached(made) if m.text not in reasons.get(m.file, {})]
-    for message in left:
-        print(f"{message.file}:{message.first_line}: no test raises {message.text!r}")
-    print(f"{len(list(SOURCES['messages']()))} messages, {len(left)} that no test raises")
-    return 1 if left or not made else 0
+    lines = left(made)
+    print(*lines, f"{len(list(SOURCES['messages']()))} messages, {len(lines)} that no test raises", sep="\n")
+    return 1 if lines or not made else 0
 
 
 if __name__ == "__main__":

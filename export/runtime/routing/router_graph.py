@@ -10,6 +10,7 @@ from export.runtime.backends.onnx import Device, open_session
 from export.runtime.errors import MvlmError
 from export.runtime.graph_facts import operators
 
+from .known import fault_of
 from .numpy_onnx import ROUTER_OPERATORS, GraphWalk
 
 ROUTER_FORMAT = 4  # since 3 a router may read pictures, since 4 rows may have costs of their own
@@ -47,12 +48,24 @@ def _require_operators(path: Path) -> None:
 
 
 def read_metadata(graph: Any, path: Path) -> dict[str, Any]:
+    """What stands beside a graph. Raises `MvlmError` for what no fit says."""
     held = graph.metadata if isinstance(graph, GraphWalk) else graph.get_modelmeta().custom_metadata_map
     try:
         known = json.loads(held[METADATA_KEY])
         version = int(known["format_version"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         raise MvlmError(f"{path} does not say what it was fitted for: fit the router again and export") from None
     if version > ROUTER_FORMAT:
         raise MvlmError(f"{path} is of format {version}, and this mvlm reads up to {ROUTER_FORMAT}: upgrade mvlm")
-    return {_FORMER_KEYS.get(key, key): value for key, value in known.items()}
+    if version < min(NAMES):
+        raise MvlmError(f"{path} is of format {version}, which there never was: fit the router again and export")
+    known = {_FORMER_KEYS.get(key, key): value for key, value in known.items()}
+    if fault := fault_of(known):
+        raise MvlmError(f"{path} says of {fault} what no fit does: fit the router again and export")
+    return known
+
+
+def read_priced(path: Path) -> list[tuple[float, float]]:
+    """The table of prices and mean costs that a router ships with; none of one of before."""
+    known = read_metadata(GraphWalk(path), path)
+    return [(float(price), float(cost)) for price, cost in known.get("priced") or []]
