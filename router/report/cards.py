@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.labels import Table
-from router.measures import RIGHT
+from router.measures import AGREEING
 
 from .evaluate import Evaluation
 from .shown_rows import ShownRow
@@ -60,7 +60,7 @@ def _card(e: Evaluation, test: Table, row: int, shown: Mapping[str, ShownRow]) -
             f"{html.escape(str(test.predictions[row, i]))} <small>P {said}{partly}</small></li>"
         )
     picture = f'<img alt="" src="{asked.picture}">' if asked.picture else ""
-    wanted = "right is" if test.measures == RIGHT else "the finest scale says"
+    wanted = "the finest scale says" if test.measures == AGREEING else "right is"
     return (
         f'<div class="example">{picture}<b>{html.escape(asked.question)}</b><br>'
         f"{wanted} {html.escape(str(test.answers[row]))}; chosen <b>{tokens(test.scales[k])}</b>"

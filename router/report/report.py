@@ -130,7 +130,7 @@ def _budget_table(e: Evaluation) -> str:
     """At exactly each budget: points over the lookup and over the hull, right answers, and what asking for it takes."""
     ours = e.policy(ROUTER).at
     head = ["", *(f"{at.budget:g} {e.cost_unit}" for at in ours)]
-    right = ["router: right, %", *(f"{100 * at.score:.1f}" for at in ours)]
+    right = [f"router: {e.measures}, %", *(f"{100 * at.score:.1f}" for at in ours)]
     asked = ["router: spent when asked", *(f"{at.asked_cost:.2f}" for at in ours)]
     ahead = [[policy.name, *(at.ahead.points() for at in policy.at)] for policy in e.shown]
     if e.ceiling:

@@ -19,6 +19,7 @@ from export.runtime.errors import MvlmError
 from router.labels import read_table
 from router.metrics import Interval
 from router.report.baselines import CascadePoint
+from router.report.cards import examples
 from router.report.shown_rows import shown_rows
 from router.report.summary import claims, lines, verdict, worth_it
 from tests.support.labels_maker import Recipe, alter, make_labels
@@ -138,6 +139,16 @@ def test_a_router_that_is_not_shown_to_win_says_how_many_pictures_would(made):
     told = verdict(replace(e, groups=50, policies=[unsure, *e.policies[1:]], steepness=Interval(0.3, 0.2, 0.4)))
     assert told.startswith("The router does not surely beat mixing two fixed scales at any stated budget")
     assert "about 200 test pictures would decide, and there are 50" in told
+
+
+@pytest.mark.parametrize(
+    ("metric", "wanted"), [("exact", "right is "), ("f1", "right is "), ("agreement", "the finest scale says ")]
+)
+def test_cards_say_what_an_answer_is_held_against(made, metric, wanted):
+    _, table, e = made("question")
+    scored = replace(table.test_rows, facts=table.facts | {"metrics": {metric: 9}})
+    told = examples(e, scored, {}, "")
+    assert told.count(f"<br>{wanted}") == told.count('class="example"') > 3
 
 
 def test_one_cascade_for_several_budgets_is_told_once(made):
