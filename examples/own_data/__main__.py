@@ -76,6 +76,8 @@ class Walk:
         steps, pictures = self.size.steps, self.size.pictures
         told = {"epochs": "null", "steps": steps, "pictures": pictures, "evaluate_every": steps,
                 "evaluate_pictures": min(pictures, 8)}  # fmt: skip
+        if pictures < 16:  # what `init` cut for the memory that was free is more than there is
+            told["accumulate"] = 1
         short = [f"stages.{n}.{key}={value}" for n in range(stages) for key, value in told.items()]
         return ["train.yaml", *short]
 
