@@ -15,7 +15,7 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,14 +98,18 @@ class Ids:
 )
 @click.option("--demo", type=click.Path(path_type=Path), help="The demo's folder, whose bundle is served too.")
 @click.option("--llama-server", "llama", type=click.Path(path_type=Path), help="The program, for a peer.")
+@click.option("--precision", "precisions", multiple=True, type=click.Choice(_PRECISIONS), default=_PRECISIONS)
 @click.option("--rehearse", is_flag=True, help="Tiny; its figures are not kept.")
-def main(threads: int, answers: int, demo: Path | None, llama: Path | None, rehearse: bool) -> None:
+def main(
+    threads: int, answers: int, demo: Path | None, llama: Path | None, precisions: tuple[str, ...], rehearse: bool
+) -> None:
     """Measure, and keep results/callers.json: a few minutes of a machine that does nothing else."""
     width, layers = (128, 2) if rehearse else (_WIDTH, _LAYERS)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as held:
-        run = random_run(Path(scratch) / "run", "pool", width, layers, _PRECISIONS[0], language="llama")
-        ids, absent = Ids(run.bundle), {} if llama else {"llama-server": "not named"}
-        peers: dict[str, Peer] = dict(_own(held, run, threads))
+        run = random_run(Path(scratch) / "run", "pool", width, layers, precisions[0], language="llama")
+        ids, absent = Ids(run.bundle), {name: "not asked for" for name in _PRECISIONS if name not in precisions}
+        absent |= {} if llama else {"llama-server": "not named"}
+        peers: dict[str, Peer] = dict(_own(held, run, precisions, threads))
         if llama:
             peers |= _llama(held, llama, run, ids, threads, absent)
         if demo:
@@ -119,13 +123,14 @@ def main(threads: int, answers: int, demo: Path | None, llama: Path | None, rehe
     }  # fmt: skip
     if not rehearse:
         given = (" --demo demo" if demo else "") + (" --llama-server llama-server" if llama else "")
+        given += "".join(f" --precision {name}" for name in precisions if precisions != _PRECISIONS)
         command = f"python -m benchmarks.runtime.callers --threads {threads} --answers {answers}{given}"
         click.echo(keep("callers", command, **facts))
 
 
-def _own(held: ExitStack, run: RandomRun, threads: int) -> Iterator[tuple[str, Own]]:
+def _own(held: ExitStack, run: RandomRun, precisions: Sequence[str], threads: int) -> Iterator[tuple[str, Own]]:
     """A server for each precision of a run."""
-    for number, precision in enumerate(_PRECISIONS):
+    for number, precision in enumerate(precisions):
         bundle = run.bundle if number == 0 else run.bundle.with_name(f"bundle-{number}")
         if number:
             write_precision(run, precision, bundle)
@@ -138,6 +143,10 @@ def _llama(
     """llama.cpp's server in two precisions; one that cannot is named in `absent`, and does not end the others' run."""
     peers: dict[str, Peer] = {}
     for name in ("F32", "Q4_0"):
+        own = "float32" if name == "F32" else "int4"
+        if own in absent:
+            absent[f"llama-server {name}"] = f"beside {own}, which is absent"
+            continue
         try:
             served = LlamaServer.of(program, run.folder, run.folder.with_name(f"{name}.gguf"), ids, threads)
             peer = held.enter_context(served)

@@ -1,6 +1,6 @@
 """Everything at once at one server: conversations, questions, texts, malformed and giant bodies, callers who leave.
 
-`python -m benchmarks.runtime.mixed` sends 2,000 over 32 connections to a server of its own process, whose model is
+`python -m benchmarks.runtime.mixed` sends 2,048 over 32 connections to a server of its own process, whose model is
 tiny, and keeps whether any answer was lost or differs from what its caller gets alone, and what memory and threads
 were left.
 """
@@ -131,7 +131,7 @@ def mixed(port: int, bodies: Kinds, requests: int, connections: int, seed: int =
 
 
 @click.command()
-@click.option("--requests", default=2000, show_default=True)
+@click.option("--requests", default=2048, show_default=True)
 @click.option("--connections", default=32, show_default=True)
 @click.option("--rehearse", is_flag=True, help="A few; nothing is kept.")
 def main(requests: int, connections: int, rehearse: bool) -> None:

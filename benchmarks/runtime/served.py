@@ -69,7 +69,8 @@ def load(
 
 
 def post(connection: http.client.HTTPConnection, path: str, body: bytes) -> http.client.HTTPResponse:
-    """The answer to a body, unread."""
+    """The answer to a body, unread. Each has a connection of its own: servers differ in when they end one."""
+    connection.close()
     connection.request("POST", path, body, _HEADERS)
     response = connection.getresponse()
     assert response.status == 200, response.read()

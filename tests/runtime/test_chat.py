@@ -151,6 +151,19 @@ def test_memory_is_bounded_and_the_latest_is_kept(made, runtime):
     assert runtime.chat(conversations[0], 36, max_new_tokens=2).new_tokens > 36
 
 
+def test_of_those_that_hold_the_same_one_is_kept(made, runtime, fresh, monkeypatch):
+    messages = [asks(made.picture(0), QUESTIONS[0])]
+    runtime.chat(messages, 9, max_new_tokens=3)
+    held = fresh.memory.held_bytes
+    for _ in range(3):
+        runtime.chat(messages, 9, max_new_tokens=3)
+        assert fresh.memory.held_bytes == held
+    monkeypatch.setattr("export.runtime.decode.transcript._MOST_HELD", 2)
+    lengths = [runtime.chat([asks(f"{number} {text}")], max_new_tokens=1) for number, text in enumerate(QUESTIONS)]
+    latest = sum(answer.prompt_tokens for answer in lengths[-2:])
+    assert fresh.memory.held_bytes == latest * fresh.memory.bytes_a_position
+
+
 def test_what_two_conversations_begin_with_is_read_once_and_both_go_on(made, runtime, fresh):
     system = {"role": "system", "content": "You watch a street and answer briefly. " * 4}
     first, second = ([system, asks(made.picture(i), QUESTIONS[i])] for i in (0, 1))

@@ -25,6 +25,7 @@ from .steps import Read
 
 Array = NDArray[np.float32]
 _ROUND_UP = 64  # positions
+_MOST_HELD = 256  # conversations: of small ones many fit the bytes, and each is looked through for what it begins with
 _WORTH_COPYING = 16  # positions: fewer are read again as quickly
 
 
@@ -97,6 +98,10 @@ class Held:
         most = min(len(self.keys), len(keys))
         return next((place for place in range(most) if self.keys[place] != keys[place]), most)
 
+    def begins_with(self, other: Held) -> bool:
+        """Whether all that another holds is held here too."""
+        return other is not self and self.common(other.keys) == len(other.keys)
+
 
 class Reading:
     """One transcript in a cache, and the answer that is written behind it.
@@ -155,7 +160,10 @@ class Reading:
 
 
 class Memory:
-    """What was read lately, within a bound of bytes: the caches of conversations, least recently used first out."""
+    """What was read lately, within a bound of bytes: the caches of conversations, least recently used first out.
+
+    Of several that hold the same, one is kept.
+    """
 
     def __init__(self, decoder: Any, most_bytes: int) -> None:
         facts = decoder.facts
@@ -205,8 +213,10 @@ class Memory:
         if held.cache.used != len(held.keys):  # it was left in the middle of a step
             return
         with self._lock:
+            for key in [key for key, other in self._held.items() if held.begins_with(other)]:
+                del self._held[key]
             self._held[id(held)] = held
-            while self._held and self._bytes() > self._most:
+            while self._held and (self._bytes() > self._most or len(self._held) > _MOST_HELD):
                 self._held.popitem(last=False)
 
     def _bytes(self) -> int:
