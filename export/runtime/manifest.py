@@ -262,7 +262,7 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
         precision={str(part): str(precision) for part, precision in value["precision"].items()},
         scales=scales,
         image=ImageSpec.from_json(value["image"]),
-        prompt=list(value["prompt"]),
+        prompt=_prompt(value["prompt"]),
         image_token_id=int(value["image_token_id"]),
         stop_ids=frozenset(int(token) for token in value["stop_ids"]),
         max_length=int(value["max_length"]),
@@ -281,6 +281,13 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
         forms={str(phase): dict(words) for phase, words in value["forms"].items()} if "forms" in value else None,
         calibrated={str(phase): list(layers) for phase, layers in value.get("calibrated", {}).items()},
     )  # fmt: skip
+
+
+def _prompt(value: Any) -> list[dict[str, Any]]:
+    parts = [dict(part) for part in value]
+    if any(type(token) is not int or not 0 <= token < _MOST for part in parts for token in part.get("ids", [])):
+        raise ValueError("a prompt of ids that are none")
+    return parts
 
 
 def _chat(value: dict[str, Any]) -> ChatFacts:

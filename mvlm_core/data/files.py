@@ -28,6 +28,7 @@ _SPLIT_WORDS = {
     "test": "test", "testing": "test", "eval": "test",
 }  # fmt: skip
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_MOST_MEMBER_BYTES = 2**30
 _SAMPLE = re.compile(r"((?:.*/|)[^.]+)\.([^/]*)")  # what WebDataset takes for the key and the field of a member
 
 
@@ -225,8 +226,15 @@ def _features_of_tars(paths: Sequence[Path]) -> Any:
 
 
 def _members(path: Path) -> list[str]:
-    with tarfile.open(path) as tar:
-        return tar.getnames()
+    """The names in a tar. Raises `MvlmError` for a member that no row's picture or JSON is as large as: it would be
+    read whole. Compressed tars are none here, whatever they would grow to."""
+    with tarfile.open(path, "r:") as tar:
+        names = []
+        for member in tar:
+            if member.size > _MOST_MEMBER_BYTES:
+                raise MvlmError(f"{path} holds {member.name!r:.80} of {member.size} bytes: split it, or take it out")
+            names.append(member.name)
+        return names
 
 
 def _is_picture(field: str) -> bool:
@@ -287,7 +295,7 @@ def _broken_samples(paths: Sequence[Path]) -> list[str]:
     faults = []
     for path in paths:
         try:
-            with tarfile.open(path) as tar:
+            with tarfile.open(path, "r:") as tar:
                 for member in tar:
                     held = tar.extractfile(member) if member.name.endswith(".json") else None
                     if held is not None:

@@ -208,6 +208,19 @@ def test_every_broken_sample_of_a_tar_is_named(tmp_path, read):
         read(file)
 
 
+def test_a_tar_that_would_grow_as_it_is_read(tmp_path):
+    """A member of two gigabytes by its head, as a sparse one has it; and a compressed tar."""
+    head = tarfile.TarInfo("1.json")
+    head.size = 2**31
+    (tmp_path / "large.tar").write_bytes(head.tobuf() + bytes(10240))
+    with pytest.raises(MvlmError, match=r"large\.tar holds '1\.json' of 2147483648 bytes: split it"):
+        read_rows(tmp_path / "large.tar")
+    with tarfile.open(tmp_path / "small.tar", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("1.json"))
+    with pytest.raises(MvlmError, match=r"small\.tar: no tar, or one cut short"):
+        read_rows(tmp_path / "small.tar")
+
+
 def test_a_tar_cut_short(tmp_path):
     file = as_tar(tmp_path)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])

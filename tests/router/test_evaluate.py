@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from export.runtime.routing.policy import priced_at
+from export.runtime.routing.router_graph import read_priced
 from router.graph.ask import ask_graph
 from router.labels import read_table
 from router.metrics import Resamples, gain_samples, interval
-from router.policy import Outcome, choose, follow, price_for_budget
-from router.report.evaluate import evaluate, read_out_of_fold, router_of_labels, steps
+from router.policy import Outcome, choose, follow
+from router.report.evaluate import evaluate, router_of_labels, steps
 from router.report.summary import claims, lines, verdict
 from tests.support.judged import fit_into
 from tests.support.labels_maker import (
@@ -172,12 +174,11 @@ def test_figures_of_the_shipped_file_itself(made):
     np.testing.assert_array_equal(e.choices, choices)
     chosen_score = [test.scores[i, k] for i, k in enumerate(choices)]
     assert e.default == pytest.approx((test.cost[choices].mean(), np.mean(chosen_score)))
-    on_fit = read_out_of_fold(folder / "router", table)
+    priced = read_priced(folder / "router" / "router.onnx")
     finest = np.eye(4)[3] * 1e6
-    on_fit = np.where(on_fit.strange[:, None], finest, on_fit.probability)
     on_test = np.where((p_value < least)[:, None], finest, probability)
     for at in e.policy("router").at:
-        price = price_for_budget(on_fit, table.cost, at.budget)
+        price = priced_at(priced, at.budget)
         outcome = follow(choose(on_test, test.cost, price), test.scores, test.cost)
         assert (at.asked_cost, at.asked_score) == pytest.approx(outcome.mean)
         assert at.asked_cost < 1.35 * at.budget

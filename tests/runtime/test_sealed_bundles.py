@@ -83,6 +83,13 @@ def test_a_router_with_a_loop(bundle):
     refused(bundle, r"operators that no router needs \(Identity, Loop\)")
 
 
+@pytest.mark.parametrize("token", [1e308, 0.5, -1, 2**62, True, "1"])
+def test_a_prompt_of_ids_that_are_none(bundle, token):
+    """Half an id would be cut to one."""
+    edit(bundle, lambda value: next(part for part in value["prompt"] if "ids" in part).update(ids=[token]))
+    refused(bundle, "a prompt of ids that are none")
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000])
 def test_a_verification_that_is_none(bundle, text):
     (bundle / "verify.json").write_text(text)
