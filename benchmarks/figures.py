@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.code import is_stale
+from benchmarks.decode import told as bits
 from benchmarks.gpu import told as gpu
 
 Figures = dict[str, Any]
@@ -332,7 +333,7 @@ _TOLD: dict[str, Callable[[Figures], str]] = {
     "decode": _decode, "runtime": _runtime, "together": _together, "quality": _quality, "paper": _paper,
     "features_*": _features, "agreement": _agreement,
     "gpu_right": gpu.right, "gpu_fast": gpu.fast, "gpu_labels": gpu.labels,
-    "gpu_decode": gpu.decode, "gpu_real": gpu.real,
+    "gpu_decode": gpu.decode, "gpu_real": gpu.real, "real_weights": bits.real_weights, "size": bits.size,
 }  # fmt: skip
 # What the README's table says of a file beside the demos.
 _IN_SHORT: dict[str, tuple[str, Callable[[Figures], str]]] = {

@@ -130,6 +130,7 @@ def _make(
         write_bundle(
             source, refined.plan, folder, start("writing the graphs", graph_count(source, asked)), refined.numbers
         )
+        refined = replace(refined, numbers={})  # they lie in the files now, where verification reads them
         steps = start("verifying", len(verified) * len(source.scales))
         try:
             report = verify_bundle(source, folder, verified, steps, wanted.max_loss)

@@ -72,7 +72,7 @@ def as_written(model: Any, recipe: Recipe, held: Mapping[str, Numbers], *, one_b
 
         def forward(x: Tensor) -> Tensor:
             numbers = held.get(layer.name)
-            weight = numbers.rows(first, last).restored() if numbers else form.rounded(module.weight)
+            weight = numbers.rows(first, last).restored() if numbers else form.rounded(module.weight.float())
             return functional.linear(form.seen(x, one_by_one=one_by_one), weight, module.bias)
 
         return forward

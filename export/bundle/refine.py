@@ -103,7 +103,9 @@ def _measured(
                if asked.precision[phase] in asked.target.choices]  # fmt: skip
     words = sorted({word for choice in choices for word in choice.forms})
     some = embedded[:: max(len(embedded) // _MEASURED_ROWS, 1)][:_MEASURED_ROWS]
-    return losses(language, some, words, start("measuring layers", len(some))) if words else {}
+    if not words:
+        return {}
+    return losses(language, some, words, start("measuring layers", len(some) + len(every_layer(language)) - 1))
 
 
 def _chosen(language: Any, asked: Plan, phases: Sequence[str], measured: Losses) -> dict[str, Mapping[str, str]]:

@@ -15,6 +15,8 @@ from mvlm_core.modeling.model import MvlmForConditionalGeneration
 from mvlm_core.modeling.processing import MvlmProcessor, require_one_view
 from mvlm_core.modeling.scales import require_scales
 
+from .stored import compute_in_float32
+
 _TOKENIZER_FILE = "tokenizer.json"
 
 
@@ -58,7 +60,8 @@ def read_source(run: Path, router_folder: Path | None, scales: Sequence[ScaleWor
     tokenizer_file = run / _TOKENIZER_FILE
     if not tokenizer_file.is_file():
         raise MvlmError(f"{run} holds no {_TOKENIZER_FILE}: save its tokenizer as a fast one")
-    model, processor = load_run(run)
+    model, processor = load_run(run, dtype="stored")
+    compute_in_float32(model)
     require_one_view(processor, "a bundle")
     require_scales(scales, model.connector.scales)
     said = tuple((router.facts.get("labelled") or {}).get("metrics_said") or ()) if router else ()

@@ -29,8 +29,9 @@ def write_table(weight: Tensor, plan: Plan, weights: WeightFile) -> Embedding:
         return Embedding(weights.path.name, weights.place(table).offset, shape, table.dtype.name)
     numbers = nearest(weight, grid)
     values = weights.place(packed(numbers.values, grid.bits, grid.block, grid.middle))
-    scales = weights.place(numbers.scale.numpy())
-    return Embedding(weights.path.name, values.offset, shape, "uint8", grid.block, scales.offset)
+    scale_dtype = "float16" if grid.half else "float32"
+    scales = weights.place(numbers.scale.numpy().astype(scale_dtype))
+    return Embedding(weights.path.name, values.offset, shape, "uint8", grid.block, scales.offset, scale_dtype)
 
 
 def table_faults(model: Any, plan: Plan, manifest: Manifest) -> list[str]:
@@ -39,7 +40,7 @@ def table_faults(model: Any, plan: Plan, manifest: Manifest) -> list[str]:
     fault = ["the embedding table is not the model's"]
     if tuple(wanted.shape) != place.shape:
         return fault
-    grid = Grid(_BITS, place.block) if place.block else None
+    grid = Grid(_BITS, place.block, half=place.scale_dtype == "float16") if place.block else None
     for first in range(0, len(wanted), _ROWS):
         part = wanted[first : first + _ROWS]
         right = nearest(part, grid).restored().numpy() if grid else _floats(part, plan).astype(np.float32)

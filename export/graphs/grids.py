@@ -21,11 +21,15 @@ _SHARES = tuple(1 - 0.025 * step for step in range(17))
 
 @dataclass(frozen=True)
 class Grid:
-    """`bits` a number, a float32 scale for each `block` of a row, and with `zeros` an integer zero point beside it."""
+    """`bits` a number, a scale for each `block` of a row, and with `zeros` an integer zero point beside it.
+
+    Scales are float32, or with `half` such numbers as half precision has.
+    """
 
     bits: int
     block: int
     zeros: bool = False
+    half: bool = False
 
     @property
     def top(self) -> int:
@@ -40,7 +44,12 @@ class Grid:
     @property
     def bits_a_weight(self) -> float:
         """Scales and zero points included."""
-        return self.bits + (32 + (self.bits if self.zeros else 0)) / self.block
+        return self.bits + ((16 if self.half else 32) + (self.bits if self.zeros else 0)) / self.block
+
+    def stored(self, scale: Tensor) -> Tensor:
+        """Scales as they will be read again, in float32; none of them is nought."""
+        scale = scale.half().float() if self.half else scale
+        return torch.where(scale.abs() < TINY, TINY, scale)
 
     def numbers(self, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         """The nearest numbers of the grid, as floats: x (N, ·), scale and zero (N, 1)."""
@@ -113,13 +122,13 @@ def _reaching(blocks: Tensor, grid: Grid, shares: tuple[float, ...]) -> Iterator
     if grid.zeros:
         high, low = (blocks.amax(1, keepdim=True).clamp(min=0), blocks.amin(1, keepdim=True).clamp(max=0))
         for share in shares:
-            scale = ((high - low) * share / grid.top).clamp(min=TINY)
+            scale = grid.stored((high - low) * share / grid.top)
             yield scale, (-low * share / scale).round_().clamp_(0, grid.top)
         return
     largest = blocks.gather(1, blocks.abs().argmax(1, keepdim=True))
     for share in shares:
         scale = largest * share / -grid.middle if share != 1 else largest / -grid.middle
-        yield torch.where(scale.abs() < TINY, TINY, scale), torch.full_like(scale, grid.middle)
+        yield grid.stored(scale), torch.full_like(scale, grid.middle)
 
 
 def _lost(blocks: Tensor, grid: Grid, scale: Tensor, zero: Tensor, importance: Tensor) -> Tensor:

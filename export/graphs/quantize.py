@@ -1,7 +1,8 @@
 """Linear layers in each form: which node multiplies, and how its numbers are packed.
 
 Letters: K inputs and N outputs of a layer, J blocks of a row, V vocabulary, D width. torch keeps weights as (N, K).
-A form is written in a word, as a bundle's manifest has it: `4b32z` is four bits in blocks of 32 with zero points.
+A form is written in a word, as a bundle's manifest has it: `4b32zh` is four bits in blocks of 32 with zero points, its
+scales in half precision.
 """
 
 from __future__ import annotations
@@ -61,15 +62,17 @@ class Dense:
 class Blocks:
     """onnxruntime's MatMulNBits: `bits` (4 or 8) a weight, a scale for each `block` of a row, zero points or none.
 
+    With `half` the scales lie in the file in half precision, and onnxruntime makes float32 of them as it opens it.
     Activations are quantised to 8 bits by blocks in the kernel (accuracy level 4), which is what makes it fast.
     """
 
     bits: int
     block: int = BLOCK
     zeros: bool = False
+    half: bool = False
 
     def grid_of(self, k: int) -> Grid:
-        return Grid(self.bits, self.block, self.zeros)
+        return Grid(self.bits, self.block, self.zeros, self.half)
 
     @property
     def by_row(self) -> bool:
@@ -83,7 +86,9 @@ class Blocks:
         numbers = numbers or nearest(weight, self.grid_of(k))
         name = f"{name}.int{self.bits}"
         inputs = [x, writer.store(name, packed(numbers.values, self.bits, self.block, numbers.grid.middle))]
-        inputs.append(writer.store(f"{name}.scale", numbers.scale.numpy().astype(writer.floats)))
+        floats = np.dtype(np.float16) if self.half else writer.floats
+        scale = writer.store(f"{name}.scale", numbers.scale.numpy().astype(floats))
+        inputs.append(scale if floats == writer.floats else writer.cast(scale, writer.floats))
         if self.zeros:
             inputs.append(writer.store(f"{name}.zero", packed(numbers.zero, self.bits, 8 // self.bits, 0)[:, :, 0]))
         attributes = {"K": k, "N": n, "bits": self.bits, "block_size": self.block, "accuracy_level": 4}
@@ -220,11 +225,12 @@ class StoredInt4:
 _WORDS: dict[str, Callable[[], Form]] = {
     "float": Dense, "dynamic8": DynamicInt8, "stored8": StoredInt8, "stored4": StoredInt4,
 }  # fmt: skip
-_BLOCKS = re.compile(r"([48])b(16|32|64|128|256)(z?)")
+_BLOCKS = re.compile(r"([48])b(16|32|64|128|256)(z?)(h?)")
 
 
 def form(word: str) -> Form:
-    """A form by its word: `float`, `dynamic8`, `stored8`, `stored4`, or bits, block and zero points as in `4b32z`.
+    """A form by its word: `float`, `dynamic8`, `stored8`, `stored4`, or bits and block, then `z` with zero
+    points and `h` with scales in half precision, as in `4b32zh`.
 
     Raises `ValueError` for any other word.
     """
@@ -233,7 +239,7 @@ def form(word: str) -> Form:
     found = _BLOCKS.fullmatch(word)
     if not found:
         raise ValueError(f"{word!r} is no form of a layer")
-    return Blocks(int(found[1]), int(found[2]), bool(found[3]))
+    return Blocks(int(found[1]), int(found[2]), bool(found[3]), bool(found[4]))
 
 
 def packed(values: Tensor, bits: int, block: int, filling: int) -> NDArray[np.uint8]:

@@ -119,14 +119,14 @@ _NEW_NAME = "it is called int4-fast now"
 # A head in 8 bits: it costs little, and what it loses is lost in every token. What `down_proj` reads holds the massive
 # activations of real models (docs/precision.md), which one scale for a whole step cannot tell from the rest.
 _CPU_FORMS = {
-    "int8": {OTHERS: "dynamic8", "down_proj": "8b32", HEAD: "8b32"},
-    "int4": {OTHERS: "4b32z", HEAD: "8b64"}, "int4-fast": {OTHERS: "4b128z", HEAD: "8b128"},
+    "int8": {OTHERS: "dynamic8", "down_proj": "8b32h", HEAD: "8b64h"},
+    "int4": {OTHERS: "4b32zh", HEAD: "8b64h"}, "int4-fast": {OTHERS: "4b128zh", HEAD: "8b128h"},
 }  # fmt: skip
 # In `int4` no block is so wide that a step for several conversations adds up in another order than for one.
 _CPU_CHOICES = {
-    "int8": Choice(("dynamic8", "8b128", "8b32"), "time", 1.3),
-    "int4": Choice(("4b32z", "8b64"), "bits", 5.5),
-    "int4-fast": Choice(("4b128z", "4b64z", "8b128"), "bits", 4.9),
+    "int8": Choice(("dynamic8", "8b128h", "8b32h"), "time", 1.3),
+    "int4": Choice(("4b32zh", "8b64h"), "bits", 5.6),
+    "int4-fast": Choice(("4b128zh", "4b64zh", "8b128h"), "bits", 4.9),
 }
 _NO_INT4_20 = "four-bit weights need opset 21, and TensorRT 10.3 reads opsets up to 20"
 _NO_FLOAT32 = "TensorRT has no fused attention in single precision"
@@ -220,6 +220,9 @@ def plan(name: str, precision: str | None, asked_positions: int | None, model_po
         raise MvlmError(f"--max-length {asked_positions}: the model was made for {model_positions} positions")
     chosen = parse_precision(precision, asked_of)
     words = {phase: asked_of.words(chosen[phase]) for phase in PHASES}
+    if chosen["prefill"] != chosen["decode"] and not any(chosen[phase] in FLOATS for phase in PHASES):
+        # One head, stored once: it multiplies a single position in both phases.
+        words["prefill"] = {**words["prefill"], HEAD: words["decode"].get(HEAD, words["decode"][OTHERS])}
     return Plan(asked_of, chosen, asked_positions or most, words)
 
 

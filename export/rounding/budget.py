@@ -11,7 +11,7 @@ from .sensitivity import Losses
 
 # How long a product of many positions takes in each form, one scale for all of them being one, on a CPU with
 # AVX512-VNNI: read from an earlier measurement of such forms, and not measured again with today's.
-_TIMES = {"dynamic8": 1.0, "8b128": 1.67, "8b32": 2.0}
+_TIMES = {"dynamic8": 1.0, "8b128h": 1.67, "8b32h": 2.0}
 
 
 def cost(word: str, unit: str) -> float:

@@ -13,6 +13,7 @@ from export.graphs.grids import Numbers
 from export.graphs.recipe import Recipe
 
 from .gptq import gptq
+from .kept import KeptNumbers
 from .layers import BlockInputs, Layer, every_layer, layers_of
 
 # Massive activations (arXiv 2402.17762) stand at one or two positions, whose answers nobody asks for; unclipped, they
@@ -32,12 +33,12 @@ def calibrated_layers(model: Any, words: Mapping[str, str]) -> set[str]:
 @torch.no_grad()
 def calibrate(
     model: Any, rows: Sequence[Tensor], words: Mapping[str, str], progress: Callable[[int], None]
-) -> dict[str, Numbers]:
+) -> Mapping[str, Numbers]:
     """Round every layer that `words` gives four bits to: embeddings of rows, (1, S, D) each -> layer -> numbers.
 
     Later blocks see what the rounded ones before them put out. The model is as it was afterwards.
     """
-    recipe, few, found = Recipe(words), calibrated_layers(model, words), dict[str, Numbers]()
+    recipe, few, found = Recipe(words), calibrated_layers(model, words), KeptNumbers()
     inputs = BlockInputs(model, rows)
     for number, block in enumerate(model.model.layers):
         layers = layers_of(block, number)
@@ -47,8 +48,9 @@ def calibrate(
             form = recipe.of(layer.name)
             grid = form.grid_of(layer.shape[1])
             if grid is not None and layer.name in few:
-                found[layer.name] = gptq(layer.weight, squares[layer.name], grid)
-                restored = found[layer.name].restored()
+                numbers = gptq(layer.weight, squares[layer.name], grid)
+                found.keep(layer.name, numbers)
+                restored = numbers.restored()
             else:
                 restored = form.rounded(layer.weight)
             rounded |= dict(zip(layer.modules, restored.split([m.weight.shape[0] for m in layer.modules]), strict=True))

@@ -15,10 +15,14 @@ from torch import Tensor, nn
 
 from export.graphs.quantize import form
 
-from .layers import Layer, every_layer
+from .layers import every_layer
 
 # layer -> form -> nats a token.
 Losses = dict[str, dict[str, float]]
+
+
+# Of each module in turn, what it read and the gradient by what it put out: (T, K) and (T, N) for each row.
+_Seen = dict[nn.Module, list[Tensor]]
 
 
 def losses(
@@ -27,30 +31,34 @@ def losses(
     """Losses of each form for each layer of the blocks, on rows of embeddings (1, S, D).
 
     Beside each row stands the first position whose choice of the next token counts. The sum over layers foretells the
-    divergence of a whole model as far as its layers' errors do not work together.
+    divergence of a whole model as far as its layers' errors do not work together. `progress` counts rows and layers.
     """
     layers = every_layer(model)[:-1]
-    sums: Losses = {layer.name: dict.fromkeys(words, 0.0) for layer in layers}
-    generator, tokens = torch.Generator().manual_seed(0), 0
+    reads: _Seen = {module: [] for layer in layers for module in layer.modules}
+    gradients: _Seen = {module: [] for module in reads}
+    generator, tokens, found = torch.Generator().manual_seed(0), 0, Losses()
     for row, first in rows:
         tokens += row.shape[1] - first
-        _one_row(model, layers, row, first, sums, generator)
+        _one_row(model, row, first, generator, reads, gradients)
         progress(1)
-    return {name: {word: 0.5 * total / tokens for word, total in by_word.items()} for name, by_word in sums.items()}
+    with torch.no_grad():
+        for layer in layers:
+            x, *_ = [reads.pop(module) for module in layer.modules]
+            gradient = torch.cat([torch.cat(gradients.pop(module)) for module in layer.modules], dim=-1)
+            moved = _moved(layer.weight, x, gradient, words)
+            found[layer.name] = {word: 0.5 * total / tokens for word, total in moved.items()}
+            progress(1)
+    return found
 
 
-def _one_row(
-    model: Any, layers: Sequence[Layer], row: Tensor, first: int, sums: Losses, generator: torch.Generator
-) -> None:
-    """Add a row's losses to the sums of all layers."""
-    reads: dict[nn.Module, Tensor] = {}
-    gradients: dict[nn.Module, Tensor] = {}
+def _one_row(model: Any, row: Tensor, first: int, generator: torch.Generator, reads: _Seen, gradients: _Seen) -> None:
+    """Add what a row puts through all layers, and the gradients that come back."""
 
     def catch(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
-        reads[module] = args[0].detach()[0]
-        y.register_hook(lambda gradient: gradients.__setitem__(module, gradient[0]))
+        reads[module].append(args[0].detach()[0])
+        y.register_hook(lambda gradient: gradients[module].append(gradient[0]))
 
-    hooks = [module.register_forward_hook(catch) for layer in layers for module in layer.modules]
+    hooks = [module.register_forward_hook(catch) for module in reads]
     needing = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in needing:
@@ -66,16 +74,16 @@ def _one_row(
             parameter.requires_grad_(True)
         for hook in hooks:
             hook.remove()
-    with torch.no_grad():
-        for layer in layers:
-            x = reads[layer.modules[0]]
-            gradient = torch.cat([gradients[module] for module in layer.modules], dim=-1)
-            for word in sums[layer.name]:
-                sums[layer.name][word] += _moved(layer.weight, x, gradient, word)
 
 
-def _moved(weight: Tensor, x: Tensor, gradient: Tensor, word: str) -> float:
-    """The sum over positions of the square of what a form's error, (T, K) -> (T, N), does along a gradient (T, N)."""
-    used = form(word)
-    error = used.seen(x) @ used.rounded(weight).T - x @ weight.T
-    return float((error * gradient).sum(-1).square().sum())
+def _moved(weight: Tensor, rows: Sequence[Tensor], gradient: Tensor, words: Sequence[str]) -> dict[str, float]:
+    """The sum over positions of the square of what each form's error, (T, K) -> (T, N), does along a gradient (T, N).
+
+    Each row was a step of its own.
+    """
+    right, moved = torch.cat(list(rows)) @ weight.T, {}
+    for word in words:
+        used = form(word)
+        error = torch.cat([used.seen(x) for x in rows]) @ used.rounded(weight).T - right
+        moved[word] = float((error * gradient).sum(-1).square().sum())
+    return moved

@@ -62,7 +62,7 @@ class Embedding:
     """Where the embedding table (V, D) lies in a file of the bundle.
 
     With a `block` it lies there in 8 bits, `dtype` uint8: rows made up to whole blocks, 128 standing for nought, and at
-    `scale_offset` a float32 scale for each block, row by row.
+    `scale_offset` a scale for each block, row by row, of `scale_dtype`.
     """
 
     file: str
@@ -71,6 +71,7 @@ class Embedding:
     dtype: str
     block: int | None = None
     scale_offset: int = 0
+    scale_dtype: str = "float32"
 
     @property
     def blocks(self) -> int:
@@ -83,7 +84,8 @@ class Embedding:
         rows, width = self.shape
         if not self.block:
             return self.offset + _BYTES[self.dtype] * rows * width
-        return max(self.offset + rows * self.blocks * self.block, self.scale_offset + 4 * rows * self.blocks)
+        scales = _BYTES[self.scale_dtype] * rows * self.blocks
+        return max(self.offset + rows * self.blocks * self.block, self.scale_offset + scales)
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,8 @@ def _check_names(manifest: Manifest, files: dict[str, tuple[str, int]]) -> None:
         )
     table = manifest.embedding
     known = ("uint8",) if table.block else tuple(_BYTES)
-    sound = table.dtype in known and min(table.offset, table.scale_offset, min(table.shape) - 1) >= 0
+    sound = table.dtype in known and table.scale_dtype in _BYTES
+    sound = sound and min(table.offset, table.scale_offset, min(table.shape) - 1) >= 0
     if not sound or table.ends > files[table.file][1]:
         raise MvlmError(f"the embedding table of {manifest.folder} does not lie in {table.file}: export again")
 
@@ -270,6 +273,7 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
         embedding=Embedding(
             str(table["file"]), int(table["offset"]), (int(table["shape"][0]), int(table["shape"][1])), table["dtype"],
             int(table["block"]) if table.get("block") else None, int(table.get("scale_offset", 0)),
+            str(table.get("scale_dtype", "float32")),
         ),
         vision=_graph(graphs["vision"], ("pixel_values",), ("values", "words")),
         connectors={scale: _graph(graphs["connectors"][str(scale)], ("values",), ("tokens",)) for scale in scales},

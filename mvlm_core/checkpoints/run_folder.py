@@ -17,6 +17,9 @@ INDEX = f"{WEIGHTS}.index.json"
 # What a run was made from, and when it is whole the hashes of its weights; runs of an older mvlm have none.
 _NAME = "run"
 Precision = Literal["float32", "bfloat16"]
+# As the weights lie in their files, which then stay mapped.
+Stored = Literal["stored"]
+_HALVES = {"F16": "float16", "BF16": "bfloat16"}
 
 
 def weight_files(run: Path) -> list[Path]:
@@ -105,9 +108,11 @@ def load_processor(run: Path) -> MvlmProcessor:
 
 
 def load_run(
-    run: Path, *, device: str = "cpu", dtype: Precision = "float32"
+    run: Path, *, device: str = "cpu", dtype: Precision | Stored = "float32"
 ) -> tuple[MvlmForConditionalGeneration, MvlmProcessor]:
     """The model of a run, ready to answer, and its processor. Nothing is fetched, and no code of the run is used.
+
+    With `stored` its weights have the type that their files hold; float32 where those hold several.
 
     Raises `MvlmError` when `run` is no run, holds a model of another kind, weights that are not the model's name for
     name and shape for shape or are not finite, or no tokenizer (as after the import of a checkpoint without one); and
@@ -126,8 +131,8 @@ def load_run(
     logging.set_verbosity_error()  # what it would print as a table is said below
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            run, config=config, dtype=dtype, local_files_only=True, output_loading_info=True,
-            ignore_mismatched_sizes=True, trust_remote_code=False,
+            run, config=config, dtype=_stored_type(run) if dtype == "stored" else dtype, local_files_only=True,
+            output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False,
         )  # fmt: skip
     except Exception as error:  # see above
         raise MvlmError(f"{run} cannot be loaded ({_reason(error)}): train it again") from None
@@ -139,6 +144,18 @@ def load_run(
     if faults := faults_of_loading(model, loading):
         raise MvlmError(f"tensors of {run} that are not in order: {len(faults)}; train it again{listed(faults)}")
     return model.to(device).eval(), processor
+
+
+def _stored_type(run: Path) -> str:
+    from safetensors import safe_open
+
+    held = set()
+    for file in weight_files(run):
+        if file.name != INDEX:
+            with safe_open(file, "pt") as tensors:
+                held |= {tensors.get_slice(name).get_dtype() for name in list(tensors.keys())}
+    held -= {"I64", "I32", "U8", "BOOL"}  # counters, which are never rounded
+    return _HALVES.get(held.pop(), "float32") if len(held) == 1 else "float32"
 
 
 def _require_device(device: str) -> None:

@@ -15,6 +15,7 @@ from export.runtime import MvlmError
 PRODUCTS = {
     "dense": Dense(), "4 bits": Blocks(4), "4 bits, wide blocks": Blocks(4, WIDE_BLOCK), "8 bits": Blocks(8),
     "4 bits, zero points": Blocks(4, zeros=True), "8 bits, blocks of 64": Blocks(8, 64),
+    "4 bits, zero points, half scales": Blocks(4, zeros=True, half=True),
     "8 bits, wide blocks, zero points": Blocks(8, WIDE_BLOCK, zeros=True),
     "dynamic": DynamicInt8(), "stored, 8 bits": StoredInt8(), "stored, 4 bits": StoredInt4(),
 }  # fmt: skip
@@ -81,6 +82,7 @@ def test_what_is_read_from_the_file_is_what_was_written(tmp_path, name):
 def test_forms_by_their_words():
     assert form("4b32z") == Blocks(4, 32, zeros=True)
     assert form("8b128") == Blocks(8, 128)
+    assert form("4b64zh") == Blocks(4, 64, zeros=True, half=True)
     assert isinstance(form("dynamic8"), DynamicInt8)
     for word in ("4b31", "5b32", "4b32y", "int4", ""):
         with pytest.raises(ValueError, match="no form of a layer"):

@@ -15,13 +15,10 @@ from export.runtime import Runtime
 from mvlm_core.data.reading import read_rows
 from tests.support.real_model import real_run
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        "MVLM_REAL_WEIGHTS" not in os.environ,
-        reason="minutes of a real model's calibration, and its limits are not settled yet: set MVLM_REAL_WEIGHTS",
-    ),
-]
+pytestmark = pytest.mark.slow
+minutes = pytest.mark.skipif(
+    "MVLM_REAL_WEIGHTS" not in os.environ, reason="minutes of a real model's export: set MVLM_REAL_WEIGHTS"
+)
 BOTH = "prefill=int8,decode=int4"
 
 
@@ -58,11 +55,12 @@ def test_massive_activations_are_there(source, real):
     assert max(float(sizes.max() / sizes.median()) for sizes in seen.values()) > 200
 
 
+@minutes
 def test_int8_and_int4_of_a_real_model_pass_their_own_verification(real, tmp_path, mvlm):
     out = tmp_path / "bundle"
     done = mvlm(
         "export", str(real / "run"), "--rows", str(real / "rows"), "--no-router", "--scales", "4", "--out", str(out),
-        "--precision", BOTH, "--verify-rows", "4", "--max-length", "512",
+        "--precision", BOTH, "--verify-rows", "2", "--max-length", "512", "--calibration-rows", "8",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     facts = json.loads((out / "verify.json").read_text())["scales"]["4"]
@@ -75,6 +73,7 @@ def test_int8_and_int4_of_a_real_model_pass_their_own_verification(real, tmp_pat
     assert "Paris" in answer.text
 
 
+@minutes
 def test_calibration_loses_less_than_rounding_each_weight(source, real, tmp_path):
     from export.bundle.files import write_bundle
     from export.bundle.refine import calibration_rows, refine

@@ -16,11 +16,12 @@ from export.rounding import gptq as rounding
 from export.rounding.budget import cheapest_loss, cost
 from export.rounding.calibrate import calibrate, calibrated_layers, clipped, other_weights
 from export.rounding.gptq import FARTHEST, gptq
+from export.rounding.kept import KeptNumbers
 from export.rounding.layers import every_layer
 from export.rounding.sensitivity import losses
 from tests.support.tiny import tiny_model
 
-GRIDS = [Grid(4, 32), Grid(4, 32, zeros=True), Grid(4, 64, zeros=True), Grid(8, 32)]
+GRIDS = [Grid(4, 32), Grid(4, 32, zeros=True), Grid(4, 32, zeros=True, half=True), Grid(4, 64, zeros=True), Grid(8, 32)]
 
 
 def inputs_and_weight(k: int = 96):
@@ -70,6 +71,18 @@ def test_gptq_is_the_slow_way(grid):
 def test_outputs_stay_nearer_than_by_rounding_to_the_nearest(grid):
     x, weight = inputs_and_weight()
     assert lost(x, weight, gptq(weight, x.T @ x, grid)) < 0.75 * lost(x, weight, nearest(weight, grid))
+
+
+def test_numbers_are_kept_as_they_are():
+    _, weight = inputs_and_weight(95)
+    kept = KeptNumbers()
+    for grid in (*GRIDS, Grid(8, 64, half=True)):
+        kept.keep(str(grid), nearest(weight, grid))
+    assert len(kept) == len(list(kept)) == len(GRIDS) + 1
+    for grid in GRIDS:
+        wanted, found = nearest(weight, grid), kept[str(grid)]
+        assert found.grid == grid
+        assert all(torch.equal(getattr(wanted, name), getattr(found, name)) for name in ("values", "scale", "zero"))
 
 
 def test_an_input_that_is_always_nought_is_rounded_alone():
@@ -180,7 +193,7 @@ def test_a_budget_goes_where_it_saves_most():
         mean = few + (many - few) * enough / 1150 + 1e-9
         words = cheapest_loss(found, sizes, Choice(("4b128z", "8b128"), "bits", mean))
         assert {name for name, word in words.items() if word == "8b128"} == set(chosen)
-    assert cost("dynamic8", "time") < cost("8b128", "time") < cost("8b32", "time")
+    assert cost("dynamic8", "time") < cost("8b128h", "time") < cost("8b32h", "time")
 
 
 def test_outputs_that_one_large_input_would_carry_away_are_rounded_by_themselves(monkeypatch):

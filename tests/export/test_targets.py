@@ -93,3 +93,12 @@ def test_positions():
     assert plan("rtx", None, 4096, 4096).positions == 4096
     with pytest.raises(MvlmError, match="--max-length 513: the model was made for 512"):
         plan("rtx", None, 513, 512)
+
+
+def test_phases_of_few_bits_share_one_head():
+    """It multiplies one position in either, and is as large as many layers."""
+    for decode in ("int4", "int4-fast"):
+        words = plan("ort-cpu", f"prefill=int8,decode={decode}", None, 64).words
+        assert words["prefill"]["lm_head"] == words["decode"]["lm_head"]
+        assert words["prefill"]["*"] != words["decode"]["*"]
+    assert plan("ort-cpu", "prefill=float32,decode=int4", None, 64).words["prefill"] == {"*": "float"}

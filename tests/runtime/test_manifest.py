@@ -112,6 +112,7 @@ def test_a_link_that_leads_outside(bundle):
         (lambda value: value.update(tokenizer="other.json"), r"no hash for other\.json"),
         (lambda value: value["embedding"].update(offset=10**12), "embedding table"),
         (lambda value: value["embedding"].update(dtype="float64"), "embedding table"),
+        (lambda value: value["embedding"].update(scale_dtype="float64"), "embedding table"),
         (lambda value: value.update(feature_version=99), "features of version 99"),
         (lambda value: value.update(prompt=[{"image": True}]), "0 for a question"),
         (lambda value: value.update(prompt=[{"picture": True}]), "prompt of the bundle is not in order"),

@@ -30,7 +30,7 @@ class EmbeddingTable:
         shape: tuple[int, ...] = place.shape
         if place.block:
             blocks = (place.shape[0], place.blocks)
-            self._scales = np.memmap(file, np.float32, "r", place.scale_offset, blocks)
+            self._scales = np.memmap(file, place.scale_dtype, "r", place.scale_offset, blocks)
             shape = (*blocks, place.block)
         self._rows = np.memmap(file, place.dtype, "r", place.offset, shape)
 
@@ -46,7 +46,8 @@ class EmbeddingTable:
         rows = self._rows[wanted].astype(np.float32)  # a table of halves too
         if self._scales is None:
             return rows
-        restored = (rows - _NOUGHT) * self._scales[wanted][..., None]  # (T, blocks, block)
+        scales = self._scales[wanted].astype(np.float32)
+        restored = (rows - _NOUGHT) * scales[..., None]  # (T, blocks, block)
         return restored.reshape(len(wanted), -1)[:, : self._width]
 
 
