@@ -6,7 +6,7 @@ import math
 import pyarrow.parquet as pq
 import pytest
 
-from export.runtime.artefact import read_artefact
+from export.runtime.artefact import describe, read_artefact, write_json
 from mvlm_core.data.reading import read_rows
 from mvlm_core.label.sweep import Sweep, label, new_tokens
 from tests.support.tiny import tiny_model, tiny_processor
@@ -103,4 +103,10 @@ def test_training_rows_are_labelled_only_when_asked_for_by_name(run, scenes, tmp
     taken = mvlm("label", run, "--scales", "1,9", "--splits", "train", "--training-rows", "--max-new-tokens", "1",
                  "--out", tmp_path / "labels")  # fmt: skip
     assert taken.exit_code == 0, taken.output
+    write_json(run / "run.json", describe("run", rows_sha256="0" * 64))
+    changed = mvlm("label", run, "--scales", "1,9", "--splits", "val", "--out", tmp_path / "again")
+    assert changed.exit_code == 2
+    assert "or its splits have changed since" in changed.output
+    assert not (tmp_path / "again").exists()
+    (run / "run.json").unlink()
     (run / "train.yaml").unlink()
