@@ -24,6 +24,6 @@ class Size:
 
 
 REHEARSAL = Size(SceneCounts(60, 30, 30), (6, 6))  # runs every verb and learns nothing
-SHORT = Size(SceneCounts(12000, 900, 900), (450, 650))
+SHORT = Size(SceneCounts(14400, 900, 900), (600, 900))
 SHEETS = Size(SceneCounts(1500, 300, 300), (350, 450))  # of `--size large`
 LONG = Size(SceneCounts(16000, 4200, 900), (700, 1000))  # as many labels as a router that reads pictures wants
