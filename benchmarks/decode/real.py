@@ -18,7 +18,7 @@ import click
 import torch
 
 from benchmarks.decode.real_speed import speed
-from benchmarks.decode.scored import HERE, Scorer, pieces
+from benchmarks.decode.scored import HERE, Scorer, pieces, texts_of
 from benchmarks.machine import RESULTS, keep
 from export.graphs.recipe import Recipe
 from export.graphs.targets import target
@@ -47,7 +47,7 @@ def main(folder: Path, only: tuple[str, ...], plain: bool, threads: int) -> None
     rows = _rows(model, tokenizer)
     made_for = target("ort-cpu")
     measured = _measured(folder, model, rows, sorted({w for c in made_for.choices.values() for w in c.forms}))
-    scorer = Scorer(model, tokenizer)
+    scorer = Scorer(model, texts_of(tokenizer))
     sizes = {layer.name: layer.size for layer in every_layer(model)[:-1]}
     tokens = {"scored": scorer.tokens, "calibrated": sum(row.shape[1] for row in rows)}
     for name in only or made_for.choices:

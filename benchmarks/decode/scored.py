@@ -29,13 +29,17 @@ def pieces(text: str, tokenizer: Any, most: int = 10_000) -> list[Tensor]:
     return [torch.tensor([[begin, *ids[at : at + step]]]) for at in range(0, len(ids), step)]
 
 
+def texts_of(tokenizer: Any) -> dict[str, list[Tensor]]:
+    """Both texts in pieces, by their names."""
+    return {name: pieces(file.read_text(), tokenizer) for name, file in TEXTS.items()}
+
+
 class Scorer:
-    """A model, and what it says of the texts as it was trained."""
+    """A model, and what it says of texts in pieces, by their names, as it was trained."""
 
     @torch.no_grad()
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model = model
-        self.texts = {name: pieces(file.read_text(), tokenizer) for name, file in TEXTS.items()}
+    def __init__(self, model: Any, texts: Mapping[str, Sequence[Tensor]]) -> None:
+        self.model, self.texts = model, texts
         self.wanted = {name: [model(ids).logits[0, :-1] for ids in read] for name, read in self.texts.items()}
 
     @property

@@ -5,8 +5,12 @@ It stands in the runtime because the runtime stands at the bottom of the house: 
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Sequence
+
+# No word of a message is longer: a value that somebody sent may be.
+_LONGEST_WORD, _KEPT = 500, 60
 
 
 class MvlmError(Exception):
@@ -18,7 +22,7 @@ class MvlmError(Exception):
     exit_status = 2
 
     def __init__(self, message: str, *, code: str = "bad-input") -> None:
-        super().__init__(message)
+        super().__init__(re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", _shortened, message))
         self.code = code
 
 
@@ -29,6 +33,10 @@ class CheckFailed(MvlmError):
 
     def __init__(self, message: str, *, code: str = "check-failed") -> None:
         super().__init__(message, code=code)
+
+
+def _shortened(word: re.Match[str]) -> str:
+    return f"{word[0][:_KEPT]}... ({len(word[0])} characters)"
 
 
 def shown(value: object) -> str:

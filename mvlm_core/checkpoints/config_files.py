@@ -41,6 +41,8 @@ def original_config(file: Path, tower: CLIPVisionConfig, query: QuerySizes | Non
     only = _LLAVA_SETTINGS | ({} if query else {"mm_projector_type": "mlp2x_gelu"})
     _require_settings(file, told, only)
     width = told.get("mm_hidden_size")
+    if type(width) is not int:
+        raise MvlmError(f"{file} says no whole number as mm_hidden_size, the width of its vision tower: get it again")
     if width != tower.hidden_size:
         raise MvlmError(
             f"{file} wants a vision tower of width {width} (mm_hidden_size), and the tower's is {tower.hidden_size}:"

@@ -78,7 +78,7 @@ def fit_router(
     Example:
       mvlm fit-router labels --out router
       mvlm fit-router labels --within 1% --confidence 90% --out bounded
-      mvlm fit-router labels --metric caption=f1 --out lenient
+      mvlm fit-router labels --metric contains --out lenient
     """
     from router.fit.fit import fit_count, fit_table
     from router.fit.risk_bound import Wanted

@@ -36,12 +36,14 @@ def test_shuffled_channels_compute_the_same():
 
 
 def test_scores_are_nothing_for_the_model_itself_and_grow_with_rounding():
-    scorer = Scorer(llama(), [torch.arange(20)[None], torch.arange(7)[None]])
+    scorer = Scorer(llama(), {"long": [torch.arange(20)[None]], "short": [torch.arange(7)[None]]})
     whole, rounded = (scorer.facts(Recipe({"*": word}), {}) for word in ("float", "4b32"))
     assert whole["kl"] == pytest.approx(0, abs=1e-9)
     assert whole["top1"] == 1
     assert rounded["kl"] > 1e-6
     assert rounded["mib"] < whole["mib"]
+    by_text = {name: found["kl"] for name, found in rounded["by_text"].items()}
+    assert rounded["kl"] == pytest.approx((19 * by_text["long"] + 6 * by_text["short"]) / 25)
 
 
 def test_packages_that_cannot_be_had(tmp_path, monkeypatch):

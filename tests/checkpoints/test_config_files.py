@@ -17,6 +17,7 @@ def stock():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"mm_hidden_size": "1" * 5000}, "says no whole number as mm_hidden_size"),
         ({"mm_hidden_size": 24}, "wants a vision tower of width 24 .* the tower's is 16"),
         ({"mm_vision_select_layer": -7}, "reads layer -7 of a vision tower of 3 layers"),
         ({"mm_vision_select_feature": "cls_patch", "mm_patch_merge_type": "spatial"}, "'cls_patch' .*; mm_patch_merge"),

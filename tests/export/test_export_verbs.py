@@ -174,7 +174,7 @@ def test_a_precision_that_loses_too_much_names_layers_and_the_next_that_passes(m
     failed = mvlm(*asked, "--precision", "int4-fast", "--max-loss", "0.0001", "--calibration-rows", "2")
     assert failed.exit_code == 1
     assert "the chances of the next token moved by" in failed.output
-    assert re.search(r"the layers that cost most: layers\.\d\.\S+ \(4b128z, \w+: \S+\), ", failed.output)
+    assert re.search(r"the layers that cost most: layers\.\d\.\S+ \(4b128zh, \w+: \S+\), ", failed.output)
     assert "--precision float32 passes" in failed.output
     assert list(tmp_path.iterdir()) == [tmp_path / "bundle.refused"]
 

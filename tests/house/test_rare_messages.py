@@ -96,3 +96,8 @@ def test_a_picture_without_tags():
     assert tags.of([PictureFile(Path("rows/0.png"))]) == []
     with pytest.raises(MvlmError, match=r"1\.png has no tags in .*: the loss `patches` needs them for each"):
         tags.of([PictureFile(Path("rows/1.png"))])
+
+
+def test_a_value_of_any_length_leaves_a_message_that_can_be_read():
+    said = str(MvlmError(f"config.json says {'1' * 5000} of /a/folder: get it again"))
+    assert said == f"config.json says {'1' * 60}... (5000 characters) of /a/folder: get it again"
