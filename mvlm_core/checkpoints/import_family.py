@@ -164,7 +164,7 @@ class FamilyCheckpoint:
                 name: tensor.shape for name, tensor in MvlmForConditionalGeneration(self.config).state_dict().items()
             }
         if self.config.tie_word_embeddings:
-            found.pop(_HEAD), wanted.pop(_HEAD)
+            found.pop(_HEAD, None), wanted.pop(_HEAD)
         faults = [f"{name} has no place here" for name in sorted(found.keys() - wanted.keys())]
         faults += [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
         faults += [

@@ -336,11 +336,16 @@ def _answers(answers: Sequence[Any]) -> tuple[str, ...]:
 
 
 def _source(held: Any, number: int, origin: Origin) -> PictureSource:
-    if isinstance(held, HeldClip):
-        parts, times = held.parts()
-        if held.listed:
-            return ClipFrames(tuple(_frame(part, origin) for part in parts))
-        return ClipFile(origin.base / parts[0], times)
+    if not isinstance(held, HeldClip):
+        return _picture(held, number, origin)
+    parts, times = held.parts()
+    if held.listed:
+        # Frames are kept where they are no files: a stream is not read again for one.
+        return ClipFrames(tuple(_picture(part, 0, replace(origin, again=None)) for part in parts))
+    return ClipFile(origin.base / parts[0], times)
+
+
+def _picture(held: Any, number: int, origin: Origin) -> PictureFile | PictureBytes | PictureInRow:
     held = _without_struct(held)
     if isinstance(held, str) and held[:6].lower().startswith(_FETCHED):
         raise MvlmError(f"nothing is fetched, and {held[:80]} is not here: put the file beside the data and name it")
@@ -349,14 +354,6 @@ def _source(held: Any, number: int, origin: Origin) -> PictureSource:
     data = _bytes(held)
     key = hashlib.sha256(data).hexdigest()
     return PictureBytes(key, data) if origin.again is None else PictureInRow(key, origin.again, number)
-
-
-def _frame(held: Any, origin: Origin) -> PictureSource:
-    """A frame of a clip, which is kept where it is not a file: a stream is not read again for it."""
-    source = _source(held, 0, replace(origin, again=None))
-    if isinstance(source, ClipFrames | ClipFile):
-        raise MvlmError("a frame of a clip is a clip: list pictures")
-    return source
 
 
 def _without_struct(held: Any) -> Any:
