@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -115,7 +116,7 @@ def import_checkpoint(
 
     if words:
         words.processor.default_scale = max(scales or (config.num_queries,))
-    (words.processor if words else images).save_pretrained(out)
+    _save(words.processor if words else images, out, described)
     write_model(state, config, out)
     carry_code(out)
     write_run_facts(out)
@@ -125,13 +126,23 @@ def import_checkpoint(
     return Imported(notes, scales, config.num_queries, words is not None)
 
 
+def _save(processor: Any, out: Path, checkpoint: Path) -> None:
+    """Raise `MvlmError` for settings that JSON can spell, and no file of text can hold."""
+    try:
+        processor.save_pretrained(out)
+    except UnicodeEncodeError:
+        raise MvlmError(
+            f"{checkpoint}: a setting of its tokenizer or processor holds half of a surrogate pair: get it again"
+        ) from None
+
+
 def _import_family(checkpoint: Path, out: Path, vision_tower: Path | None, bar: Bar) -> Imported:
     if vision_tower:
         raise MvlmError(f"{checkpoint} holds its vision tower: leave --vision-tower away")
     read = FamilyCheckpoint(checkpoint)
     state, processor = read.state(), read.processor()
     processor.default_scale = NATIVE
-    processor.save_pretrained(out)
+    _save(processor, out, checkpoint)
     write_model(state, read.config, out, read.generation_config())
     carry_code(out)
     hashes = _hashes(read.stored.files, bar)

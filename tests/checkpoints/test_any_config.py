@@ -106,3 +106,12 @@ def test_any_value_of_a_checkpoint_of_transformers(of_transformers, tmp_path_fac
 @given(st.data())
 def test_any_value_of_a_run(run, tmp_path_factory, data):
     held(run, data, tmp_path_factory, lambda folder, room: load_run(folder))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_half_of_a_surrogate_pair_is_refused(of_transformers, tmp_path):
+    folder = shutil.copytree(of_transformers, tmp_path / "checkpoint")
+    told = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(told | {"backend": "\ud83d"}))
+    with pytest.raises(MvlmError, match="holds half of a surrogate pair: get it again"):
+        read(folder, tmp_path / "run")
