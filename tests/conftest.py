@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import settings
 
 from export.runtime import Runtime
 from mvlm_core.cli import main
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The same cases in every run, so that a run fails by what was changed; HYPOTHESIS_PROFILE=other draws others.
-settings.register_profile("same", derandomize=True)
-settings.register_profile("other", derandomize=False)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+with suppress(ImportError):  # the smoke tests run without it
+    from hypothesis import settings
+
+    settings.register_profile("same", derandomize=True)
+    settings.register_profile("other", derandomize=False)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 _made: set[messages.Place] = set()  # which messages of errors the tests raise, here and in the workers of xdist
