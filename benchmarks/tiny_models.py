@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from PIL import Image, ImageDraw
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -85,6 +86,15 @@ def _language_models(vocabulary: int, tokenizer: PreTrainedTokenizerFast) -> dic
         "qwen3": Qwen3Config(**shared, tie_word_embeddings=True),
         "llama": LlamaConfig(**shared, tie_word_embeddings=False),
     }
+
+
+def byte_words() -> PreTrainedTokenizerFast:
+    """As Vicuna's: <unk>, <s> and </s>, no <image>, and no token to pad with; here every byte is a token."""
+    words = ["<unk>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    backend = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, [], unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
 def drawn_picture(seed: int = 0, size_px: int = SIZE_PX) -> Image.Image:

@@ -76,10 +76,9 @@ def against(table: Table, tokens: np.ndarray, many: str, few: str) -> list[dict[
     """Many tiles with few tokens over few tiles with many, in points, paired by picture: on all pictures, and on those
     that have more tiles than `few` shows."""
     a, b = table.scales.index(many), table.scales.index(few)
-    own = table.image[:, table.facts["feature_names"]["image"].index("log2_height")]
     has_more = tokens[:, a] / (Scale.parse(many).tokens or 1) > tokens[:, b] / (Scale.parse(few).tokens or 1)
     found = []
-    for name, rows in (("all", np.ones(len(own), bool)), ("that have more tiles", has_more)):
+    for name, rows in (("all", np.ones(len(table), bool)), ("that have more tiles", has_more)):
         difference = table.scores[rows, a] - table.scores[rows, b]
         gain = interval(Resamples(table.groups[rows]).mean(difference))
         found.append({

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from mvlm_core.scenes.large import LARGE
 from mvlm_core.scenes.rows_folder import SceneCounts
 
 
@@ -25,5 +26,5 @@ class Size:
 
 REHEARSAL = Size(SceneCounts(60, 30, 30), (6, 6))  # runs every verb and learns nothing
 SHORT = Size(SceneCounts(14400, 900, 900), (600, 900))
-SHEETS = Size(SceneCounts(1500, 300, 300), (350, 450))  # of `--size large`
+SHEETS = Size(SceneCounts(*LARGE.pictures), (350, 450))  # of `--size large`
 LONG = Size(SceneCounts(16000, 4200, 900), (700, 1000))  # as many labels as a router that reads pictures wants

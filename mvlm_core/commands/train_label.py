@@ -50,9 +50,11 @@ def data() -> None:
 
 @data.command()
 @out_option("rows")
-@click.option("--train", type=int, help="Pictures that the model is trained on; left out, as many as the demo has.")
-@click.option("--val", type=int, help="Pictures that the router is fitted on; left out, as many as the demo has.")
-@click.option("--test", type=int, help="Pictures that the report is made of; left out, as many as the demo has.")
+@click.option(
+    "--train", type=int, help="Pictures that the model is trained on; left out, as many as its recipe is for."
+)
+@click.option("--val", type=int, help="Pictures that the router is fitted on; left out, as many as its recipe is for.")
+@click.option("--test", type=int, help="Pictures that the report is made of; left out, as many as its recipe is for.")
 @click.option("--family", type=click.Choice(FAMILIES), default="pool", show_default=True, help="For train.yaml.")
 @click.option(
     "--size", type=click.Choice(SIZES), default="small", show_default=True,
@@ -71,12 +73,13 @@ def scenes(
     Example:
       mvlm data scenes --train 40 --val 10 --test 10
     """
+    from mvlm_core.scenes.drawn import WorldName
     from mvlm_core.scenes.rows_folder import WORLDS, SceneCounts, write_scenes
     from mvlm_core.train.config import scenes_config, write_config
 
     if clips and size != "small":
         raise MvlmError("--clips and --size large exclude each other: name one of them")
-    world: Literal["small", "large", "clips"] = "clips" if clips else size
+    world: WorldName = "clips" if clips else size
     asked, usual = (train, val, test), WORLDS[world].pictures
     counts = SceneCounts(*(n if said is None else said for said, n in zip(asked, usual, strict=True)))
     if min(counts.train, counts.val, counts.test) < 1:
@@ -87,7 +90,7 @@ def scenes(
     with output_folder(out, overwrite=overwrite) as folder, Bars() as bars:
         bar = bars.start("drawing pictures", counts.train + counts.val + counts.test)
         kinds = write_scenes(folder, counts, seed, bar, world)
-    write_config(config_file, scenes_config(family, rows=out, seed=seed, size=world))
+    write_config(config_file, scenes_config(family, rows=out, seed=seed, world=world))
     click.echo(f"{sum(kinds.values())} rows of {len(kinds)} kinds in {out}; look at {out / 'contact_sheet.png'}")
     words = [] if out == Path("rows") else [str(out)]
     words += [] if config_file == Path("train.yaml").absolute() else ["--config", str(config_file)]
@@ -281,7 +284,7 @@ def _require_unlearned(run: Path, rows: Path, splits: Sequence[str]) -> None:
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option("--rehearse", is_flag=True, help="A few pictures and steps: shows the way, not the result.")
-@click.option("--long", "at_length", is_flag=True, help="As the documentation's figures: three times as long.")
+@click.option("--long", "at_length", is_flag=True, help="Learn longer, and label more pictures for the router.")
 @click.option(
     "--size", type=click.Choice(SIZES), default="small", show_default=True,
     help="One view a picture, or sheets of up to sixteen tiles (without a bundle so far).",

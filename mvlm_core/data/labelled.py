@@ -7,19 +7,18 @@ from dataclasses import replace
 
 from export.runtime.errors import MvlmError
 
-from .row import PicturePlace, Row, Within, questions_of
+from .row import PicturePlace, Row, Within, asked_by, questions_of
 
 
 def label_questions(rows: Sequence[Row]) -> list[Row]:
     """The questions of some rows, see `labelled`. Raises `MvlmError` naming the rows that ask about no picture."""
-    split = [(row, labelled(row)) for row in rows]
-    others = [row.id for row, questions in split if not questions]
+    found, others = asked_by(rows, labelled)
     if others:
         raise MvlmError(
             f"{len(others)} rows ask nothing about a picture (id {', '.join(others)}): leave them out of the splits"
             " that are labelled"
         )
-    return [question for _, questions in split for question in questions]
+    return found
 
 
 def labelled(row: Row) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,14 +122,19 @@ def single_questions(rows: Sequence[Row]) -> list[Row]:
     Those get `#0`, `#1` and so on behind the id, and the picture in front of each. Raises `MvlmError` naming the rows
     that are not about one picture, and those with a system text or with a picture behind words.
     """
-    split = [(row, questions_of(row)) for row in rows]
-    others = [row.id for row, questions in split if not questions]
+    found, others = asked_by(rows, questions_of)
     if others:
         raise MvlmError(
             f"{len(others)} rows are not questions about one picture that stands before them (id {', '.join(others)}):"
             " leave them out of the splits that are asked one by one"
         )
-    return [question for _, questions in split for question in questions]
+    return found
+
+
+def asked_by(rows: Sequence[Row], questions: Callable[[Row], list[Row]]) -> tuple[list[Row], list[str]]:
+    """All that some rows ask, and the ids of those that ask nothing so."""
+    split = [(row, questions(row)) for row in rows]
+    return [one for _, some in split for one in some], [row.id for row, some in split if not some]
 
 
 def questions_of(row: Row) -> list[Row]:

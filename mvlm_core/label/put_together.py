@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,8 +51,7 @@ def put_together(
     out: Path,
     sweep: Sweep,
     starts: Sequence[int],
-    splits: Counter[str],
-    groups: int,
+    counts: Mapping[str, Any],
     metrics: RowMetrics,
     patches: PatchFiles | None,
     views: dict[str, Any],
@@ -90,7 +88,7 @@ def put_together(
         **metrics.facts(),
         max_new_tokens=sweep.max_new_tokens,
         beside=sweep.beside,
-        counts={"rows": sum(splits.values()), "groups": groups, "splits": dict(splits)},
+        counts=dict(counts),
         tasks=known.get("tasks", {}),
         key_sha256=sha256_json(key),
         files={name: sha256_file(whole / name) for name in (*FILES, *(READING if reading else ()))},

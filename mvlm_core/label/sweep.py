@@ -117,9 +117,8 @@ def label(
     write_part(folder / "asked.parquet", asked_rows(questions), ASKED)
     write_part(folder / REFERENCES_FILE, reference_rows(questions), REFERENCES)
     told = facts_of_views(model, processor, clips=any(row.has_clip for row in asked))
-    return put_together(
-        folder, out, sweep, starts, Counter(row.split for row in rows), len(pictures), metrics, files, told
-    )
+    counts = {"rows": len(rows), "groups": len(pictures), "splits": dict(Counter(row.split for row in rows))}
+    return put_together(folder, out, sweep, starts, counts, metrics, files, told)
 
 
 @dataclass(frozen=True)

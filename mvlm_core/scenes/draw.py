@@ -9,21 +9,19 @@ in the measured recipe (reference/feasibility.md, part 2, second data set).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .drawn import Drawn, Question, Sight, World
+from .drawn import Colour, Drawn, Question, Sight, World, pick, some, tag, touch
 from .question_templates import wording
 
 SIZE_PX = 96
 GRID_SIDE = 12
 _PATCH_PX = SIZE_PX // GRID_SIDE
-
-Colour = tuple[int, int, int]
 
 TIMES: dict[str, Colour] = {"day": (150, 205, 245), "dusk": (235, 150, 110), "night": (25, 28, 66)}
 GROUNDS: dict[str, Colour] = {
@@ -40,7 +38,7 @@ LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
 _FONTS_PX = ((14, 17), (21, 26), (32, 40))
 _SKY_PX = 24
 _DOT_PX = 4
-_MARGIN_PX = 4
+_MARGIN_PX, _GAP_PX = 4, 2
 _HIDDEN_SHARE = 0.6
 _CLEARLY_PX = 3
 _INK: Colour = (16, 16, 20)
@@ -107,7 +105,7 @@ class Scene:
 
 def draw_scene(random: Generator) -> Scene:
     """Compose and draw one scene; all chance comes from `random`."""
-    scene = Scene(_pick(random, TIMES), _pick(random, GROUNDS), bool(random.random() < 0.5))
+    scene = Scene(pick(random, TIMES), pick(random, GROUNDS), bool(random.random() < 0.5))
     _paint_background(scene, random)
     for thing in _compose(random):
         placed = _place(scene, thing, random)
@@ -143,27 +141,19 @@ def _about_shapes(shapes: list[Thing], random: Generator) -> list[tuple[str, str
         asked.append(("largest", by_side[-1].colour, {}))
     if len(by_side) > 1 and by_side[0].size == "small" and by_side[1].side_px - by_side[0].side_px >= _CLEARLY_PX:
         asked.append(("smallest", by_side[0].colour, {}))
-    for thing in _some(random, shapes, 2):
+    for thing in some(random, shapes, 2):
         asked.append(("colour_of", thing.colour, {"shape": thing.shape}))
-    for thing in _some(random, shapes, 2):
+    for thing in some(random, shapes, 2):
         asked.append(("shape_of", thing.shape, {"colour": thing.colour}))
     off_centre = [t for t in shapes if all(abs(x - SIZE_PX / 2) > _PATCH_PX for x in t.centre)]
-    for thing in _some(random, off_centre, 2):
+    for thing in some(random, off_centre, 2):
         asked.append(("where", "top" if thing.centre[1] < SIZE_PX / 2 else "bottom", {"shape": thing.shape}))
     sides = [(t, t.centre[0] < SIZE_PX / 2) for t in off_centre]
     pairs = [(a, b) for a, left in sides for b, other_left in sides if left != other_left]
-    for a, b in _some(random, pairs, 1):
+    for a, b in some(random, pairs, 1):
         side = "left" if a.centre[0] < b.centre[0] else "right"
         asked.append(("relation", side, {"shape": a.shape, "other": b.shape}))
     return asked
-
-
-def _pick(random: Generator, names: dict[str, Colour]) -> str:
-    return list(names)[int(random.integers(len(names)))]
-
-
-def _some(random: Generator, items: list[Any], most: int) -> list[Any]:
-    return [items[i] for i in random.permutation(len(items))[:most]]
 
 
 def _compose(random: Generator) -> list[Thing]:
@@ -210,13 +200,9 @@ def _place(scene: Scene, thing: Thing, random: Generator, top: int = _MARGIN_PX)
         x = int(random.integers(_MARGIN_PX, SIZE_PX - width - _MARGIN_PX))
         y = int(random.integers(top, SIZE_PX - height - _MARGIN_PX))
         box = (x, y, x + width, y + height)
-        if not any(_touch(box, other.box) for other in scene.things):
+        if not any(touch(box, other.box, _GAP_PX) for other in scene.things):
             return Thing(box, thing.kind, thing.shape, thing.colour, thing.size, thing.text)
     return None
-
-
-def _touch(a: tuple[int, int, int, int], b: tuple[int, int, int, int], gap: int = 2) -> bool:
-    return a[0] < b[2] + gap and b[0] < a[2] + gap and a[1] < b[3] + gap and b[1] < a[3] + gap
 
 
 def _paint_background(scene: Scene, random: Generator) -> None:
@@ -268,13 +254,10 @@ def _paint_text(scene: Scene, thing: Thing) -> None:
 
 
 def _tag(scene: Scene, mask: NDArray[np.bool_], words: dict[str, str], *, share: float) -> None:
-    """Tag the patches of which `mask` (height, width) covers `share`, and always the one it covers most."""
-    patches = mask.reshape(GRID_SIDE, _PATCH_PX, GRID_SIDE, _PATCH_PX).mean(axis=(1, 3))  # (G, G)
-    shown = patches >= min(share, patches.max())
+    """Tag the patches that `mask` (height, width) covers; sky and ground are no longer seen where it hides them."""
+    covered = tag(scene.tags, mask, words, TAG_WORDS, share)
     for behind in ("sky", "ground"):
-        scene.tags[behind][patches > _HIDDEN_SHARE] = 0
-    for group, word in words.items():
-        scene.tags[group][shown] = TAG_WORDS[group].index(word) + 1
+        scene.tags[behind][covered > _HIDDEN_SHARE] = 0
 
 
 def draw_shape(pen: ImageDraw.ImageDraw, shape: str, box: tuple[int, int, int, int]) -> None:

@@ -10,19 +10,17 @@ the overview of a large sheet and have to be counted over all of it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .draw import COLOURS, Colour, font_of
-from .drawn import Drawn, Question, Sight, World
+from .draw import COLOURS, font_of
+from .drawn import Box, Colour, Drawn, Question, Sight, World, pick, some, tag, touch
 from .question_templates import wording
 
 SIZE_PX, GRID_SIDE = 64, 8
-Box = tuple[int, int, int, int]
 
 # (height, width) of sheets, and how often each is drawn.
 SHEETS: dict[tuple[int, int], float] = {
@@ -39,7 +37,7 @@ FONTS_PX = {"tiny": (14, 18), "middle": (26, 34), "large": (54, 70)}
 _LEGIBLE_PX = 7
 _DOT_PX = 5
 _MOST_DOTS = 3
-_MARGIN_PX = 3
+_MARGIN_PX, _GAP_PX, _TAGGED_SHARE = 3, 4, 0.1
 _FRAME: Colour = (60, 40, 28)
 _RULE: Colour = (150, 150, 156)
 _INK: Colour = (16, 16, 20)
@@ -84,7 +82,7 @@ def compose(random: Generator) -> Sheet:
     """What is to be drawn; all chance comes from `random`."""
     sizes, chances = list(SHEETS), list(SHEETS.values())
     size = sizes[int(random.choice(len(sizes), p=chances))]
-    sheet = Sheet(size, _pick(random, PAPERS), str(random.choice(LAYOUTS)), bool(random.random() < 0.5))
+    sheet = Sheet(size, pick(random, PAPERS), str(random.choice(LAYOUTS)), bool(random.random() < 0.5))
     views = size[0] * size[1] // SIZE_PX**2
     count = int(random.integers(1, 3)) if views == 1 else int(random.integers(2, 5 if views <= 4 else 7))
     texts = [str(text) for text in random.permutation(list(LETTERS))[:count]]
@@ -125,11 +123,11 @@ def questions_of(sheet: Sheet, random: Generator, *, held_out: bool) -> list[Que
         ("dots", str(len(sheet.dots)), {}),
     ]
     middle = sheet.size[0] / 2
-    for letter in _some(random, sheet.letters, 2):
+    for letter in some(random, sheet.letters, 2):
         asked.append(("letter_of", letter.text, {"colour": letter.colour}))
-    for letter in _some(random, sheet.letters, 2):
+    for letter in some(random, sheet.letters, 2):
         asked.append(("ink_of", letter.colour, {"letter": letter.text}))
-    for letter in _some(random, [one for one in sheet.letters if abs(_row(one) - middle) > middle / 4], 1):
+    for letter in some(random, [one for one in sheet.letters if abs(_row(one) - middle) > middle / 4], 1):
         asked.append(("where_letter", "top" if _row(letter) < middle else "bottom", {"colour": letter.colour}))
     return [Question(kind, wording(kind, random, held_out=held_out, **names), answer) for kind, answer, names in asked]
 
@@ -148,11 +146,11 @@ def tags_of(sheet: Sheet) -> dict[str, NDArray[np.uint8]]:
         if sheet.height_in_overview(letter) >= _LEGIBLE_PX:
             row = "top" if _row(letter) < sheet.size[0] / 2 else "bottom"
             words |= {"thing": "letter", "character": letter.text, "row": row}
-        _tag(tags, np.asarray(mask) > 127, words)
+        tag(tags, np.asarray(mask) > 127, words, TAG_WORDS, _TAGGED_SHARE)
     for box in sheet.dots if sheet.size == (SIZE_PX, SIZE_PX) else ():
         mask = Image.new("L", sheet.size[::-1])
         ImageDraw.Draw(mask).ellipse([box[0], box[1], box[2] - 1, box[3] - 1], fill=255)
-        _tag(tags, np.asarray(mask) > 127, {"thing": "dots"})
+        tag(tags, np.asarray(mask) > 127, {"thing": "dots"}, TAG_WORDS, _TAGGED_SHARE)
     return tags
 
 
@@ -163,14 +161,6 @@ def draw_sheet(random: Generator, held_out: bool) -> Drawn:
 
 
 LARGE = World(SIZE_PX, GRID_SIDE, (1500, 300, 300), KINDS, TAG_WORDS, draw_sheet)
-
-
-def _pick(random: Generator, names: dict[str, Colour]) -> str:
-    return list(names)[int(random.integers(len(names)))]
-
-
-def _some(random: Generator, items: list[Any], most: int) -> list[Any]:
-    return [items[i] for i in random.permutation(len(items))[:most]]
 
 
 def _font_px(size: tuple[int, int], random: Generator) -> int:
@@ -198,13 +188,9 @@ def _place(sheet: Sheet, width: int, height: int, random: Generator) -> Box | No
     for _ in range(40):
         x, y = (int(random.integers(margin, max(end, margin + 1))) for end in (across, down))
         box = (x, y, x + width, y + height)
-        if not any(_touch(box, other) for other in [*(one.box for one in sheet.letters), *sheet.dots]):
+        if not any(touch(box, other, _GAP_PX) for other in [*(one.box for one in sheet.letters), *sheet.dots]):
             return box
     return None
-
-
-def _touch(a: Box, b: Box, gap: int = 4) -> bool:
-    return a[0] < b[2] + gap and b[0] < a[2] + gap and a[1] < b[3] + gap and b[1] < a[3] + gap
 
 
 def _furnish(pen: ImageDraw.ImageDraw, sheet: Sheet, letter: Letter) -> None:
@@ -223,12 +209,3 @@ def _write(pen: ImageDraw.ImageDraw, letter: Letter, fill: Colour | int) -> None
     left, top = font.getbbox(letter.text)[:2]
     bold = letter.font_px // 24
     pen.text((letter.box[0] - left, letter.box[1] - top), letter.text, font=font, fill=fill, stroke_width=bold)
-
-
-def _tag(tags: dict[str, NDArray[np.uint8]], mask: NDArray[np.bool_], words: dict[str, str]) -> None:
-    """Tag the patches of which `mask` (height, width) covers a part, and always the one it covers most."""
-    height, width = mask.shape
-    patches = mask.reshape(GRID_SIDE, height // GRID_SIDE, GRID_SIDE, width // GRID_SIDE).mean(axis=(1, 3))  # (G, G)
-    shown = patches >= min(0.1, patches.max())
-    for group, word in words.items():
-        tags[group][shown] = TAG_WORDS[group].index(word) + 1

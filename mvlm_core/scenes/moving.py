@@ -14,14 +14,14 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from .draw import COLOURS, SHAPES, Colour, draw_shape
-from .drawn import Drawn, Question, Sight, World
+from .draw import COLOURS, SHAPES, draw_shape
+from .drawn import Colour, Drawn, Question, Sight, World, tag
 from .large import PAPERS
 from .question_templates import wording
 
 SIZE_PX, GRID_SIDE, FRAMES = 64, 8, 8
 _SHAPE_PX, _FLAG_PX, _LAMP_PX = 18, 12, 8
-_MOST_FLASHES = 3
+_MOST_FLASHES, _TAGGED_SHARE = 3, 0.2
 _LAMP_ON, _LAMP_OFF = (255, 244, 90), (90, 90, 96)
 WAYS: dict[str, tuple[int, int]] = {"left": (-5, 0), "right": (5, 0), "up": (0, -5), "down": (0, 5)}
 
@@ -82,10 +82,7 @@ def tags_of(scene: Scene) -> dict[str, NDArray[np.uint8]]:
     words = [{"shape": scene.shape, "colour": scene.colour, "thing": "shape"}]
     words += [{"colour": flag, "thing": "flag"} for flag in _raised(scene, FRAMES // 2)]
     for of, (_, mask) in zip(words, _shown(scene, FRAMES // 2), strict=False):  # the lamp, which comes last, has none
-        side = SIZE_PX // GRID_SIDE
-        covered = (np.asarray(mask) > 0).reshape(GRID_SIDE, side, GRID_SIDE, side).mean(axis=(1, 3))  # (G, G)
-        for group, word in of.items():
-            tags[group][covered >= min(0.2, covered.max())] = TAG_WORDS[group].index(word) + 1
+        tag(tags, np.asarray(mask) > 0, of, TAG_WORDS, _TAGGED_SHARE)
     return tags
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,11 @@ from export.runtime.artefact import describe, sha256_file, write_json
 from mvlm_core.data.reading import ROWS_FILE, SPLITS
 
 from .draw import SMALL
-from .drawn import World
+from .drawn import World, WorldName
 from .large import LARGE
 from .moving import CLIPS
 
 TAGS_FILE = "patch_tags.npz"
-WorldName = Literal["small", "large", "clips"]
 WORLDS: dict[WorldName, World] = {"small": SMALL, "large": LARGE, "clips": CLIPS}
 _CHUNK = 200
 _SHEET_COLUMNS, _SHEET_ROWS, _SHEET_GAP_PX, _SMALLEST_CELL_PX = 10, 6, 8, 96

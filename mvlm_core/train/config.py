@@ -15,6 +15,7 @@ from export.runtime.errors import MvlmError
 from export.runtime.families import Family
 from export.runtime.views.scale import ScaleWord, coarse_to_fine
 from mvlm_core.modeling.scales import require_scales
+from mvlm_core.scenes.drawn import WorldName
 from mvlm_core.train.strict import Strict
 
 from . import scale_sampling as policies
@@ -114,12 +115,10 @@ def read_config(file: Path, overrides: tuple[str, ...] = ()) -> TrainConfig:
     return _validated(file, tree)
 
 
-def scenes_config(
-    family: Family, *, rows: Path, seed: int, size: Literal["small", "large", "clips"] = "small"
-) -> TrainConfig:
+def scenes_config(family: Family, *, rows: Path, seed: int, world: WorldName = "small") -> TrainConfig:
     """The recipe for the drawn benchmark of pictures of that size, or of clips, for one family."""
     recipes = Path(__file__).parent / "recipes"
-    recipe = recipes / {"small": "scenes.yaml", "large": "large.yaml", "clips": "clips.yaml"}[size]
+    recipe = recipes / {"small": "scenes.yaml", "large": "large.yaml", "clips": "clips.yaml"}[world]
     tree = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     if family != tree["model"]["connector"]:
         tree["model"] |= yaml.safe_load((recipes / f"scenes_{family}.yaml").read_text(encoding="utf-8"))

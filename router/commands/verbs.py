@@ -50,10 +50,10 @@ class Percent(click.ParamType):
 @click.argument("labels", type=_FOLDER, default=Path("labels"))
 @click.option("--out", type=_FOLDER, default=Path("router"), show_default=True, help="Folder to write.")
 @click.option("--within", type=Percent(), multiple=True, metavar="LOSS",
-              help="RiskBound at most this loss against the finest scale, as 1%. May be given several times; the first"
+              help="Bound at most this loss against the finest scale, as 1%. May be given several times; the first"
                    " sets the default price.")  # fmt: skip
 @click.option("--confidence", type=Percent(), default="90%", show_default=True, help="Of a risk bound.")
-@click.option("--by", type=click.Choice(["task"]), help="RiskBound it for each task.")
+@click.option("--by", type=click.Choice(["task"]), help="Bound it for each task.")
 @click.option("--bound", type=click.Choice(["net", "harm"]), default="net", show_default=True,
               help="Bound the net loss, by betting, or how often an answer is made worse, exactly.")  # fmt: skip
 @click.option("--out-of-distribution", type=Percent(), default="0.25%", show_default=True,

@@ -131,7 +131,7 @@ def effort(e: Evaluation) -> tuple[list[str], list[list[str]]]:
     ]
     if e.tasks:
         rows.append(["a table by task", f"the task of each question; {labelled}", brings(LOOKUP)])
-    rows.append(["the router", f"{labelled}; a fit of seconds", brings(ROUTER)])
+    rows.append(["the router", f"{labelled}; a fit on a CPU", brings(ROUTER)])
     if e.cascade:
         rows.append(["a cascade", "a second answer, finer, where the first token was unsure", "see the plot"])
     budgets = ", ".join(f"{budget:g}" for budget in middle)

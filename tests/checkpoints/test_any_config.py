@@ -15,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.tiny_models import byte_words
 from export.runtime.errors import MvlmError
 from mvlm_core.checkpoints.run_folder import load_run
 from mvlm_core.train.recipe import show_by_default
-from tests.support.checkpoints import ROWS, read, stock_llava, tokenizer, write_original, write_transformers
+from tests.support.checkpoints import ROWS, read, stock_llava, write_original, write_transformers
 from tests.support.tiny import tiny_model, tiny_processor
 
 CASES = 25
@@ -31,14 +32,14 @@ NASTY = [
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> Path:
     folder = write_original(tmp_path_factory.mktemp("original") / "checkpoint", stock_llava(ROWS))
-    tokenizer().save_pretrained(folder)
+    byte_words().save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def of_transformers(tmp_path_factory) -> Path:
     folder = write_transformers(tmp_path_factory.mktemp("transformers") / "checkpoint", stock_llava(ROWS))
-    tokenizer().save_pretrained(folder)
+    byte_words().save_pretrained(folder)
     return folder
 
 

@@ -4,9 +4,10 @@ import shutil
 
 import pytest
 
+from benchmarks.tiny_models import byte_words
 from mvlm_core.checkpoints.run_folder import load_run
 from tests.house.test_imports import HEAVY, loaded_by
-from tests.support.checkpoints import FINEST, PEERS, ROWS, refused, spoil, stock_llava, tokenizer, write_original
+from tests.support.checkpoints import FINEST, PEERS, ROWS, refused, spoil, stock_llava, write_original
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_without_a_tokenizer_it_says_what_is_missing(mvlm, checkpoint, tmp_path)
 
 
 def test_with_a_tokenizer_the_run_is_ready_and_goes_out_again(mvlm, tmp_path):
-    words = tokenizer()
+    words = byte_words()
     checkpoint = write_original(tmp_path / "checkpoint", stock_llava(len(words)))
     words.save_pretrained(checkpoint)
     result = mvlm("import", checkpoint, "--out", tmp_path / "run")
@@ -49,7 +50,7 @@ def test_with_a_tokenizer_the_run_is_ready_and_goes_out_again(mvlm, tmp_path):
 @pytest.mark.skipif(not PEERS.is_dir(), reason=f"the papers' checkpoints are not at {PEERS}")
 def test_a_ladder_for_mqt(mvlm, tmp_path):
     peer = shutil.copytree(PEERS / "mqt", tmp_path / "mqt", copy_function=shutil.copyfile)
-    words = tokenizer()
+    words = byte_words()
     words.save_pretrained(peer)
     result = mvlm("import", peer, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tiny_models import byte_words
 from tests.support import checkpoints
-from tests.support.checkpoints import change, stock_llava, tokenizer, write_original
+from tests.support.checkpoints import change, stock_llava, write_original
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "from-m3-to-a-robot.md").read_text()
@@ -35,7 +36,7 @@ def workplace(tmp_path, monkeypatch, mvlm) -> Path:
     monkeypatch.setattr(checkpoints, "_TEXT", checkpoints._TEXT | {"max_position_embeddings": 2048})
     sides = {"crop_size": {"height": SIZE_PX, "width": SIZE_PX}, "size": {"shortest_edge": SIZE_PX}}
     monkeypatch.setattr(checkpoints, "PICTURES", checkpoints.PICTURES | sides)
-    words = tokenizer()
+    words = byte_words()
     checkpoint = write_original(tmp_path / "llava-v1.5-7b-m3", stock_llava(len(words)))
     change(checkpoint / "config.json", matryoshka_vis_token_scale=M3_SCALES)
     words.save_pretrained(checkpoint)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tiny_models import byte_words
 from mvlm_core.modeling import template_limits
 from tests.support.bundles import Made, pool_bundle
-from tests.support.checkpoints import ROWS, stock_llava, tokenizer, write_original
+from tests.support.checkpoints import ROWS, stock_llava, write_original
 from tests.support.tiny import tiny_processor
 
 # What transformers would import by one of these names, and the name that each file of a folder takes it by.
@@ -103,7 +104,7 @@ def test_the_verbs_that_read_a_run(made, tmp_path, mvlm, says_yes, kind):
 def test_import_reads_a_checkpoint_and_runs_nothing_of_it(tmp_path, mvlm, says_yes, kind):
     marker, checkpoint = tmp_path / "marker", tmp_path / "checkpoint"
     write_original(checkpoint, stock_llava(ROWS))
-    tokenizer().save_pretrained(checkpoint)
+    byte_words().save_pretrained(checkpoint)
     inside = checkpoint / "clip" if kind.startswith("clip/") else checkpoint
     plant(inside, kind.removeprefix("clip/"), marker)
     done = mvlm("import", checkpoint, "--out", tmp_path / "run")

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from benchmarks.tiny_models import byte_words
 from mvlm_core.checkpoints.family import FAMILIES
 from mvlm_core.checkpoints.run_folder import load_run
 from tests.support.checkpoints import (
@@ -20,7 +21,6 @@ from tests.support.checkpoints import (
     original_config,
     original_tensors,
     stock_llava,
-    tokenizer,
     write,
     write_original,
 )
@@ -33,7 +33,7 @@ TARGETS = ["q_proj", "down_proj"]
 @pytest.fixture
 def base(tmp_path) -> Path:
     folder = write_original(tmp_path / "base", stock_llava(ROWS))
-    tokenizer().save_pretrained(folder)
+    byte_words().save_pretrained(folder)
     return folder
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 import mvlm_core.cli
+from benchmarks.tiny_models import byte_words
 from export.runtime.errors import MvlmError
 from mvlm_core.checkpoints.run_folder import load_run
-from tests.support.checkpoints import stock_llava, tokenizer, write_original
+from tests.support.checkpoints import stock_llava, write_original
 from tests.train.test_recipe import SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ def assert_said(result: subprocess.CompletedProcess[str]) -> None:
 
 @pytest.mark.parametrize("verb", ["import", "export-checkpoint"])
 def test_nothing_is_left_of_a_model_that_did_not_fit(tmp_path, verb, mvlm):
-    words = tokenizer()
+    words = byte_words()
     folder = write_original(tmp_path / "checkpoint", stock_llava(len(words)))
     words.save_pretrained(folder)
     command = ["import", folder]

@@ -118,9 +118,10 @@ def test_the_server_answers(made):
 
 
 def test_a_published_checkpoint_comes_in_and_goes_out(tmp_path):
-    from tests.support.checkpoints import FINEST, stock_llava, tokenizer, write_original
+    from benchmarks.tiny_models import byte_words
+    from tests.support.checkpoints import FINEST, stock_llava, write_original
 
-    words = tokenizer()
+    words = byte_words()
     checkpoint = write_original(tmp_path / "checkpoint", stock_llava(len(words)))
     words.save_pretrained(checkpoint)
     mvlm("import", checkpoint, "--out", tmp_path / "run")

@@ -9,16 +9,7 @@ import pytest
 from export.runtime.artefact import describe, read_artefact, write_json
 from mvlm_core.data.reading import read_rows
 from mvlm_core.label.sweep import Sweep, label, new_tokens
-from tests.support.tiny import tiny_model, tiny_processor
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    processor = tiny_processor()
-    tiny_model(processor=processor).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+from tests.support.tiny import tiny_processor
 
 
 @pytest.fixture(scope="module")

@@ -15,18 +15,9 @@ from export.runtime.errors import MvlmError
 from mvlm_core.label.rescored import rescored
 from mvlm_core.label.sweep import Sweep, label
 from tests.support.labels_maker import quick
-from tests.support.tiny import QUESTIONS, drawn_picture, tiny_model, tiny_processor
+from tests.support.tiny import QUESTIONS, drawn_picture
 
 _SCORED = ["id", "task", "scale", "sample", "metric", "score", "prediction", "answer"]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    processor = tiny_processor()
-    tiny_model(processor=processor).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

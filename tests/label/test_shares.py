@@ -18,19 +18,9 @@ from mvlm_core.label import sweep as sweeping
 from mvlm_core.label.resumable import finished, parts_folder
 from mvlm_core.label.shares import Share, own_device, own_share
 from mvlm_core.label.sweep import Sweep, label
-from tests.support.tiny import tiny_model, tiny_processor
 
 FILES = ("labels.parquet", "features.parquet", "patches.parquet", "questions.parquet", "words.parquet",
          "projection.npy", "ood_probes.parquet", "asked.parquet")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    processor = tiny_processor()
-    tiny_model(processor=processor).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 def sweep(run: Path, rows: Path) -> Sweep:

@@ -29,15 +29,6 @@ from tests.conftest import rewrite_rows
 from tests.support.tiny import QUESTIONS, SCALES, drawn_picture, one_question, tiny_model, tiny_processor
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    processor = tiny_processor()
-    tiny_model(processor=processor).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
 def sweep(run: Path, rows: Path, **changes) -> Sweep:
     return Sweep(
         **{"run": run, "rows": rows, "scales": (1, 9), "splits": ("val", "test"), "pictures_per_part": 5, **changes}

@@ -169,6 +169,13 @@ def test_a_format_that_there_never_was(tmp_path, fitted):
             Router(written(tmp_path, fitted, format_version=version), SMALL, SMALL.scales, Device())
 
 
+@pytest.mark.parametrize("device", [Device(), None], ids=["onnxruntime", "numpy"])
+def test_a_graph_of_another_format_than_it_says(tmp_path, fitted, device):
+    for version in (1, True):
+        with pytest.raises(MvlmError, match="is not of the format 1 that it says: fit the router again"):
+            Router(written(tmp_path, fitted, format_version=version), SMALL, SMALL.scales, device)
+
+
 ON_CPU = Device()
 
 

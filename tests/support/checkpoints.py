@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    PreTrainedTokenizerFast,
 )
 
 from export.runtime.errors import MvlmError
@@ -46,15 +44,6 @@ def read(checkpoint: Path, out: Path, vision_tower: Path | None = None, num_head
     return import_checkpoint(
         checkpoint, out, vision_tower=vision_tower, num_heads=num_heads, bar=lambda label, length: lambda steps: None
     )
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """As Vicuna's: <unk>, <s> and </s>, no <image>, and no token to pad with; here every byte is a token."""
-    words = ["<unk>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    backend = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, [], unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
 def stock_llava(rows: int) -> LlavaForConditionalGeneration:

@@ -49,7 +49,7 @@ class GraphWalk:
             self.metadata = {_text(pair[1][0]): _text(pair[2][0]) for pair in map(fields_of, model[14])}
             self._constants = dict(map(_tensor, graph[5]))
             self._nodes = [_node(node) for node in graph[1]]
-            self._outputs = [_text(fields_of(value)[1][0]) for value in graph[12]]
+            self.outputs = [_text(fields_of(value)[1][0]) for value in graph[12]]
             # Weights that lie in half precision are turned once.
             for node in [node for node in self._nodes if node.op == "Cast" and node.inputs[0] in self._constants]:
                 turned = _OPERATORS["Cast"](node.attributes, self._constants[node.inputs[0]])
@@ -74,7 +74,7 @@ class GraphWalk:
                 values.update(zip(node.outputs, parts, strict=True))
             else:
                 values[node.output] = _OPERATORS[node.op](node.attributes, *inputs)
-        return [values[name] for name in names or self._outputs]
+        return [values[name] for name in names or self.outputs]
 
 
 class Trees:

@@ -7,7 +7,7 @@ fitted for, as long as they lie between two that it was: the graph interpolates 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
@@ -22,6 +22,7 @@ from export.runtime.errors import MvlmError
 from export.runtime.manifest import RouterFacts
 from export.runtime.views.scale import ScaleWord
 
+from .offered import offered_scales, sizes_of, with_tiles
 from .policy import DEAREST_PRICE, NO_LOOK, Policy, Seen, escalations, interpolate, is_strange, priced_at
 from .reading import Read, read_patches
 from .router_graph import NAMES, open_graph, read_metadata
@@ -124,7 +125,7 @@ class Router:
         missing = [m for m in self.offered if m not in costs]
         if missing:
             raise MvlmError(f"no cost is given for {', '.join(map(str, missing))} tokens: give one for each scale")
-        scales = tuple(m for m in self.offered if m in costs) if _with_tiles(self.offered) else tuple(sorted(costs))
+        scales = tuple(m for m in self.offered if m in costs) if with_tiles(self.offered) else tuple(sorted(costs))
         values = tuple(float(costs[m]) for m in scales)
         require_costs(values)
         facts = replace(self.facts, scales=scales, costs=values, cost_unit=unit)
@@ -336,37 +337,6 @@ class Router:
         ratio = self.costs[other] / self.costs[chosen]
         costs = f"{ratio:.3g} times as much" if ratio > 1 else f"{1 / ratio:.3g} times less" if ratio < 1 else "as much"
         return f"{text} against {probability[other]:.2f} at {self.offered[other]}, which costs {costs}"
-
-
-def offered_scales(fitted: Sequence[ScaleWord], offered: Sequence[ScaleWord]) -> tuple[Any, ...]:
-    """The scales on offer in the order of their costs. Raises `MvlmError` for some that the router knows nothing of:
-    among numbers of tokens it knows all between its ends, and with tiles those that it was fitted for."""
-    if _with_tiles([*fitted, *offered]):
-        unknown = [str(scale) for scale in offered if scale not in fitted]
-        if unknown or not offered:
-            raise MvlmError(
-                f"the router was fitted for {', '.join(map(str, fitted))}, and not for {', '.join(unknown) or 'none'}:"
-                " label those scales and fit again"
-            )
-        return tuple(scale for scale in fitted if scale in offered)
-    numbers = sorted(int(scale) for scale in offered)
-    outside = [m for m in numbers if not int(fitted[0]) <= m <= int(fitted[-1])]
-    if outside or not numbers:
-        raise MvlmError(
-            f"the router was fitted for {fitted[0]} to {fitted[-1]} tokens, and {outside or 'none'} of the bundle's"
-            " scales lies outside: label those scales and fit again"
-        )
-    return tuple(numbers)
-
-
-def sizes_of(scales: Sequence[ScaleWord], fitted: Sequence[ScaleWord], sizes: Sequence[float]) -> tuple[float, ...]:
-    """The number that stands for each scale in the graph: that of the fit, or the tokens of one between two of them."""
-    known = dict(zip(fitted, sizes, strict=True))
-    return tuple(known[scale] if scale in known else float(scale) for scale in scales)
-
-
-def _with_tiles(scales: Iterable[ScaleWord]) -> bool:
-    return any(isinstance(scale, str) for scale in scales)
 
 
 def require_costs(costs: Sequence[float]) -> None:

@@ -59,10 +59,16 @@ def read_metadata(graph: Any, path: Path) -> dict[str, Any]:
         raise MvlmError(f"{path} is of format {version}, and this mvlm reads up to {ROUTER_FORMAT}: upgrade mvlm")
     if version < min(NAMES):
         raise MvlmError(f"{path} is of format {version}, which there never was: fit the router again and export")
+    if NAMES[version].p_value not in _outputs(graph):
+        raise MvlmError(f"{path} is not of the format {version} that it says: fit the router again and export")
     known = {_FORMER_KEYS.get(key, key): value for key, value in known.items()}
     if fault := fault_of(known):
         raise MvlmError(f"{path} says of {fault} what no fit does: fit the router again and export")
     return known
+
+
+def _outputs(graph: Any) -> list[str]:
+    return graph.outputs if isinstance(graph, GraphWalk) else [output.name for output in graph.get_outputs()]
 
 
 def read_priced(path: Path) -> list[tuple[float, float]]:
