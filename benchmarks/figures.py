@@ -14,6 +14,9 @@ from typing import Any
 from benchmarks.code import is_stale
 from benchmarks.decode import told as bits
 from benchmarks.gpu import told as gpu
+from benchmarks.router import told as router
+from benchmarks.runtime import told as runtime
+from benchmarks.train import told as train
 
 Figures = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
@@ -334,6 +337,7 @@ _TOLD: dict[str, Callable[[Figures], str]] = {
     "features_*": _features, "agreement": _agreement,
     "gpu_right": gpu.right, "gpu_fast": gpu.fast, "gpu_labels": gpu.labels,
     "gpu_decode": gpu.decode, "gpu_real": gpu.real, "real_weights": bits.real_weights, "size": bits.size,
+    "large_*": router.large, "callers": runtime.callers, "mixed": runtime.mixed, "views_memory": train.views_memory,
 }  # fmt: skip
 # What the README's table says of a file beside the demos.
 _IN_SHORT: dict[str, tuple[str, Callable[[Figures], str]]] = {

@@ -16,7 +16,6 @@ from PIL import Image
 from examples.own_data.__main__ import QUICK, Walk, main
 from examples.own_data.photographs import STAMPS, photographs
 from examples.own_data.rows import write_rows
-from export.bundle.tolerance import TOLERANCES
 from export.runtime.image import open_picture
 from mvlm_core.data.reading import read_rows
 from mvlm_core.scoring.of_rows import choose_metrics, unscorable
@@ -84,8 +83,6 @@ def test_a_folder_that_is_there_stays(tmp_path, monkeypatch):
 def test_the_whole_way(stamps, tmp_path, monkeypatch, capsys):
     """Every verb that docs/own-data.md names, in its order, with parts that are loaded from a folder."""
     monkeypatch.chdir(tmp_path)
-    # A router of random weights decides at the edge, and rounded words move it over.
-    monkeypatch.setitem(TOLERANCES, "int4", replace(TOLERANCES["int4"], choices=0.25))
     write_rows(Path("my.jsonl"), 60, stamps)
     walk = Walk(write_language_model(tmp_path / "language", "smollm2"), RANDOM)
     walk.run()

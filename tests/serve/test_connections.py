@@ -198,7 +198,7 @@ def test_100_large_bodies_take_no_more_memory_than_a_few(process):
     for caller in callers:
         caller.join()
     assert len(statuses) == 100
-    assert {400, 429} <= set(statuses) <= {400, 429, 408}  # too slow, where the machine is
+    assert set(statuses) == {400, 429}
     taken = memory_mib(pid, "VmHWM") - before
     assert taken < 4 * limits.bytes_in_flight / MIB
     assert served.request("GET", "/health")[0] == 200
