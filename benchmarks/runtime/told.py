@@ -13,6 +13,7 @@ def callers(found: Figures) -> str:
     lines = [
         f"**Many callers at one server**: answers of {found['tokens']} tokens; the random decoder ({found['decoder']})"
         f" is asked in text alone ({found['prompt_tokens']} tokens), the demo with a picture at {found['demo_scale']}."
+        " Its weights are random: what a precision keeps of real ones stands under [real_weights](#real_weights)."
         f" Others kept {max(found['cores_of_others']):.1f} cores busy at most before a turn.\n",
         "| server | callers | answers | a second | first token, ms | between tokens, ms |",
         "|---|---|---|---|---|---|",
