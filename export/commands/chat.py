@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from export.runtime.errors import MvlmError
 
@@ -16,6 +17,7 @@ _HELP = "/image PATH shows a picture with the next question, /new forgets what w
 
 
 @click.command()
+@click.argument("named", metavar="[BUNDLE]", type=click.Path(path_type=Path), required=False)
 @click.option("--bundle", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)
 @click.option("--provider", default="cpu", show_default=True)
 @click.option("--threads", type=int, help="Left out: as many as cores.")
@@ -24,13 +26,20 @@ _HELP = "/image PATH shows a picture with the next question, /new forgets what w
 )
 @click.option("--system", help="What the model is told before anything else.")
 @click.option("--max-new-tokens", type=int, default=256, show_default=True)
-def chat(bundle: Path, provider: str, threads: int | None, scale: str, system: str | None, max_new_tokens: int) -> None:
+def chat(
+    named: Path | None, bundle: Path, provider: str, threads: int | None, scale: str, system: str | None,
+    max_new_tokens: int,
+) -> None:  # fmt: skip
     """Talk with a bundle about pictures: each line is a question, and what was said before is remembered.
 
     \b
     Example:
-      mvlm chat --bundle bundle
+      mvlm chat bundle
     """
+    if named is not None:
+        if click.get_current_context().get_parameter_source("bundle") is not ParameterSource.DEFAULT:
+            raise MvlmError(f"two bundles are named, {named} and {bundle}: name one")
+        bundle = named
     if scale != "auto" and not scale.isdecimal():
         raise MvlmError(f"--scale {scale!r} is neither auto nor a number of visual tokens", code="bad-scale")
     runtime = opened(bundle, provider, threads, routed=scale == "auto")
@@ -76,8 +85,9 @@ class _Talk:
             answer = stream.answer
         click.echo()
         dropped = f"; {answer.dropped_turns} earlier messages did not fit" if answer.dropped_turns else ""
+        shown = f"; pictures in {', '.join(map(str, answer.scales))} tokens" if len(answer.scales) > 1 else ""
         read = f"{answer.new_tokens} of {answer.prompt_tokens} tokens read{dropped}"
-        click.secho(f"{answer.reason}; {read}", err=True, dim=True)
+        click.secho(f"{answer.reason}{shown}; {read}", err=True, dim=True)
         self._said, self._shown = [*said, {"role": "assistant", "content": answer.text}], []
 
 

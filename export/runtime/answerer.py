@@ -298,7 +298,7 @@ class Answerer:
         if request.repetition_penalty != 1:
             alone = [*self.prompt.before(request.question), *self.prompt.after(request.question)]
             words = alone if said is None else said
-        return Task(request, self.prompt.text, self.manifest.stop_ids, self.prompt.spelled, allowed, frozenset(words))
+        return Task(request, self.prompt.text, self.manifest.stop_ids, self.prompt.spelled, allowed, tuple(words))
 
     def _pick(
         self, conversation: Reads, logits: Array, request: Request, clock: Clock

@@ -46,6 +46,7 @@ class Options(TypedDict, total=False):
     presence_penalty: float
     frequency_penalty: float
     repetition_penalty: float
+    repetition_window: int | None
     logit_bias: Mapping[int, float]
     seed: int | None
     json_schema: Mapping[str, Any] | None
@@ -72,6 +73,8 @@ class Request:
             each time that it does (-2 to 2, as OpenAI has them).
         repetition_penalty: divides the logit of a token that stands in the prompt or in the answer, and multiplies it
             where it is negative (above 0; 1 is none), as transformers and vLLM have it.
+        repetition_window: at how many of the latest tokens of prompt and answer `repetition_penalty` looks, as
+            llama.cpp and Ollama have it; None is all of them.
         logit_bias: added to the logits of tokens, by their ids (-100 to 100).
         seed: makes drawn answers repeatable.
         json_schema: what the answer must be JSON of, itself spelled in JSON; `request_of` takes it as a mapping.
@@ -97,6 +100,7 @@ class Request:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    repetition_window: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     json_schema: str | None = None
@@ -142,6 +146,12 @@ class Request:
         if not (_within(self.repetition_penalty, 0, math.inf) and self.repetition_penalty > 0):
             raise MvlmError(
                 f"repetition_penalty is {shown(self.repetition_penalty)}: give a number above 0", code="bad-option"
+            )
+        window = self.repetition_window
+        if window is not None and not (_is_whole(window) and window >= 0):
+            raise MvlmError(
+                f"repetition_window is {shown(window)}: give a whole number from 0 up, or leave it out",
+                code="bad-option",
             )
         if any(not (_is_whole(token) and token >= 0 and _within(bias, -100, 100)) for token, bias in self.logit_bias):
             raise MvlmError("logit_bias holds something else than ids and numbers from -100 to 100", code="bad-option")

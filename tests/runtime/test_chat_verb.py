@@ -38,6 +38,19 @@ def test_a_system_text_and_a_new_beginning(made, runtime):
     assert talk.stdout == 2 * f"{runtime.chat(messages, max_new_tokens=6).text}\n"
 
 
+def test_the_bundle_may_be_named_without_a_flag_and_several_pictures_say_their_scales(made, runtime):
+    lines = (f"/image {made.picture(0)}", f"/image {made.picture(1)}", "which?", "/quit")
+    typed, options = "".join(f"{line}\n" for line in lines), ["--threads", "1", "--max-new-tokens", "6"]
+    talk = CliRunner().invoke(main, ["chat", str(made.bundle), *options], input=typed)
+    content = [*({"type": "image", "image": made.picture(number)} for number in (0, 1)),
+               {"type": "text", "text": "which?"}]  # fmt: skip
+    answer = runtime.chat([{"role": "user", "content": content}], max_new_tokens=6)
+    assert talk.stdout == f"{answer.text}\n"
+    assert f"pictures in {answer.scales[0]}, {answer.scales[1]} tokens" in talk.stderr
+    twice = CliRunner().invoke(main, ["chat", "a", "--bundle", "b"])
+    assert (twice.exit_code, "two bundles are named, a and b: name one" in twice.output) == (2, True)
+
+
 def test_a_slip_does_not_end_it(made):
     talk = talked(made, "/image nowhere.png", "/jump", "", "hi")
     assert talk.exit_code == 0

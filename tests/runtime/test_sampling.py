@@ -65,10 +65,24 @@ def test_penalties_count_what_stands_in_the_answer():
 
 def test_a_repetition_penalty_divides_and_below_nought_multiplies():
     logits = np.array([2.0, 1.5, -0.5, -0.4], np.float32)
-    sampler = Sampler(Request("what?", repetition_penalty=2.0), said=frozenset({0, 9}))  # 9 is beyond the head
+    sampler = Sampler(Request("what?", repetition_penalty=2.0), said=(0, 9))  # 9 is beyond the head
     assert [sampler.pick(logits)[0] for _ in range(2)] == [1, 0]  # 2/2 < 1.5; then 1.5/2 < 2/2
-    below = Sampler(Request("what?", repetition_penalty=2.0), said=frozenset({1}))
+    below = Sampler(Request("what?", repetition_penalty=2.0), said=(1,))
     assert below.pick(np.array([-0.5, -0.4], np.float32))[0] == 0  # -0.4 becomes -0.8
+
+
+@pytest.mark.parametrize("window", [None, 0, 1, 3, 8, 99])
+def test_a_repetition_penalty_looks_at_the_latest_tokens(window):
+    """The slow way: the last of prompt and answer are cut out anew for each token."""
+    generator, prompt, answer = np.random.default_rng(1), [4, 4, 1, 0, 2], []
+    sampler = Sampler(Request("what?", repetition_penalty=3.0, repetition_window=window), said=prompt)
+    for _ in range(40):
+        logits = generator.standard_normal(6).astype(np.float32)
+        told = [*prompt, *answer]
+        last = told if window is None else told[len(told) - min(window, len(told)) :]
+        slow = [x if n not in last else x / 3 if x > 0 else x * 3 for n, x in enumerate(logits)]
+        answer.append(int(np.argmax(slow)))
+        assert sampler.pick(logits)[0] == answer[-1]
 
 
 def test_what_the_model_gives_a_token_does_not_depend_on_how_it_is_drawn():
@@ -81,6 +95,8 @@ def test_what_the_model_gives_a_token_does_not_depend_on_how_it_is_drawn():
     [
         ({"top_k": 1.5}, "top_k is 1.5"), ({"top_k": -2}, "top_k is -2"), ({"top_k": True}, "top_k is True"),
         ({"min_p": 2}, "min_p is 2"), ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"repetition_window": -1}, "repetition_window is -1"),
+        ({"repetition_window": 2.5}, "repetition_window is 2.5"),
         ({"min_p": "x"}, "min_p is 'x'"),
         ({"presence_penalty": 3}, "presence_penalty is 3"), ({"logit_bias": [1]}, "logit_bias is no mapping"),
         ({"frequency_penalty": float("nan")}, "frequency_penalty is nan"),

@@ -236,7 +236,7 @@ def test_what_ollamas_clients_ask_first(served):
     ("change", "status", "says"),
     [
         ({"model": "other"}, 404, "no model 'other'"), ({"format": "yaml"}, 400, "format is 'yaml'"),
-        ({"messages": []}, 400, "no message"), ({"stream": "no"}, 400, "stream is 'no'"),
+        ({"messages": "x"}, 400, "no message"), ({"stream": "no"}, 400, "stream is 'no'"),
         ({"options": "x"}, 400, "options is 'x'"),
         ({"options": {"num_predict": 0}}, 400, "num_predict is '0'"),
         ({"options": {"temperature": -1}}, 400, "temperature is -1"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,9 +54,11 @@ class EmbeddingTable:
 class Sampler:
     """Picks the next token: the likeliest, or one drawn as the request says."""
 
-    def __init__(self, request: Request, allowed: Allowed | None = None, said: frozenset[int] = frozenset()) -> None:
-        """`allowed` says which tokens may stand next (None: all), `said` which stand in the prompt."""
-        self._request, self._allowed, self._said = request, allowed, said
+    def __init__(self, request: Request, allowed: Allowed | None = None, said: Sequence[int] = ()) -> None:
+        """`allowed` says which tokens may stand next (None: all), `said` which stand in the prompt, in their order."""
+        self._request, self._allowed = request, allowed
+        self._latest = deque(said, request.repetition_window)
+        self._repeated = Counter(self._latest)
         self._generator = np.random.default_rng(request.seed)
         self._counts: Counter[int] = Counter()
 
@@ -67,6 +69,7 @@ class Sampler:
             wanted = self._allowed.masked(wanted)
         token = self._draw(wanted) if self._request.sampled else int(wanted.argmax())
         self._counts[token] += 1
+        self._repeat(token)
         if self._allowed:
             self._allowed.take(token)
         return token, float(np.exp(logits[token] - log_sum_exp(logits)))
@@ -78,7 +81,7 @@ class Sampler:
             return logits
         wanted = logits.copy()
         if repeated != 1:
-            ids = [token for token in self._said | self._counts.keys() if token < len(wanted)]
+            ids = [token for token in self._repeated if token < len(wanted)]
             wanted[ids] = np.where(wanted[ids] > 0, wanted[ids] / repeated, wanted[ids] * repeated)
         for token, bias in request.logit_bias:
             if token < len(wanted):  # a head may be smaller than the table
@@ -86,6 +89,18 @@ class Sampler:
         for token, count in self._counts.items():
             wanted[token] -= request.presence_penalty + count * request.frequency_penalty
         return wanted
+
+    def _repeat(self, token: int) -> None:
+        """Add a token to those that are not to be repeated; the oldest is forgotten where the window is full."""
+        latest, most = self._latest, self._latest.maxlen
+        if most == 0:
+            return
+        if most is not None and len(latest) == most:
+            self._repeated[latest[0]] -= 1
+            if not self._repeated[latest[0]]:
+                del self._repeated[latest[0]]
+        latest.append(token)
+        self._repeated[token] += 1
 
     def _draw(self, logits: Array) -> int:
         request = self._request

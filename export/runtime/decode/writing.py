@@ -34,7 +34,7 @@ class Task:
     stop_ids: frozenset[int]
     spell: Callable[[int], str] = str
     allowed: Allowed | None = None
-    said: frozenset[int] = frozenset()
+    said: tuple[int, ...] = ()
 
 
 @dataclass

@@ -92,11 +92,7 @@ class Completion:
         """Probabilities as OpenAI has them; None where none are asked for."""
         if "logprobs" not in self.chat.options:
             return None
-        content = [
-            _token(token.text, token.logprob) | {"top_logprobs": [_token(*other) for other in token.instead]}
-            for token in tokens
-        ]
-        return {"content": content, "refusal": None}
+        return {"content": [likely_token(token) for token in tokens], "refusal": None}
 
     def _chunk(
         self, index: int, delta: dict[str, str], finish: str | None = None, *,
@@ -106,6 +102,11 @@ class Completion:
         if logprobs:
             choice["logprobs"] = logprobs
         return event(self._head("chat.completion.chunk") | {"choices": [choice], **more})
+
+
+def likely_token(token: Likely) -> dict[str, Any]:
+    """A token of an answer with those that were likeliest in its place."""
+    return _token(token.text, token.logprob) | {"top_logprobs": [_token(*other) for other in token.instead]}
 
 
 def _token(text: str, logprob: float) -> dict[str, Any]:

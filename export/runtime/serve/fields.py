@@ -19,7 +19,7 @@ _SAMPLING = (
 )  # fmt: skip
 _READ_ELSEWHERE = (
     "model", "messages", "stream", "stream_options", "mvlm", "max_tokens", "max_completion_tokens", "n",
-    "response_format", "logprobs", "top_logprobs",
+    "response_format", "logprobs", "top_logprobs", "repeat_penalty",
 )  # fmt: skip
 # For the caller's own books: nothing of an answer depends on them.
 _BOOKS = (
@@ -35,7 +35,31 @@ _AS_IT_IS: dict[str, tuple[tuple[Any, ...], str]] = {
     "functions": (([],), "no tool is called"),
     "function_call": (("none", "auto"), "no tool is called"),
 }
+_SEARCH = "nothing is looked up"
+_FORM = "an answer is held to a form by response_format"
+_PROMPT = "every prompt goes through the model's own template, and an answer stands behind it"
+_END = "an answer ends where the model ends it"
+# What llama.cpp's and vLLM's servers take besides, and what changes an answer here or there.
+_OTHERS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "guided_json": ((), _FORM), "guided_choice": ((), f"{_FORM}, or to choices by mvlm.choices"),
+    "guided_regex": ((), _FORM), "guided_grammar": ((), _FORM), "structured_outputs": ((), _FORM),
+    "grammar": (("",), _FORM), "json_schema": ((), _FORM),
+    "chat_template": ((), _PROMPT), "echo": ((False,), _PROMPT), "suffix": (("",), _PROMPT),
+    "continue_final_message": ((False,), _PROMPT), "add_generation_prompt": ((True,), _PROMPT),
+    "ignore_eos": ((False,), _END), "min_tokens": ((0,), _END), "stop_token_ids": (([],), f"{_END}, or by stop"),
+    "use_beam_search": ((False,), "tokens are taken one by one"),
+    "web_search_options": ((), _SEARCH), "prompt": ((), "no prompt is kept: send messages"),
+}  # fmt: skip
+# Ways of drawing tokens that are not known here, and the values at which they do nothing.
+OTHER_SAMPLERS: dict[str, tuple[tuple[Any, ...], str]] = {
+    name: (off, "tokens are drawn by top_p, top_k and min_p")
+    for name, off in {
+        "typical_p": (1,), "tfs_z": (1,), "mirostat": (0,), "xtc_probability": (0,), "dry_multiplier": (0,),
+        "top_n_sigma": (-1, 0), "dynatemp_range": (0,), "length_penalty": (1,),
+    }.items()
+}  # fmt: skip
 LONGEST = "max_new_tokens"
+WINDOW = 64  # tokens that llama.cpp and Ollama look back at, where a body names no other number
 _MOST_ANSWERS = 8
 
 
@@ -44,15 +68,18 @@ def read_options(value: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
     Raises `MvlmError` naming a field that cannot be had.
     """
-    options = _ours(value.get("mvlm"))
+    options = _ours(value.get("mvlm")) | _repeat_penalty(value)
     ignored = []
+    known = _AS_IT_IS | _OTHERS | OTHER_SAMPLERS
     for name, part in value.items():
         if part is None or name in _READ_ELSEWHERE or name in _BOOKS:
             continue
+        if name == "repeat_last_n" and "repetition_window" in options:
+            continue
         if name in _SAMPLING:
             options[name] = part
-        elif name in _AS_IT_IS:
-            _require_as_it_is(name, part)
+        elif name in known:
+            require_as_it_is(name, part, known)
         elif not (name == "tools" and part == []):  # with tool_choice "auto" the model may do without them, and does
             ignored.append(name if name.isprintable() and len(name) <= 60 else short(name))
     found = {
@@ -70,8 +97,27 @@ def _ours(value: object) -> dict[str, Any]:
     return {name: part for name, part in value.items() if part is not None}
 
 
-def _require_as_it_is(name: str, part: object) -> None:
-    allowed, why = _AS_IT_IS[name]
+def _repeat_penalty(value: dict[str, Any]) -> dict[str, Any]:
+    """llama.cpp's name for `repetition_penalty`, and at how many tokens it looks. Raises `BadField` for both names."""
+    penalty = value.get("repeat_penalty")
+    if penalty is None:
+        return {}
+    if value.get("repetition_penalty") is not None:
+        raise BadField("repeat_penalty and repetition_penalty are one thing: name one of them", "repeat_penalty")
+    last = value.get("repeat_last_n")
+    return {"repetition_penalty": penalty, "repetition_window": window_of(WINDOW if last is None else last)}
+
+
+def window_of(last: object) -> object:
+    """At how many of the latest tokens a penalty looks; llama.cpp's -1, all of them, is None here."""
+    if isinstance(last, bool) or not isinstance(last, int) or last < -1:
+        raise BadField(f"repeat_last_n is {short(last)}: give a whole number, or -1 for all tokens", "repeat_last_n")
+    return None if last == -1 else last
+
+
+def require_as_it_is(name: str, part: object, known: Mapping[str, tuple[tuple[Any, ...], str]]) -> None:
+    """Raise `BadField` where a field asks for something else than what happens anyway."""
+    allowed, why = known[name]
     if not any(part == known and isinstance(part, bool) == isinstance(known, bool) for known in allowed):
         raise BadField(f"{name} {short(part)} is not offered here ({why}): leave it out", name, code="unsupported")
 

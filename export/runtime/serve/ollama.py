@@ -15,65 +15,67 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from export.runtime.answer import Answer
+from export.runtime.answer import Answer, Likely
 from export.runtime.data_url import read_data_url
 from export.runtime.errors import MvlmError
 from export.runtime.manifest import Manifest
 from export.runtime.request import Scale
 
-from .answer_form import read_ollama_form
-from .body import BadField, read_json, require_text, short, switch
+from .body import require_text, short, switch
 from .chat import Chat, Message, read_messages
-from .faces import Usage, facts_of, finish_reason
-from .fields import LONGEST, longest_of, scale_of
+from .faces import Usage, facts_of, finish_reason, likely_token
+from .fields import scale_of
 from .limits import Limits
+from .ollama_options import read_ollama_options
 from .replies import status_of
 from .worker import Part
 
 LATEST = ":latest"
-_READ = ("model", "messages", "prompt", "system", "images", "stream", "options", "format")
-_OPTIONS = (
-    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "seed", "stop",
-)  # fmt: skip
 _ROLES = ("system", "user", "assistant")
 
 
-def read_ollama(body: bytes | bytearray, limits: Limits, models: Mapping[str, Scale]) -> Chat:
+def read_ollama(value: dict[str, Any], limits: Limits, models: Mapping[str, Scale]) -> Chat:
     """A chat from a body of /api/chat. Raises `MvlmError` naming what is wrong or cannot be had."""
-    value = read_json(body)
     return _chat(value, read_messages(value.get("messages"), limits, _message), models)
 
 
-def read_prompt(body: bytes | bytearray, limits: Limits, models: Mapping[str, Scale]) -> Chat:
+def read_prompt(value: dict[str, Any], limits: Limits, models: Mapping[str, Scale]) -> Chat:
     """A chat from a body of /api/generate: a prompt with pictures, and a system text. Raises `MvlmError`."""
-    value = read_json(body)
     user = {"role": "user", "content": value.get("prompt"), "images": value.get("images")}
     system = [{"role": "system", "content": value["system"]}] if value.get("system") else []
     return _chat(value, read_messages([*system, user], limits, _message), models)
 
 
-def _chat(value: dict[str, Any], messages: tuple[Message, ...], models: Mapping[str, Scale]) -> Chat:
+def loaded(value: dict[str, Any], models: Mapping[str, Scale], *, prompted: bool) -> dict[str, Any] | None:
+    """The answer to a body that asks nothing, by which Ollama's clients load a model, or let go of one.
+
+    None for a body that asks something; `prompted` says of which path it is. Raises `MvlmError` for a model that is not
+    there.
+    """
+    nothing = value.get("prompt") in (None, "") and not value.get("images") if prompted else value.get("messages") == []
+    if not nothing:
+        return None
+    _scale(value, models)
+    said: dict[str, Any] = {"response": ""} if prompted else {"message": {"role": "assistant", "content": ""}}
+    reason = "unload" if value.get("keep_alive") == 0 else "load"
+    return {"model": value["model"], "created_at": _now(), **said, "done": True, "done_reason": reason}
+
+
+def _scale(value: dict[str, Any], models: Mapping[str, Scale]) -> Scale:
     named = value.get("model")
-    model = named.removesuffix(LATEST) if isinstance(named, str) else named
-    scale = scale_of(models, model, None)
-    options, ignored = _options(value.get("options"))
-    if (schema := read_ollama_form(value.get("format"))) is not None:
-        options["json_schema"] = schema
-    ignored += [short(name).strip("'") for name, part in value.items() if name not in _READ and part is not None]
+    scale: Scale = scale_of(models, named.removesuffix(LATEST) if isinstance(named, str) else named, None)
+    return scale
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _chat(value: dict[str, Any], messages: tuple[Message, ...], models: Mapping[str, Scale]) -> Chat:
+    scale = _scale(value, models)
+    options, ignored = read_ollama_options(value)
     stream = True if value.get("stream") is None else switch(value, "stream")
-    return Chat(str(named), messages, scale, options, stream, False, tuple(sorted(ignored)))
-
-
-def _options(value: object) -> tuple[dict[str, Any], list[str]]:
-    """The runtime's options, and the names of those that were left out."""
-    if value is not None and not isinstance(value, dict):
-        raise BadField(f"options is {short(value)}: send an object, or leave it out", "options")
-    given = {name: part for name, part in (value or {}).items() if part is not None}
-    options = {name: given.pop(name) for name in _OPTIONS if name in given}
-    longest = given.pop("num_predict", -1)
-    longest = longest_of(-1 if longest == -2 else longest, "num_predict")  # -2: as much as the context holds
-    ignored = [short(name).strip("'") for name in given]
-    return options | ({} if longest is None else {LONGEST: longest}), ignored
+    return Chat(str(value["model"]), messages, scale, options, stream, False, tuple(sorted(ignored)))
 
 
 def _message(value: object, limits: Limits) -> Message:
@@ -100,13 +102,13 @@ class OllamaAnswer:
     media_type = "application/x-ndjson"
 
     def whole(self, answers: Sequence[Answer], usage: Usage) -> dict[str, Any]:
-        return self._part(answers[0].text) | self._end(answers[0], usage)
+        return self._part(answers[0].text, answers[0].logprobs) | self._end(answers[0], usage)
 
     def opening(self) -> Iterator[bytes]:
         return iter(())
 
     def piece(self, part: Part) -> Iterator[bytes]:
-        yield _line(self._part(part.piece.text) | {"done": False})
+        yield _line(self._part(part.piece.text, part.piece.logprobs) | {"done": False})
 
     def closing(self, answers: Sequence[Answer], usage: Usage) -> Iterator[bytes]:
         yield _line(self._part("") | self._end(answers[0], usage))
@@ -114,9 +116,13 @@ class OllamaAnswer:
     def failed(self, error: MvlmError) -> Iterator[bytes]:
         yield _line({"error": str(error)})
 
-    def _part(self, text: str) -> dict[str, Any]:
-        said = {"response": text} if self.prompted else {"message": {"role": "assistant", "content": text}}
-        return {"model": self.chat.model, "created_at": datetime.now(UTC).isoformat(), **said}
+    def _part(self, text: str, tokens: Sequence[Likely] = ()) -> dict[str, Any]:
+        said: dict[str, Any] = {"response": text}
+        if not self.prompted:
+            said = {"message": {"role": "assistant", "content": text}}
+        if tokens:
+            said["logprobs"] = [likely_token(token) for token in tokens]
+        return {"model": self.chat.model, "created_at": _now(), **said}
 
     def _end(self, answer: Answer, usage: Usage) -> dict[str, Any]:
         def ns(*stages: str) -> int:
@@ -136,6 +142,13 @@ def tags(models: Mapping[str, Scale], manifest: Manifest) -> dict[str, Any]:
     modified = datetime.fromtimestamp(manifest.path("bundle.json").stat().st_mtime, UTC).isoformat()
     facts = {"modified_at": modified, "size": size, "digest": manifest.sha256, "details": details(manifest)}
     return {"models": [{"name": f"{name}{LATEST}", "model": f"{name}{LATEST}", **facts} for name in models]}
+
+
+def running(models: Mapping[str, Scale], manifest: Manifest) -> dict[str, Any]:
+    """What /api/ps lists: the model is loaded under all of its names, for as long as the server runs."""
+    listed = tags(models, manifest)["models"]
+    more = {"expires_at": "9999-12-31T23:59:59Z", "size_vram": 0, "context_length": manifest.max_length}
+    return {"models": [{name: fact for name, fact in one.items() if name != "modified_at"} | more for one in listed]}
 
 
 def shown(manifest: Manifest) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -9,10 +10,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from export.runtime.request import Scale
+
 from .body import read_json
-from .ollama import LATEST, OllamaAnswer, ollama_error, read_ollama, read_prompt, shown, tags
+from .chat import Chat
+from .limits import Limits
+from .ollama import LATEST, OllamaAnswer, loaded, ollama_error, read_ollama, read_prompt, running, shown, tags
 from .service import Service
 
+Read = Callable[[dict[str, Any], Limits, Mapping[str, Scale]], Chat]
 _VERSION = "0.5.0"  # of Ollama's API that is spoken here
 
 
@@ -29,6 +35,7 @@ class OllamaPaths:
         return [
             route("/api/version", self.version, "GET"),
             route("/api/tags", self.tags, "GET"),
+            route("/api/ps", self.running, "GET"),
             route("/api/show", self.show, "POST"),
             route("/api/chat", self.chat, "POST"),
             route("/api/generate", self.generate, "POST"),
@@ -40,6 +47,9 @@ class OllamaPaths:
     async def tags(self, request: Request) -> Response:
         return JSONResponse(tags(self._service.models, self._service.runtime.manifest))
 
+    async def running(self, request: Request) -> Response:
+        return JSONResponse(running(self._service.models, self._service.runtime.manifest))
+
     async def show(self, request: Request) -> Response:
         async with AsyncExitStack() as held:
             value = await self._service.asking.read(request, read_json, held)
@@ -48,7 +58,21 @@ class OllamaPaths:
         return JSONResponse(shown(self._service.runtime.manifest))
 
     async def chat(self, request: Request) -> Response:
-        return await self._service.reply(request, read_ollama, OllamaAnswer)
+        return await self._reply(request, read_ollama, prompted=False)
 
     async def generate(self, request: Request) -> Response:
-        return await self._service.reply(request, read_prompt, lambda chat: OllamaAnswer(chat, prompted=True))
+        return await self._reply(request, read_prompt, prompted=True)
+
+    async def _reply(self, request: Request, read: Read, *, prompted: bool) -> Response:
+        service = self._service
+
+        def parse(body: bytes | bytearray) -> Chat | dict[str, Any]:
+            value = read_json(body)
+            return loaded(value, service.models, prompted=prompted) or read(value, service.limits, service.models)
+
+        async with AsyncExitStack() as held:
+            asked = await service.asking.read(request, parse, held)
+            if isinstance(asked, dict):
+                return JSONResponse(asked)
+            face = OllamaAnswer(asked, prompted)
+            return await service.asking.reply(request, face, lambda job: service.begin(asked), held)

@@ -211,6 +211,8 @@ class Service:
     async def _http_error(self, request: Request, error: HTTPException) -> Response:
         """A path or a method that is not there; the methods that are stand in `Allow`."""
         body = error_body(MvlmError(str(error.detail), code="http"), error.status_code)
+        if request.url.path.startswith("/api/"):  # Ollama's clients read a line
+            body = {"error": str(error.detail)}
         return JSONResponse(body, error.status_code, dict(error.headers or {}))
 
 
