@@ -159,7 +159,8 @@ def _share(name: str, told: str) -> float:
 @out_option("tasks")
 @OVERWRITE
 def to_lmms_eval(rows: Path, split: str, out: Path, overwrite: bool) -> None:
-    """Write rows as tasks of lmms-eval: `rows` generates answers, `rows_choice` chooses among given ones.
+    """Write rows as tasks of lmms-eval: `rows` generates answers to single questions, `rows_chat` to those that stand
+    in a conversation or are about several pictures, `rows_choice` chooses among given ones.
 
     \b
     Example:

@@ -26,7 +26,8 @@ def labelled(row: Row) -> list[Row]:
 
     A conversation about a picture that stands before it is asked question by question (`id#0`, `id#1`), each behind the
     row's system text. In any other row each picture is asked about by the turn in which it stands (`id@0`, `id@1`, by
-    the pictures' numbers), behind all that was said before.
+    the pictures' numbers), behind all that was said before; a later turn without pictures asks about those that were
+    shown last (`id@0#1`, by the turn's number), as the router is asked on a device.
     """
     alone = questions_of(replace(row, system=None))
     if row.system is None:
@@ -36,17 +37,30 @@ def labelled(row: Row) -> list[Row]:
     return list(_of_each_picture(row))
 
 
+def asked_once(rows: Sequence[Row]) -> list[Row]:
+    """The questions of some rows, each once, whatever the number of pictures that it is about.
+
+    Raises `MvlmError` as `label_questions`.
+    """
+    found: dict[tuple[str, int], Row] = {}
+    for row in label_questions(rows):
+        found.setdefault((row.id, 0) if row.within is None else (row.within.row.id, len(row.within.row.turns)), row)
+    return list(found.values())
+
+
 def _of_each_picture(row: Row) -> Iterator[Row]:
-    shown = 0
-    for number, turn in enumerate(row.turns, 1):
-        places = [part.number for part in turn.content if isinstance(part, PicturePlace)]
-        shown += len(places)
+    places: list[int] = []
+    for number, turn in enumerate(row.turns):
+        own = [part.number for part in turn.content if isinstance(part, PicturePlace)]
+        places = own or places
         words = "\n".join(part for part in turn.content if isinstance(part, str))
         if not words.strip():
             continue  # no router is asked about a picture without words
-        until = replace(row, pictures=row.pictures[:shown], turns=row.turns[:number])
+        shown = max(places, default=-1) + 1  # pictures stand in their order
+        until = replace(row, pictures=row.pictures[:shown], turns=row.turns[: number + 1])
+        name = "{id}@{place}" if own else "{id}@{place}#{number}"
         for place in places:
             yield replace(
-                row, id=f"{row.id}@{place}", pictures=(row.pictures[place],), system=None,
-                turns=(replace(turn, content=(PicturePlace(0), words)),), within=Within(until, place),
+                row, id=name.format(id=row.id, place=place, number=number), pictures=(row.pictures[place],),
+                system=None, turns=(replace(turn, content=(PicturePlace(0), words)),), within=Within(until, place),
             )  # fmt: skip

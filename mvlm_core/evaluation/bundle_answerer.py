@@ -36,13 +36,33 @@ class BundleAnswerer:
         return [self._answer(sample, max_new_tokens, until) for sample in asked]
 
     def _answer(self, asked: Asked, max_new_tokens: int, until: Sequence[str]) -> Said:
-        _require_one(asked)
+        if not _is_one(asked):
+            return self._converse(asked, max_new_tokens, until)
         view = self.runtime.look(asked.pictures[0])
         answer = view.ask(asked.question, self.scale, max_new_tokens=max_new_tokens, stop=tuple(until))
         return Said(answer.text.strip(), (answer.num_visual_tokens,))
 
+    def _converse(self, asked: Asked, max_new_tokens: int, until: Sequence[str]) -> Said:
+        """The answer to a conversation, by the bundle's chat template."""
+        pictures = iter(asked.pictures)
+        messages = [
+            message | {
+                "content": [
+                    part if part["type"] == "text" else {"type": "image", "image": next(pictures)}
+                    for part in message["content"]
+                ]
+            }
+            for message in asked.messages
+        ]  # fmt: skip
+        answer = self.runtime.chat(messages, self.scale, max_new_tokens=max_new_tokens, stop=tuple(until))
+        return Said(answer.text.strip(), answer.scales)
+
     def likelihood(self, asked: Asked, answers: Sequence[str]) -> list[Likelihood]:
-        _require_one(asked)
+        if not _is_one(asked):
+            raise MvlmError(
+                f"it shows {len(asked.pictures)} pictures in {len(asked.messages)} messages, and a bundle scores given"
+                " answers to one question about one picture before it: evaluate the run"
+            )
         view = self.runtime.look(asked.pictures[0])
         m = view.choose(asked.question).scale if self.scale == "auto" else self.scale
         return [self._likelihood(view, asked.question, m, answer.strip()) for answer in answers]
@@ -79,11 +99,7 @@ def _teacher_forced(
     return nats / (len(ids) + 1), greedy and int(logits.argmax()) in stop_ids
 
 
-def _require_one(asked: Asked) -> None:
-    """Raise `MvlmError` for what a bundle's prompt has no place for."""
+def _is_one(asked: Asked) -> bool:
+    """Whether it is one question about one picture before it."""
     kinds = [part["type"] for part in asked.messages[-1]["content"]]
-    if len(asked.messages) != 1 or len(asked.pictures) != 1 or kinds[0] != "image":
-        raise MvlmError(
-            f"it shows {len(asked.pictures)} pictures in {len(asked.messages)} messages, and a bundle answers one"
-            " question about one picture before it: evaluate the run"
-        )
+    return len(asked.messages) == 1 and len(asked.pictures) == 1 and kinds[0] == "image"

@@ -39,11 +39,26 @@ def test_each_of_several_pictures_is_asked_about_where_it_stands():
         said("first", PicturePlace(0), "what?"), said("and?"), said(PicturePlace(1), "same?", answer="no"),
         pictures=(ONE, TWO), system="Be brief.",
     )  # fmt: skip
-    one, two = labelled(talk)
+    one, later, two = labelled(talk)
+    assert (later.id, later.image, later.question) == ("r@0#1", ONE, "and?")
+    assert (later.within.row.turns, later.within.row.pictures) == (talk.turns[:2], (ONE,))
     assert (one.id, one.image, one.question) == ("r@0", ONE, "first\nwhat?")
     assert (one.within.row.turns, one.within.row.pictures) == (talk.turns[:1], (ONE,))
     assert (two.id, two.image, two.question, two.answers) == ("r@1", TWO, "same?", ("no",))
     assert (two.within.row, two.within.number, two.group) == (talk, 1, "g")
+
+
+def test_a_later_question_is_about_the_pictures_that_were_shown_last():
+    talk = row(
+        said("before any"), said(PicturePlace(0), "one?"), said(PicturePlace(1), PicturePlace(2)),
+        said("alike?", answer="2"), said("sure?"), pictures=(ONE, TWO, ONE),
+    )  # fmt: skip
+    assert [one.id for one in labelled(talk)] == ["r@0", "r@1#3", "r@2#3", "r@1#4", "r@2#4"]
+    _, second, third, *_ = labelled(talk)
+    assert (second.image, second.question, second.answers, second.within.number) == (TWO, "alike?", ("2",), 1)
+    assert (third.within.row.turns, third.within.row.pictures) == (talk.turns[:4], talk.pictures)
+    behind = row(said("look", PicturePlace(0), "what?"), said("and?"))
+    assert [one.id for one in labelled(behind)] == ["r@0", "r@0#1"]
 
 
 @pytest.mark.parametrize("nothing", [row(said("why?"), pictures=()), row(said(PicturePlace(0)))])

@@ -160,6 +160,23 @@ def test_words_alone_are_answered_by_a_run(made):
     assert of_run(made, 9).answer([one_turn([], QUESTIONS[0])], 4, [])[0].num_visual_tokens == ()
 
 
+def test_a_conversation_is_answered_by_a_bundle_as_by_its_run(made):
+    told = [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+        {"role": "user", "content": [{"type": "image", "url": made.picture(0)}, {"type": "text", "text": "what?"}]},
+        _assistant("red"),
+        {"role": "user", "content": [{"type": "image", "url": made.picture(1)}, {"type": "text", "text": "which?"}]},
+    ]  # fmt: skip
+    bundle, run = BundleAnswerer(Runtime.load(made.bundle), 9), of_run(made, 9)
+    for messages in (told, told[:2], [*told, _assistant("blue"), {"role": "user", "content": told[0]["content"]}]):
+        sample = read_messages(messages)
+        (said,) = bundle.answer([sample], 6, [])
+        assert (said,) == tuple(run.answer([sample], 6, []))
+        assert said.num_visual_tokens == (9,) * len(sample.pictures)
+    auto = BundleAnswerer(Runtime.load(made.bundle), "auto").answer([read_messages(told)], 6, [])[0]
+    assert set(auto.num_visual_tokens) <= set(bundle.runtime.manifest.scales)
+
+
 def test_an_answer_ends_where_a_text_of_until_begins(made):
     answerer = of_run(made, 9)
     whole = answerer.answer([asked(made, 0)], 12, [])[0].text
@@ -178,9 +195,8 @@ def test_what_cannot_be_answered_is_refused(made):
         BundleAnswerer(Runtime.load(made.bundle), 2500)
     bundle = BundleAnswerer(Runtime.load(made.bundle), 9)
     two = one_turn([made.picture(0), made.picture(1)], "which?")
-    for ask in (lambda: bundle.answer([two], 4, []), lambda: bundle.likelihood(two, ["a"])):
-        with pytest.raises(MvlmError, match="shows 2 pictures in 1 messages"):
-            ask()
+    with pytest.raises(MvlmError, match="shows 2 pictures in 1 messages, and a bundle scores given answers"):
+        bundle.likelihood(two, ["a"])
     with pytest.raises(MvlmError, match="the answer to score is empty"):
         bundle.likelihood(asked(made, 0), [" "])
     with pytest.raises(MvlmError, match="positions, and the decoder has"):

@@ -20,6 +20,7 @@ from export.runtime.image import open_picture
 from mvlm_core.data.reading import read_rows
 from mvlm_core.evaluation.export_task import write_tasks
 from mvlm_core.evaluation.import_task import answers_of, write_rows
+from mvlm_core.evaluation.sample import read_messages
 from tests.support.tiny import drawn_picture
 
 NOT_INSTALLED = "lmms-eval is not installed: pip install --no-deps lmms-eval==0.7.3"
@@ -56,6 +57,42 @@ def test_pictures_that_stand_inside_rows_get_a_file(tmp_path):
     doc = docs(tmp_path / "tasks", "docs.jsonl")[0]
     assert Path(doc["picture"]).read_bytes() == held["bytes"]
     assert not (tmp_path / "tasks" / "rows_choice.yaml").exists()  # one answer leaves nothing to choose
+
+
+def test_questions_in_conversations_become_a_task_of_their_own(tmp_path):
+    for name in ("a", "b"):
+        drawn_picture(ord(name)).save(tmp_path / f"{name}.png")
+
+    def says(role: str, *parts: str) -> dict:
+        kinds = ["image" if part.endswith(".png") else "text" for part in parts]
+        return {"role": role, "content": [{"type": k, k: part} for k, part in zip(kinds, parts, strict=True)]}
+
+    talk = [
+        says("system", "Be brief."), says("user", "a.png", "b.png", "alike?"), says("assistant", "no"),
+        says("user", "why?"), says("assistant", "size"),
+    ]  # fmt: skip
+    lines = [
+        {"id": "talk", "messages": talk, "split": "test"},
+        {"id": "one", "image": "a.png", "question": "what?", "answers": ["red"], "split": "test"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "tasks").mkdir()
+    counts = write_tasks(tmp_path / "rows.jsonl", tmp_path / "tasks", "test", tmp_path / "tasks")
+    assert counts == {"rows": 1, "rows_chat": 2}  # a question about two pictures is asked once
+    assert [doc["id"] for doc in docs(tmp_path / "tasks", "docs.jsonl")] == ["one"]
+    first, second = docs(tmp_path / "tasks", "chat_docs.jsonl")
+    assert (first["id"], first["answer"], second["id"], second["answer"]) == ("talk@0", "no", "talk@0#1", "size")
+    utils = runpy.run_path(str(tmp_path / "tasks" / "utils.py"))
+    asked = read_messages(utils["messages"](second))
+    assert asked.question == "why?"
+    assert [message["role"] for message in asked.messages] == ["system", "user", "assistant", "user"]
+    assert [part["type"] for part in asked.messages[1]["content"]] == ["image", "image", "text"]
+    shown = [picture.tobytes() for picture in asked.pictures]
+    assert shown == [open_picture(tmp_path / f"{name}.png").tobytes() for name in ("a", "b")]
+    assert shown == [picture.tobytes() for picture in utils["all_pictures"](second)]
+    assert utils["score_answer"](second, ["Size"]) == {"score": 1.0}
+    told = (tmp_path / "tasks" / "rows_chat.yaml").read_text()
+    assert "doc_to_messages: !function 'utils.messages'" in told
 
 
 def test_no_rows_of_the_split(mvlm, scenes, tmp_path):

@@ -35,7 +35,12 @@ ROWS = {
     "system": [BRIEF, user("0.png", QUESTIONS[0]), told("red"), user(QUESTIONS[1]), told("a star")],
     "two": [BRIEF, user("1.png", "2.png", QUESTIONS[2]), told("blue")],
     "turns": [user("3.png", QUESTIONS[0]), told("red"), user("and", "4.png", QUESTIONS[3]), told("a moon")],
-}
+    "later": [
+        BRIEF, user("1.png", QUESTIONS[0]), told("red"), user("4.png", "0.png", QUESTIONS[2]), told("blue"),
+        user(QUESTIONS[1]), told("a star"),
+    ],
+    "behind": [user("2.png", "look", QUESTIONS[0]), told("red"), user(QUESTIONS[3]), told("a moon")],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +90,9 @@ def test_every_answer_is_that_of_one_by_one(run, rows, labelled):
     lines = pq.read_table(labelled[0] / "labels.parquet").to_pylist()
     found = {(line["id"], int(line["scale"])): line for line in lines}
     asked = label_questions(read_rows(rows))
-    assert [row.id for row in asked] == ["alone", "system#0", "system#1", "two@0", "two@1", "turns@0", "turns@1"]
+    assert [row.id for row in asked] == ["alone", "system#0", "system#1", "two@0", "two@1", "turns@0", "turns@1",
+                                       "later@0", "later@1", "later@2", "later@1#2", "later@2#2",
+                                       "behind@0", "behind@0#1"]  # fmt: skip
     assert found.keys() == {(row.id, scale) for row in asked for scale in SCALES}
     for row in asked:
         for scale in SCALES:
@@ -101,8 +108,8 @@ def test_every_answer_is_that_of_one_by_one(run, rows, labelled):
 def test_the_cost_is_said_before_it_starts(labelled):
     _, facts, said = labelled
     assert said == [
-        "7 questions at 3 scales: 21 answers; 9 of them with one of several pictures at a scale and the others at 4"
-        " (--beside), which read 18 pictures"
+        "14 questions at 3 scales: 42 answers; 21 of them with one of several pictures at a scale and the others at 4"
+        " (--beside), which read 54 pictures"
     ]
     assert facts["beside"] == 4
 
