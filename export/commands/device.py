@@ -89,7 +89,7 @@ def bench(
       mvlm bench bundle --threads 2
     """
     from export.device.bench import Plan, answers, gpu_memory, measure, open_runtime
-    from export.device.bench_report import conclude, table, to_json
+    from export.device.bench_report import conclude, said_of_checks, table, to_json
     from export.device.power import PowerMeter
     from export.runtime.artefact import output_folder, write_json
     from export.runtime.backends.onnx import Device
@@ -114,6 +114,7 @@ def bench(
         write_json(staging / "bench.json", facts)
         drawn = _draw(measured, staging / "bench.png")
     click.echo("\n".join(table(measured)))
+    click.echo(said_of_checks(measured.checks))
     if power.absent:
         click.echo(f"power: not measured, {power.absent}")
     click.echo(f"{folder}: {'bench.json and bench.png' if drawn else 'bench.json; ' + _NO_PLOT}")

@@ -3,6 +3,9 @@
 Letters: K scales of the bundle, ascending; R rounds. In a round every scale answers once, in an order that changes, and
 looks at the picture anew: what slows the machine down for a while then slows all scales, and no answer finds the
 cache of another. Stop tokens are ignored, so that every answer has the same length.
+
+In the same rounds every part of a question is measured by itself (`parts.py`). What a scale costs is composed of these,
+for any picture and whatever is in the caches; the whole questions say by how much that is wrong.
 """
 
 from __future__ import annotations
@@ -25,10 +28,13 @@ from export.runtime.image import Picture
 from export.runtime.machine import resident_mib
 from export.runtime.manifest import Manifest
 from export.runtime.request import Request
+from export.runtime.routing.parts import Parts, Work
 
+from .parts import PartSamples, PartsMeter
 from .power import PowerMeter
 
 Floats = NDArray[np.float64]
+Asked = tuple[Answer, float, float]  # and when that began and ended, in seconds
 # A saving below this share of an answer's time is taken for none.
 WORTH = 0.02
 # How sure the floor must be that a scale is dearer than the cheapest.
@@ -53,14 +59,28 @@ class Plan:
 
 @dataclass
 class Samples:
-    """Milliseconds as they were measured: by scale and stage, one for each round."""
+    """Milliseconds as they were measured: by scale and stage, one for each round.
+
+    `whole` is what a question took from outside, by scale; `chosen` the same where a scale was chosen, and which.
+    """
 
     scales: tuple[int, ...]
     stages: dict[int, dict[str, list[float]]] = field(default_factory=dict)
-    shared: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    whole: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    chosen: list[tuple[int, float]] = field(default_factory=list)
+    parts: PartSamples = field(default_factory=PartSamples)
+    work: dict[int, Work] = field(default_factory=dict)
     watts: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     peak_mib: dict[int, float] = field(default_factory=dict)
-    prompt_tokens: dict[int, int] = field(default_factory=dict)
+
+    def medians(self) -> Parts:
+        """The parts that costs are composed of."""
+        return self.parts.parts(lambda ms: float(np.median(ms)))
+
+    def composed(self, answer_tokens: int) -> Floats:
+        """A question about a new picture and its answer, without the router, from its parts: (K,)."""
+        parts = self.medians()
+        return np.array([parts.ms(self.work[m], answer_tokens) for m in self.scales])
 
     def looks(self) -> Floats:
         """Every look at a picture, whichever scale then answered: (R * K,)."""
@@ -85,38 +105,49 @@ def open_runtime(manifest: Manifest, device: Device) -> Runtime:
 
 
 def answers(manifest: Manifest, plan: Plan) -> int:
-    """How many answers `measure` asks for."""
-    return (plan.rounds + plan.warmup_rounds) * (len(manifest.scales) + (manifest.router is not None))
+    """How many steps `measure` takes: answers, and the parts of each round."""
+    return (plan.rounds + plan.warmup_rounds) * (len(manifest.scales) + (manifest.router is not None) + 1)
 
 
 def measure(runtime: Runtime, plan: Plan, power: PowerMeter, progress: Callable[[int], None]) -> Samples:
-    """Ask at every scale in every round; `progress` counts answers.
+    """Ask at every scale in every round, and measure the parts; `progress` counts `answers`.
 
     Raises `MvlmError` for a question that cannot be asked or a picture that cannot be read.
     """
     scales = runtime.manifest.scales
-    samples = Samples(scales, {m: defaultdict(list) for m in scales})
-    runtime.require_answerable(Request(plan.question, max(scales), max_new_tokens=plan.answer_tokens))
-    order = np.random.default_rng(0)
+    request = Request(plan.question, max(scales), max_new_tokens=plan.answer_tokens)
+    runtime.require_answerable(request)
+    meter = PartsMeter(runtime, request)
+    samples = Samples(scales, {m: defaultdict(list) for m in scales}, work={m: meter.work(m) for m in scales})
+    order, warming = np.random.default_rng(0), Samples(scales, {m: defaultdict(list) for m in scales})
     for i in range(-plan.warmup_rounds, plan.rounds):
-        for m in order.permutation(scales).tolist():
-            started = time.perf_counter()
-            answer, peak_mib = _with_peak(lambda m=m: _ask(runtime, plan, m))  # type: ignore[misc]
-            watts = power.watts(started, time.perf_counter())
-            progress(1)
-            if i >= 0:
-                _keep(samples, m, answer, peak_mib, watts)
-        if runtime.manifest.router is not None:
-            timings = _ask(runtime, plan, "auto").timings
-            progress(1)
-            if i >= 0:
-                for stage in ("features", "router"):
-                    samples.shared[stage].append(timings[f"{stage}_ms"])
+        _round(runtime, plan, power, progress, samples if i >= 0 else warming, order)
+        meter.round(runtime.look(plan.picture), (samples if i >= 0 else warming).parts, order)
+        progress(1)
     return samples
 
 
-def _ask(runtime: Runtime, plan: Plan, scale: Any) -> Answer:
-    return runtime.ask(plan.picture, plan.question, scale, max_new_tokens=plan.answer_tokens)
+def _round(
+    runtime: Runtime, plan: Plan, power: PowerMeter, progress: Callable[[int], None], samples: Samples,
+    order: np.random.Generator,
+) -> None:  # fmt: skip
+    """Whole questions: one at each scale, and one where the router chooses."""
+    for m in order.permutation(samples.scales).tolist():
+        (answer, started, ended), peak_mib = _with_peak(lambda m=m: _ask(runtime, plan, m))  # type: ignore[misc]
+        samples.whole[m].append(1000 * (ended - started))
+        _keep(samples, m, answer, peak_mib, power.watts(started, ended))
+        progress(1)
+    if runtime.manifest.router is not None:
+        answer, started, ended = _ask(runtime, plan, "auto")
+        if answer.escalated is None:
+            samples.chosen.append((answer.num_visual_tokens, 1000 * (ended - started)))
+        progress(1)
+
+
+def _ask(runtime: Runtime, plan: Plan, scale: Any) -> Asked:
+    started = time.perf_counter()
+    answer = runtime.ask(plan.picture, plan.question, scale, max_new_tokens=plan.answer_tokens)
+    return answer, started, time.perf_counter()
 
 
 def _keep(samples: Samples, m: int, answer: Answer, peak_mib: float | None, watts: float | None) -> None:
@@ -130,14 +161,14 @@ def _keep(samples: Samples, m: int, answer: Answer, peak_mib: float | None, watt
         samples.watts[m].append(watts)
 
 
-def _with_peak(work: Callable[[], Answer]) -> tuple[Answer, float | None]:
+def _with_peak(work: Callable[[], Asked]) -> tuple[Asked, float | None]:
     """What `work` returns, and the most memory that this process held meanwhile, in MiB; Linux alone tells."""
     try:
         _CLEAR.write_text("5")  # lets the peak begin anew (kernel documentation, filesystems/proc)
     except OSError:
         return work(), None
-    answer = work()
-    return answer, resident_mib("VmHWM")
+    asked = work()
+    return asked, resident_mib("VmHWM")
 
 
 def gpu_memory(provider: str) -> dict[str, Any]:
@@ -177,8 +208,8 @@ def _rounds_for_sure(rounds: int) -> int:
     return rounds + 1
 
 
-def costs_of(totals: Floats, floor: int, router_ms: float) -> Floats:
-    """Medians in milliseconds, the same up to the floor and never falling above it: (R, K) -> (K,)."""
-    medians = np.median(totals, axis=0)
-    medians[: floor + 1] = medians[: floor + 1].mean()
-    return np.maximum.accumulate(medians) + router_ms
+def costs_of(composed: Floats, floor: int, router_ms: float) -> Floats:
+    """Milliseconds, the same up to the floor and never falling above it: (K,) -> (K,)."""
+    costs = composed.copy()
+    costs[: floor + 1] = costs[: floor + 1].mean()
+    return np.maximum.accumulate(costs) + router_ms

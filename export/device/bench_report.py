@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from export.runtime.machine import machine
 from export.runtime.manifest import Manifest
 from export.runtime.routing.costs import NAME
 
-from .bench import LOOK, STAGES, Plan, Samples, costs_of, floor_index, percentiles
+from .bench import LOOK, STAGES, Floats, Plan, Samples, costs_of, floor_index, percentiles
 from .power import PowerMeter
 
 if TYPE_CHECKING:
@@ -22,6 +23,20 @@ if TYPE_CHECKING:
 
 _COLOURS = ("#c9ced6", "#2b6cb0", "#8a8f98", "#e0a100", "#2f855a", "#c8102e", "#f3a6b2")
 _MUCH = 0.5
+
+
+@dataclass(frozen=True)
+class Check:
+    """Milliseconds of a question at a scale, or at what the router chose (`auto`): composed, and asked whole."""
+
+    scale: str
+    composed: float
+    whole: float
+
+    @property
+    def error(self) -> float:
+        """Of what was composed, as a share of the whole."""
+        return self.composed / self.whole - 1
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,7 @@ class Bench:
     floor: int  # a scale
     costs: dict[int, float]
     router_ms: float  # the router and the features of picture and question; 0 without a router
+    checks: tuple[Check, ...]
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -42,19 +58,45 @@ class Bench:
         """Medians in the order in which they happen, the answer's further tokens last; looking is the same for all."""
         at = {stage: float(np.median(values)) for stage, values in self.samples.stages[m].items()}
         shared = {stage: float(np.median([at[stage] for at in self.samples.stages.values()])) for stage in LOOK}
-        chosen = {stage: float(np.median(values)) for stage, values in self.samples.shared.items()}
+        chosen = self.choosing_ms()
         shown = {stage: (at | shared | chosen).get(stage, 0.0) for stage in STAGES}
         return shown | {"answer": at["token"] * (self.plan.answer_tokens - 1)}
+
+    def choosing_ms(self) -> dict[str, float]:
+        """Medians of the stages that are there only where a scale is chosen."""
+        parts = self.samples.medians()
+        return {"features": sum(parts.features.values()), "router": parts.router} if self.router_ms else {}
 
 
 def conclude(plan: Plan, samples: Samples) -> Bench:
     """Find the floor and the cost of each scale."""
-    totals = samples.totals(plan.answer_tokens)
-    shared = {stage: float(np.median(values)) for stage, values in samples.shared.items()}
-    router_ms = sum(shared.values())
-    floor = floor_index(totals)
-    costs = [round(float(cost), 4) for cost in costs_of(totals, floor, router_ms)]
-    return Bench(plan, samples, samples.scales[floor], dict(zip(samples.scales, costs, strict=True)), router_ms)
+    floor = floor_index(samples.totals(plan.answer_tokens))
+    router_ms = samples.medians().choosing_ms(picture_seen=False)
+    composed = samples.composed(plan.answer_tokens)
+    costs = [round(float(cost), 4) for cost in costs_of(composed, floor, router_ms)]
+    return Bench(
+        plan, samples, samples.scales[floor], dict(zip(samples.scales, costs, strict=True)), router_ms,
+        tuple(_checks(samples, composed, router_ms)),
+    )  # fmt: skip
+
+
+def _checks(samples: Samples, composed: Floats, router_ms: float) -> Iterator[Check]:
+    by_scale = dict(zip(samples.scales, composed.tolist(), strict=True))
+    for m, ms in by_scale.items():
+        yield Check(str(m), ms, float(np.median(samples.whole[m])))
+    if samples.chosen:
+        sums = [by_scale[m] + router_ms for m, _ in samples.chosen]
+        yield Check("auto", float(np.median(sums)), float(np.median([whole for _, whole in samples.chosen])))
+
+
+def said_of_checks(checks: Sequence[Check]) -> str:
+    """By how much costs that are composed of parts miss whole questions, for a person."""
+    worst = max(checks, key=lambda check: abs(check.error))
+    mean = sum(abs(check.error) for check in checks) / len(checks)
+    return (
+        f"costs composed of their parts miss whole questions by {mean:.1%} on average, and by {worst.error:+.1%} at"
+        f" most (at {worst.scale}: {worst.composed:.3g} for {worst.whole:.3g} ms)"
+    )
 
 
 def to_json(bench: Bench, manifest: Manifest, device: Device, memory: dict[str, Any], power: PowerMeter) -> Any:
@@ -75,7 +117,9 @@ def to_json(bench: Bench, manifest: Manifest, device: Device, memory: dict[str, 
         floor=bench.floor,
         sentence=sentence(bench),
         look_ms=percentiles(samples.looks()),
-        router_ms={stage: percentiles(values) for stage, values in samples.shared.items()},
+        parts=samples.parts.to_json(percentiles),
+        work={str(m): asdict(work) for m, work in samples.work.items()},
+        composed=[asdict(check) | {"error": round(check.error, 4)} for check in bench.checks],
         scales={str(m): _scale_json(bench, m) for m in bench.scales},
         memory_mib=memory,
         power={"source": power.source} if power.source else {"absent": power.absent},

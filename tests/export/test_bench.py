@@ -49,8 +49,18 @@ def test_bench_then_the_command_that_it_names(bundle, mvlm, monkeypatch):
         for stage in ("image", "vision", "connector", "prefill", "token", "first_token"):
             assert 0 < at[stage]["best"] <= at[stage]["p50"] <= at[stage]["p90"] <= at[stage]["p99"]
         assert at["peak_memory_mib"] > 10
-    assert facts["router_ms"]["router"]["p50"] > 0
-    assert facts["router_ms"]["features"]["p50"] > 0
+    parts = facts["parts"]
+    assert parts["router"]["p50"] > 0
+    assert parts["features"]["picture"]["p50"] > 0
+    assert parts["features"]["question"]["p50"] > 0
+    assert (list(parts["vision"]), sorted(parts["connector"], key=int)) == (["1"], ["1", "4", "9", "36", "144"])
+    around = facts["work"]["36"]["read"] - 36  # what stands around a picture, and is read again for each question
+    assert sorted(map(int, parts["prefill"])) == [around, *(around + m for m in (1, 4, 9, 36, 144))]
+    checks = {check["scale"]: check for check in facts["composed"]}
+    assert list(checks)[:5] == list(facts["costs"])
+    for check in checks.values():
+        assert check["error"] == pytest.approx(check["composed"] / check["whole"] - 1, abs=1e-3)
+    assert "costs composed of their parts miss whole questions by" in done.output
     assert facts["memory_mib"]["loaded"] > 10
     assert (folder / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert facts["sentence"] in done.output
@@ -142,6 +152,39 @@ def write_bench(bundle, sha256: str, **change) -> None:
     write_json(folder / "bench.json", facts | change)
 
 
+def test_a_measurement_of_before_is_read(bundle):
+    """Of format 1: costs that were measured whole, and what the router took in two stages."""
+    by_scale = dict.fromkeys(("1", "4", "9", "36", "144"), 5.0)
+    stages = {"features": {"p50": 0.5}, "router": {"p50": 0.25}}
+    write_bench(bundle, read_manifest(bundle).sha256, costs=by_scale, router_ms=stages)
+    costs = Runtime.load(bundle, threads=THREADS).costs
+    assert (costs.router_ms, costs.composed) == (0.75, None)
+
+
+def test_parts_that_are_not_in_order(bundle):
+    points = {"1": {"p50": 1.0, "p90": 2.0}}
+    parts = dict.fromkeys(("vision", "connector", "prefill", "token"), points)
+    parts |= {"image": points["1"], "features": {}}
+    scales = {m: {"first_token": {"p90": 1.0}, "token": {"p90": 0.1}} for m in ("1", "4", "9", "36", "144")}
+    work = {m: {"views": 1, "connected": 1, "tokens": int(m), "read": 9, "behind": 1} for m in scales}
+    told = {"format_version": 2, "costs": dict.fromkeys(scales, 5.0), "scales": scales, "parts": parts, "work": work}
+    sha256 = read_manifest(bundle).sha256
+    for change, says in (
+        ({}, None),
+        ({"work": {}}, "what is to be done is not said of every scale"),
+        ({"parts": parts | {"vision": {"4": points["1"]}}}, "nobody measured the encoding of one view"),
+        ({"parts": parts | {"token": {}}}, "a part that nobody measured"),
+        ({"format_version": 3}, "has format 3, and this mvlm reads up to 2"),
+    ):
+        shutil.rmtree(bundle / "bench", ignore_errors=True)
+        write_bench(bundle, sha256, **(told | change))
+        if says is None:
+            assert Runtime.load(bundle, threads=THREADS).costs.composed.most.image == 2.0
+        else:
+            with pytest.raises(MvlmError, match=says):
+                Runtime.load(bundle, threads=THREADS)
+
+
 def test_a_scale_that_takes_longer_is_seen_and_charged(bundle, monkeypatch):
     """The slow way to be sure: a connector that sleeps."""
     runtime = open_runtime(read_manifest(bundle), Device(threads=THREADS))
@@ -158,7 +201,7 @@ def test_a_scale_that_takes_longer_is_seen_and_charged(bundle, monkeypatch):
         measured = conclude(plan, measure(runtime, plan, power, steps.append))
     assert measured.floor == 9
     assert measured.costs[1] == measured.costs[9] < measured.costs[36] - 15 < measured.costs[144] - 30
-    assert len(steps) == 9 * 6
+    assert len(steps) == 9 * 7
     said = sentence(measured)
     assert "1 and 4 save nothing against 9" in said
     assert "% less" in said
@@ -176,8 +219,8 @@ def test_the_floor():
 
 
 def test_costs_never_fall_and_are_one_below_the_floor():
-    totals = np.ones((5, 5)) * [10.2, 10, 20, 19, 30]
-    assert costs_of(totals, 1, 0.5).round(6).tolist() == [10.6, 10.6, 20.5, 20.5, 30.5]
+    composed = np.array([10.2, 10, 20, 19, 30])
+    assert costs_of(composed, 1, 0.5).round(6).tolist() == [10.6, 10.6, 20.5, 20.5, 30.5]
 
 
 def test_percentiles():

@@ -17,11 +17,25 @@ from export.runtime.artefact import read_artefact
 from export.runtime.errors import MvlmError
 from export.runtime.machine import device_name, machine
 
+from .parts import Parts, Work
+
 NAME = "bench"
 
 
 class UnusedCosts(UserWarning):
     """This machine was measured, and not with the provider and threads that are asked for."""
+
+
+@dataclass(frozen=True)
+class Composed:
+    """The parts of a question, as half of them take and as nine of ten take at most, and what `costs` are composed of.
+
+    `work` is a question about a picture that nobody has looked at, by scale: the one that was measured.
+    """
+
+    usual: Parts
+    most: Parts
+    work: dict[int, Work]
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,7 @@ class CostTable:
         first_token_ms: from there to the first token of the answer, as nine of ten take at most.
         token_ms: each further token, as nine of ten take at most.
         router_ms: what of each cost is the router and its features.
+        composed: what costs of any question are composed of; None of a measurement of before there was that.
     """
 
     costs: dict[int, float]
@@ -45,6 +60,7 @@ class CostTable:
     first_token_ms: dict[int, float]
     token_ms: dict[int, float]
     router_ms: float = 0.0
+    composed: Composed | None = None
 
     def answer_ms(self, scale: int) -> float:
         """A question about a picture that has been looked at, until the last of `answer_tokens`, nine times of ten."""
@@ -103,6 +119,8 @@ def read_costs(bundle: Path, device: str, bundle_sha256: str) -> CostTable | Non
 
 
 def _table(facts: dict[str, Any]) -> CostTable:
+    composed = _composed(facts) if facts["format_version"] > 1 else None
+    before = facts.get("router_ms", {}).values()  # where parts were not measured yet
     table = CostTable(
         costs=_by_scale(facts["costs"]),
         floor=int(facts["floor"]),
@@ -110,12 +128,28 @@ def _table(facts: dict[str, Any]) -> CostTable:
         look_ms=_milliseconds(facts["look_ms"]["p90"]),
         first_token_ms=_by_scale({m: at["first_token"]["p90"] for m, at in facts["scales"].items()}),
         token_ms=_by_scale({m: at["token"]["p90"] for m, at in facts["scales"].items()}),
-        router_ms=sum(_milliseconds(at["p50"]) for at in facts.get("router_ms", {}).values()),
+        router_ms=(
+            composed.usual.choosing_ms(picture_seen=False)
+            if composed
+            else sum(_milliseconds(at["p50"]) for at in before)
+        ),
+        composed=composed,
     )
     values = list(table.costs.values())
     if values != sorted(values) or table.floor not in table.costs:
         raise ValueError("costs must not fall from one scale to the next, and the floor is one of the scales")
     return table
+
+
+def _composed(facts: dict[str, Any]) -> Composed:
+    usual, most = (
+        Parts.from_json(facts["parts"], lambda at, name=name: _milliseconds(at[name]))  # type: ignore[misc]
+        for name in ("p50", "p90")
+    )
+    work = {int(m): Work(**{name: int(count) for name, count in of.items()}) for m, of in facts["work"].items()}
+    if sorted(work) != sorted(map(int, facts["costs"])):
+        raise ValueError("what is to be done is not said of every scale")
+    return Composed(usual, most, work)
 
 
 def _by_scale(values: Mapping[str, Any]) -> dict[int, float]:

@@ -1,0 +1,120 @@
+"""What a question takes on this device, composed from its parts: for any scale, picture, and state of the caches.
+
+`mvlm bench` measures the parts. What it did not measure lies on the line between the two points beside it, and what
+lies beyond them on the last line's continuation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+Points = tuple[tuple[int, float], ...]  # (how much, milliseconds), ascending in both
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left to be done for a question.
+
+    Attributes:
+        views: to be encoded, the overview among them while nobody has looked at it.
+        connected: views whose tokens are to be made.
+        tokens: of each of these.
+        read: positions that the language model has to read; none where only the tokens of the answer are counted.
+        behind: positions that stand in its cache already.
+    """
+
+    views: int
+    connected: int
+    tokens: int
+    read: int
+    behind: int = 0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Milliseconds of each part.
+
+    Attributes:
+        image: preparing the pixels of a view.
+        vision: encoding, by the number of views that are encoded at once.
+        connector: making the tokens of a view, by their number.
+        prefill: by the number of positions that are read at once.
+        token: one more token of an answer, by the number of positions before it.
+        features: what a router looks at: `picture`, once for a picture, and `question`.
+        router: asking it.
+    """
+
+    image: float
+    vision: Points
+    connector: Points
+    prefill: Points
+    token: Points
+    features: Mapping[str, float]
+    router: float
+
+    def ms(self, work: Work, answer_tokens: int) -> float:
+        """What is left, and an answer of so many tokens, the first of which comes out of the reading."""
+        seen = work.views * self.image + sum(self._encoding(n) for n in self.batches(work.views))
+        return seen + self.reading_ms(work) + self.writing_ms(work, answer_tokens)
+
+    def reading_ms(self, work: Work) -> float:
+        """Until the first token, of a picture whose views are encoded."""
+        made = work.connected * between(self.connector, work.tokens) if work.connected else 0.0
+        return made + (between(self.prefill, work.read) if work.read else 0.0)
+
+    def writing_ms(self, work: Work, answer_tokens: int) -> float:
+        """The further tokens of an answer."""
+        return (answer_tokens - 1) * between(self.token, work.behind + work.read)
+
+    def batches(self, views: int) -> tuple[int, ...]:
+        """In how many views at once so many are encoded soonest."""
+        return _batches(self.vision, views)
+
+    def choosing_ms(self, *, picture_seen: bool) -> float:
+        """What choosing takes: less for a picture that the router has looked at."""
+        known = sum(ms for of, ms in self.features.items() if not (picture_seen and of == "picture"))
+        return known + self.router
+
+    def _encoding(self, views: int) -> float:
+        return dict(self.vision)[views]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], of: Callable[[Any], float]) -> Parts:
+        """`of` takes the milliseconds out of what was kept of a measurement: its median, or what most take."""
+        points = {name: _points(value[name], of) for name in ("vision", "connector", "prefill", "token")}
+        if dict(points["vision"]).get(1) is None:
+            raise ValueError("nobody measured the encoding of one view")
+        features = {str(name): of(ms) for name, ms in value["features"].items()}
+        router = of(value["router"]) if value.get("router") else 0.0
+        return cls(image=of(value["image"]), features=features, router=router, **points)
+
+
+def between(points: Points, at: float) -> float:
+    """The value at a place: on the line between the points beside it, never below the first, never falling."""
+    if len(points) == 1 or at <= points[0][0]:
+        return points[0][1]
+    right = next((i for i, (place, _) in enumerate(points) if place >= at), len(points) - 1)
+    (x, low), (y, high) = points[right - 1], points[right]
+    return low + (high - low) * (at - x) / (y - x)
+
+
+def _points(value: Mapping[str, Any], of: Callable[[Any], float]) -> Points:
+    """Measured points in order. More is never cheaper: a point below the one before it was noise."""
+    points: list[tuple[int, float]] = []
+    for place, ms in sorted((int(place), of(ms)) for place, ms in value.items()):
+        points.append((place, max(ms, points[-1][1]) if points else ms))
+    if not points:
+        raise ValueError("a part that nobody measured")
+    return tuple(points)
+
+
+@cache
+def _batches(vision: Points, views: int) -> tuple[int, ...]:
+    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    for n in range(1, views + 1):
+        ways = [(best[n - size][0] + ms, (size, *best[n - size][1])) for size, ms in vision if size <= n]
+        best.append(min(ways))
+    return best[views][1]

@@ -1,0 +1,70 @@
+"""What a question takes, composed of its parts: against sums that are written out."""
+
+from __future__ import annotations
+
+from itertools import combinations_with_replacement
+
+import pytest
+
+from export.device.parts import PartSamples, reading_points
+from export.runtime.routing.parts import Parts, Work, between
+
+PARTS = Parts(
+    image=1.0, vision=((1, 10.0), (4, 28.0)), connector=((1, 0.5), (36, 1.0)),
+    prefill=((10, 5.0), (20, 9.0), (100, 49.0)), token=((10, 2.0), (100, 3.0)),
+    features={"picture": 0.7, "question": 0.2}, router=0.1,
+)  # fmt: skip
+
+
+def test_between_points_and_beyond_them():
+    points = ((10, 5.0), (20, 9.0), (100, 49.0))
+    at = {1: 5.0, 10: 5.0, 15: 7.0, 20: 9.0, 60: 29.0, 100: 49.0, 140: 69.0}
+    assert {place: between(points, place) for place in at} == at
+    assert between(((3, 4.0),), 50) == 4.0
+
+
+def test_a_question_about_a_new_picture():
+    # a view, its tokens, 46 positions, and 3 more tokens of answer behind 50
+    work = Work(views=1, connected=1, tokens=36, read=46, behind=4)
+    assert PARTS.ms(work, 4) == pytest.approx(1 + 10 + 1 + (9 + 40 * 26 / 80) + 3 * (2 + 40 / 90))
+
+
+def test_what_is_done_already_costs_nothing():
+    # the picture was read at this scale before: the question alone, behind it
+    assert PARTS.ms(Work(0, 0, 36, 10, behind=40), 1) == pytest.approx(5.0)
+    assert PARTS.ms(Work(0, 0, 36, 0, behind=40), 3) == pytest.approx(2 * (2 + 30 / 90))
+
+
+@pytest.mark.parametrize("views", range(14))
+def test_views_are_encoded_in_the_batches_that_take_least(views):
+    sizes = dict(PARTS.vision)
+    every = [c for n in range(views + 1) for c in combinations_with_replacement(sizes, n) if sum(c) == views]
+    best = min(sum(map(sizes.__getitem__, c)) for c in every)
+    found = PARTS.batches(views)
+    assert sum(found) == views
+    assert sum(map(sizes.__getitem__, found)) == pytest.approx(best)
+    assert PARTS.ms(Work(views, 0, 36, 0, 10), 1) == pytest.approx(views + best)
+
+
+def test_choosing_for_a_picture_that_was_seen():
+    assert PARTS.choosing_ms(picture_seen=False) == pytest.approx(1.0)
+    assert PARTS.choosing_ms(picture_seen=True) == pytest.approx(0.3)
+
+
+def test_more_is_never_cheaper():
+    samples = PartSamples()
+    for part, at, ms in [
+        ("image", 0, 1.0), ("vision", 1, 2.0), ("connector", 9, 0.5), ("token", 30, 1.0),
+        ("prefill", 30, 4.0), ("prefill", 10, 5.0), ("prefill", 50, 6.0),
+    ]:  # fmt: skip
+        samples.add(part, at, ms)
+    parts = samples.parts(lambda ms: ms[0])
+    assert parts.prefill == ((10, 5.0), (30, 5.0), (50, 6.0))
+    assert (parts.features, parts.router) == ({}, 0.0)  # of a bundle without a router
+
+
+def test_reading_is_measured_at_the_scales_or_at_some_of_many():
+    assert reading_points((1, 9, 144)) == (1, 9, 144)
+    many = reading_points(range(1, 145))
+    assert (many[0], many[-1]) == (1, 144)
+    assert len(many) <= 8
