@@ -89,6 +89,7 @@ def _smolvlm_views(config: PreTrainedConfig, told: Settings, tokenizer: PreTrain
         "rule": LongestEdge(int(size["longest_edge"]), bool(told["do_image_splitting"])),
         "overview_last": True,
         "marks": Marks("grid", **named),
+        "clip_words": "timed" if config.model_type == "smolvlm" else "none",  # Idefics3 knows no clips
     }
 
 
@@ -117,6 +118,7 @@ def _internvl_views(config: PreTrainedConfig, told: Settings, tokenizer: PreTrai
         "rule": ClosestAspect(int(told["min_patches"]), most) if most > 1 else Whole(),
         "overview_last": True,
         "marks": Marks("span", **marks),
+        "clip_words": "numbered",
     }
 
 

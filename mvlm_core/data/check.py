@@ -8,6 +8,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,10 +118,11 @@ def check_tokens(
             if not any(encoded.supervised):
                 raise MvlmError("nothing is supervised: the chat template marks no answer of it")
             finest, visual = visual_lengths.finest(row.pictures, scales)
+            fits = partial(visual_lengths.that_fits, row.pictures, finest)
             if max_tokens is not None:
-                report.shortened += truncate(encoded, max_tokens, finest, image_id, visual) is not encoded
+                report.shortened += truncate(encoded, max_tokens, finest, image_id, visual, fits) is not encoded
             length = encoded.length_with(visual, image_id)
-            require_positions(min(length, kept or length), positions, finest)
+            require_positions(min(length, kept or length), positions, finest, visual, fits)
         except MvlmError as error:
             report.faults.append(f"id {row.id}: {error}")
         progress(1)

@@ -11,6 +11,7 @@ from typing import Any
 from export.runtime.artefact import sha256_json
 from export.runtime.errors import MvlmError
 from export.runtime.views.clip import Frames, Video, times_of
+from export.runtime.views.clip_words import Timing
 
 from .pictures import PictureSource
 from .values import shown
@@ -53,6 +54,11 @@ class ClipFile:
         """How many there are. Raises `MvlmError` for a file that is no clip."""
         return _count(self.read())
 
+    @property
+    def timing(self) -> Timing:
+        """When its frames were taken. Raises `MvlmError` for a file that is no clip."""
+        return _timing(self.read())
+
     def read(self) -> Video:
         return Video(self.path, self.times)
 
@@ -63,6 +69,11 @@ class ClipFile:
 @lru_cache(maxsize=10_000)
 def _count(video: Video) -> int:
     return video.count
+
+
+@lru_cache(maxsize=10_000)
+def _timing(video: Video) -> Timing:
+    return video.timing
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,11 @@ class Asking:
         others = self._lengths.of(beside_it, beside) if beside_it else 0
         return words + others + self._lengths.finest(row.pictures, scales)[1]
 
+    def that_fits(self, row: Row, scales: Sequence[ScaleWord], over: int) -> ScaleWord | None:
+        """With how many tiles or frames the picture in question takes `over` tokens fewer than at the finest scale."""
+        finest, visual = self._lengths.finest(row.pictures, scales)
+        return self._lengths.that_fits(row.pictures, finest, visual - over)
+
     def groups(self, rows: Sequence[Row]) -> list[Group]:
         """Rows that share what is read before their questions, in the order in which they first appear."""
         groups: dict[object, list[Row]] = defaultdict(list)

@@ -49,8 +49,12 @@ def too_long(
 ) -> str | None:  # fmt: skip
     """Which rows are longer than the model was made for, an answer of `most` tokens among it, and what to do."""
     positions, finest = model.config.text_config.max_position_embeddings, coarse_to_fine(scales)[-1]
-    needed = {row.id: asking.length(row, scales, beside or finest) + most for row in asked}
-    faults = [f"id {name}: {count} tokens" for name, count in needed.items() if count > positions]
+    faults = []
+    for row in asked:
+        needed = asking.length(row, scales, beside or finest) + most
+        if needed > positions:
+            fits = asking.that_fits(row, scales, needed - positions)
+            faults.append(f"id {row.id}: {needed} tokens" + ("" if fits is None else f"; at {fits} it fits"))
     if not faults:
         return None
     return (

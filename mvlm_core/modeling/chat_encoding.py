@@ -8,7 +8,7 @@ and `encode_text` reads the marked ones as text: as `export.runtime.chat_text` d
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,6 +22,8 @@ from export.runtime.chat_text import spell as spell_special
 from export.runtime.errors import MvlmError
 from export.runtime.prompt import reader_of_pieces
 from export.runtime.views.scale import ScaleWord
+
+Fits = Callable[[int], ScaleWord | None]
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,14 @@ class Encoded:
 
 
 def truncate(
-    encoded: Encoded, max_tokens: int, scale: ScaleWord, image_token_id: int, visual: int | None = None
-) -> Encoded:
+    encoded: Encoded, max_tokens: int, scale: ScaleWord, image_token_id: int, visual: int | None = None,
+    fits: Fits | None = None,
+) -> Encoded:  # fmt: skip
     """Leave out text at the end until at most `max_tokens` are left at `scale`, where pictures are `visual` tokens.
 
-    `visual` may be left out where every picture is `scale` tokens. Give the finest scale, so that all scales are shown
-    the same words. Raises `MvlmError` where a picture would have to go, or everything that is supervised.
+    `visual` may be left out where every picture is `scale` tokens; `fits` says at which scale pictures take at most so
+    many. Give the finest scale, so that all scales are shown the same words. Raises `MvlmError` where a picture would
+    have to go, or everything that is supervised.
     """
     if visual is None:
         visual = int(scale) * encoded.ids.count(image_token_id)
@@ -59,6 +63,7 @@ def truncate(
         raise MvlmError(
             f"{length} tokens at scale {scale} do not fit into {max_tokens} without"
             " leaving out a picture: raise max_tokens, lower the scale, or take pictures out"
+            f"{_hint(fits, max_tokens - length + visual)}"
         )
     if not any(encoded.supervised[:keep]):
         raise MvlmError(
@@ -68,13 +73,24 @@ def truncate(
     return Encoded(encoded.ids[:keep], encoded.supervised[:keep])
 
 
-def require_positions(length: int, positions: int | None, scale: ScaleWord) -> None:
-    """Raise `MvlmError` for a conversation of `length` tokens that is longer than the language model was made for."""
+def require_positions(
+    length: int, positions: int | None, scale: ScaleWord, visual: int = 0, fits: Fits | None = None
+) -> None:
+    """Raise `MvlmError` for a conversation of `length` tokens that is longer than the language model was made for.
+
+    `visual` of them are pictures, and `fits` names a scale that does fit.
+    """
     if positions is not None and length > positions:
         raise MvlmError(
             f"{length} tokens at scale {scale} are more than the {positions} positions of the language model: set"
-            " max_tokens, lower the scale, or shorten the row"
+            f" max_tokens, lower the scale, or shorten the row{_hint(fits, positions - length + visual)}"
         )
+
+
+def _hint(fits: Fits | None, room: int) -> str:
+    """At which scale pictures fit into so many tokens."""
+    word = fits(room) if fits else None
+    return "" if word is None else f"; at {word} it fits"
 
 
 def spell(value: Any, tokenizer: PreTrainedTokenizerBase) -> Any:

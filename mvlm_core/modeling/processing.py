@@ -18,6 +18,7 @@ from export.runtime.errors import MvlmError
 from export.runtime.image import ImageSpec, Picture, open_picture, preprocess
 from export.runtime.prompt import FixedIds, ImagePlace, Part, Prompt, QuestionText, reader_of_pieces
 from export.runtime.views.clip import Clip, Frames, Video, frames_of, number_of
+from export.runtime.views.clip_words import Timing, words_around
 from export.runtime.views.cutting import OVERVIEW, Size, View
 from export.runtime.views.pixels import view_pixels
 from export.runtime.views.scale import Scale
@@ -31,6 +32,9 @@ from .template_limits import template_errors
 _MARKS_ANSWERS = re.compile(r"{%-?\s*generation\b")
 # Stands for the question while a template is taken apart, and questions that its parts must then encode as it does.
 _ANY_QUESTION = "\ue000question\ue000"
+_NO_TIMES = Timing()
+# Behind words that end a clip a question begins with a letter, which a tokenizer may join them to, or not.
+_ANY_LETTER = "a"
 _PROBES = ("what is it?", " it's 12:30, où  est-ce ? ", "a\nb", "形")
 
 
@@ -75,10 +79,10 @@ class MvlmImageProcessor(BaseImageProcessor):
         """An opened picture or clip at a scale."""
         if isinstance(opened, Image.Image):
             return self.shown((opened.height, opened.width), scale)
-        return self.shown_clip(opened.count, scale)
+        return self.shown_clip(opened.count, scale, opened.timing)
 
-    def shown_clip(self, count: int, scale: Scale) -> Shown:
-        """A clip of so many frames at a scale, each frame as a picture's overview stands."""
+    def shown_clip(self, count: int, scale: Scale, timing: Timing = _NO_TIMES) -> Shown:
+        """A clip of so many frames at a scale, each frame as a picture's overview, between the family's words."""
         spec = self.view_spec
         if scale.tokens is None and spec is None:
             raise MvlmError(
@@ -86,7 +90,9 @@ class MvlmImageProcessor(BaseImageProcessor):
                 code="scale-not-allowed",
             )
         tokens = spec.tokens(scale) if spec else scale.tokens
-        return of_frames(frames_of(count, scale), self.shown((self.size_px, self.size_px), Scale(tokens)))
+        views, one = frames_of(count, scale), self.shown((self.size_px, self.size_px), Scale(tokens))
+        numbers = [number_of(view, count) for view in views]
+        return of_frames(views, one, *words_around(spec.clip_words if spec else "none", numbers, timing))
 
     def open(self, picture: Picture | Clip) -> Image.Image | Clip:
         """A picture upright and in RGB, of whose size `shown` wants to know; a clip stays as it is."""
@@ -226,7 +232,10 @@ class MvlmProcessor(ProcessorMixin):
         """The ids that stand for a picture in a row: its placeholders and the marks around them."""
         if shown.text == self.image_token * shown.num_placeholders:
             return [self.image_token_id] * shown.num_placeholders
-        return encode_text(shown.text, self.tokenizer)[0]
+        if not shown.text[-1].isspace():
+            return encode_text(shown.text, self.tokenizer)[0]
+        letter = encode_text(_ANY_LETTER, self.tokenizer)[0]
+        return encode_text(shown.text + _ANY_LETTER, self.tokenizer)[0][: -len(letter)]
 
     @property
     def model_input_names(self) -> list[str]:

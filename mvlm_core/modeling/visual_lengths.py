@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,17 +11,20 @@ from typing import Any, Protocol, cast
 
 from PIL import Image
 
+from export.runtime.views.clip_words import Timing
 from export.runtime.views.cutting import Size
 from export.runtime.views.scale import Scale, ScaleWord
 
 from .processing import MvlmProcessor
 
+_MOST_TILES = 64
 # EXIF's tag, and its values from which on a picture lies on its side.
 _ORIENTATION, _FIRST_ON_ITS_SIDE = 0x0112, 5
 
 
 class Readable(Protocol):
-    """A picture of a row: `mvlm_core.data.pictures.PictureSource`; a clip says its number of `frames` too."""
+    """A picture of a row: `mvlm_core.data.pictures.PictureSource`; a clip says its number of `frames` too,
+    and that of a file its `timing`."""
 
     def read(self) -> Any: ...
 
@@ -41,20 +45,45 @@ class VisualLengths:
         lengths = {scale: self.of(pictures, scale) for scale in scales}
         return max(lengths.items(), key=lambda told: (told[1], Scale.parse(told[0]).order))
 
+    def that_fits(self, pictures: Sequence[Readable | None], scale: ScaleWord, room: int) -> ScaleWord | None:
+        """The scale with as many tokens a view and the most tiles or frames that `room` tokens hold, or the overview
+        alone; None where not even that does, or where `scale` asks for no more.
+        """
+        asked, spec = Scale.parse(scale), self.processor.image_processor.view_spec
+        if asked.tiles == 0:
+            return None
+        tokens = spec.tokens(asked) if spec else asked.tokens
+        frames = max((getattr(picture, "frames", None) or 0 for picture in pictures), default=0)
+        bound = frames or _MOST_TILES
+        most = bound if asked.tiles is None else min(asked.tiles, bound)
+
+        def length(tiles: int) -> int:
+            return self.of(pictures, Scale(tokens, tiles).word)
+
+        if frames:
+            found = bisect_right(range(most + 1), room, key=length) - 1
+        else:  # where more tiles are allowed, fewer of them may fit a picture's shape
+            found = max((n for n in range(most + 1) if length(n) <= room), key=length, default=-1)
+        return Scale(tokens, found).word if found >= 0 else None
+
     def _of_one(self, picture: Readable | None, scale: ScaleWord) -> int:
-        frames = getattr(picture, "frames", None)  # of a clip
-        if picture is None or frames or self.processor.image_processor.views is None:
-            return self._one(None, frames, scale)
+        views, frames = self.processor.image_processor.views, getattr(picture, "frames", None)  # of a clip
+        if frames:
+            timed = (views or {}).get("clip_words") == "timed"
+            timing = getattr(picture, "timing", None) if timed else None
+            return self._one(None, (frames, timing or Timing()), scale)
+        if picture is None or views is None:
+            return self._one(None, None, scale)
         return self._one(self._size(picture), None, scale)
 
     def _size(self, picture: Readable) -> Size:
         held = picture.read()
         return self._size_of_file(held) if isinstance(held, Path) else _size(cast(bytes, held))
 
-    def _length(self, size: Size | None, frames: int | None, scale: ScaleWord) -> int:
+    def _length(self, size: Size | None, clip: tuple[int, Timing] | None, scale: ScaleWord) -> int:
         images = self.processor.image_processor
-        if frames:
-            shown = images.shown_clip(frames, Scale.parse(scale))
+        if clip:
+            shown = images.shown_clip(clip[0], Scale.parse(scale), clip[1])
         else:
             shown = images.shown(size or (1, 1), Scale.parse(scale))
         return len(self.processor.picture_ids(shown))

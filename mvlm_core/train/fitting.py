@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from export.runtime.errors import MvlmError
@@ -35,12 +35,14 @@ class Fitting:
         image = self.processor.image_token_id
         try:
             encoded = self._encode(row.system, row.turns)
-            finest, visual = self.lengths.finest(_pictures(row), scales)
+            pictures = _pictures(row)
+            finest, visual = self.lengths.finest(pictures, scales)
+            fits = partial(self.lengths.that_fits, pictures, finest)
             if self.max_tokens is not None:
-                encoded = truncate(encoded, self.max_tokens, finest, image, visual)
+                encoded = truncate(encoded, self.max_tokens, finest, image, visual, fits)
             if not any(encoded.supervised):
                 raise MvlmError("nothing is supervised: the chat template marks no answer of it")
-            require_positions(encoded.length_with(visual, image), self.positions, finest)
+            require_positions(encoded.length_with(visual, image), self.positions, finest, visual, fits)
         except MvlmError as error:
             raise MvlmError(f"id {row.id}: {error}") from None
         return encoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pyarrow.parquet as pq
 import pytest
@@ -25,6 +26,12 @@ def as_pictures(processor, frames, tokens, question="what?"):
     )
 
 
+def without_words(processor) -> None:
+    """As a run of before the families' own words: tests/checkpoints/test_clip_prompts.py has those."""
+    if processor.image_processor.views:
+        processor.image_processor.views.pop("clip_words", None)
+
+
 @pytest.fixture(scope="module", params=["tiny", "smolvlm", "internvl", "llava_next"])
 def model(request, tmp_path_factory):
     if request.param == "tiny":
@@ -43,6 +50,7 @@ def model(request, tmp_path_factory):
 @torch.no_grad()
 def test_a_clip_is_its_frames_one_behind_another(model):
     net, processor = model
+    without_words(processor)
     frames = tuple(picture(90, 60, seed=n) for n in range(5))
     for word, numbers in (("4", [2]), ("4@2", [1, 3]), ("1@9", [0, 1, 2, 3, 4])):
         ours = processor(text=processor.ask("what?"), images=[Frames(frames)], scale=word)
@@ -54,6 +62,7 @@ def test_a_clip_is_its_frames_one_behind_another(model):
 
 def test_the_tokens_are_known_from_the_number_of_frames(model):
     _, processor = model
+    without_words(processor)
 
     class Clip:
         frames = 5
@@ -123,3 +132,13 @@ def test_training_and_labels(scenes, tmp_path, mvlm):
     assert result.exit_code == 2
     assert "1 rows at scale 36@native" in result.output
     assert "positions of the language model" in result.output
+    (fits,) = re.findall(r"id .*: \d+ tokens; at 36@(\d+) it fits", result.output)
+    (needed,) = re.findall(r"id .*: (\d+) tokens", result.output)
+    positions = model.config.text_config.max_position_embeddings
+    frames = Frames(tuple(tmp_path / name for name in rows[0]["video"]))
+    lengths = [
+        processor(text=processor.ask(rows[0]["question"]), images=[frames], scale=f"36@{n}")["input_ids"].shape[1]
+        for n in (int(fits), int(fits) + 1, 30)
+    ]
+    answer = int(needed) - lengths[2]
+    assert lengths[0] + answer <= positions < lengths[1] + answer

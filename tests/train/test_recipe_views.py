@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from export.runtime.views.spec import ViewSpec
 from mvlm_core.checkpoints.run_folder import load_run
 from mvlm_core.data.pictures import PictureFile
 from mvlm_core.modeling.processing import MvlmImageProcessor, MvlmProcessor
+from mvlm_core.modeling.visual_lengths import VisualLengths
 from mvlm_core.train.build import resolve_model
 from mvlm_core.train.model_config import ImageConfig, ModelConfig
 from tests.support.families import make, picture
@@ -147,6 +149,26 @@ def test_more_views_than_fit_are_named_before_a_step(rows, tmp_path, mvlm):
     result = mvlm("train", config, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "tokens at scale 4@native do not fit into 60 without leaving out a picture" in result.output
+    lengths = VisualLengths(load_run(begin)[1])
+    told = re.findall(r"id (\d) .*: (\d+) tokens at scale 4@native .*; at (4\S*) it fits", result.output)
+    assert told
+    for name, needed, word in told:
+        pictures = [PictureFile(rows / f"{name}.png")]
+        assert int(needed) - lengths.of(pictures, "4@native") + lengths.of(pictures, word) <= 60
+
+
+def test_as_many_views_as_fit(rows):
+    images = MvlmImageProcessor(views=ViewSpec(8, 2, (0.5,) * 3, (0.5,) * 3, ClosestAspect(1, 12)).to_json())
+    lengths, wide = VisualLengths(MvlmProcessor(images, tiny_processor().tokenizer)), [PictureFile(rows / "0.png")]
+    every = [lengths.of(wide, f"4@{n}") for n in range(1, 13)]
+    for room in range(4, every[-1] + 3):
+        word = lengths.that_fits(wide, "4@12", room)
+        assert lengths.of(wide, word) <= room
+        slow = [n for n, length in enumerate(every, 1) if length <= room]
+        assert lengths.of(wide, word) == (max(every[n - 1] for n in slow) if slow else 4)
+    assert lengths.that_fits(wide, "4@12", 3) is None
+    assert lengths.that_fits(wide, 4, 2) is None
+    assert lengths.that_fits(wide, "native", 12) == lengths.that_fits(wide, "4@native", 12)
 
 
 def test_the_size_of_a_picture_is_read_once_for_all_rows_and_scales(rows, monkeypatch):

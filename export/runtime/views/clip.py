@@ -16,6 +16,7 @@ from export.runtime.errors import MvlmError, shown
 from export.runtime.frames import opencv
 from export.runtime.image import Picture, open_picture
 
+from .clip_words import Timing
 from .cutting import View
 from .scale import Scale
 
@@ -28,6 +29,9 @@ class Clip(Protocol):
 
     @property
     def count(self) -> int: ...
+
+    @property
+    def timing(self) -> Timing: ...
 
     def at(self, numbers: Sequence[int]) -> list[Image.Image]:
         """Some of its frames, upright and in RGB."""
@@ -52,6 +56,11 @@ class Frames:
     @property
     def count(self) -> int:
         return len(self.pictures)
+
+    @property
+    def timing(self) -> Timing:
+        """Unknown: nothing says how far apart they are."""
+        return Timing()
 
     def at(self, numbers: Sequence[int]) -> list[Image.Image]:
         """Raises `MvlmError` for frames of several sizes."""
@@ -85,6 +94,12 @@ class Video:
     @property
     def count(self) -> int:
         return len(self.times) if self.times is not None else self._told()[0]
+
+    @property
+    def timing(self) -> Timing:
+        count, rate = self._told()
+        numbers = None if self.times is None else tuple(round(time * rate) for time in self.times)
+        return Timing(rate, numbers, count / rate)
 
     def at(self, numbers: Sequence[int]) -> list[Image.Image]:
         """Raises `MvlmError` for a time behind the end, and for a file that ends before it says."""

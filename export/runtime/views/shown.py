@@ -64,10 +64,11 @@ class Shown:
         return cls(views, tokens, spec.image_token * count, stitch, count)
 
 
-def of_frames(views: Sequence[View], one: Shown) -> Shown:
-    """Frames of a clip one after the other, each as `one`, its overview alone, is shown."""
+def of_frames(views: Sequence[View], one: Shown, before: Sequence[str], behind: str) -> Shown:
+    """Frames of a clip one after the other, each as `one`, its overview alone, is shown, with the words around them."""
     many = [one] * len(views)
-    return Shown(list(views), one.tokens, one.text * len(views), joined(many), one.num_placeholders * len(views))
+    text = "".join(words + one.text for words in before) + behind
+    return Shown(list(views), one.tokens, text, joined(many), one.num_placeholders * len(views))
 
 
 def stitched(canvas: Canvas | None, tokens: int, size: Size, stitching: Stitching) -> Stitch:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from export.runtime.errors import MvlmError
 
+from .clip_words import KINDS, ClipWords
 from .cutting import OVERVIEW, Canvas, Rule, Size, View, Whole, rule_from_json, rule_to_json, tiles_of
 from .scale import Scale
 
@@ -68,6 +69,7 @@ class ViewSpec:
         image_token: the placeholder in the prompt.
         marks: what stands around the placeholders.
         stitching: how tokens of tiles are put together; None leaves them view by view.
+        clip_words: what stands between the frames of a clip.
     """
 
     size_px: int
@@ -81,10 +83,13 @@ class ViewSpec:
     image_token: str = "<image>"
     marks: Marks = Marks()
     stitching: Stitching | None = None
+    clip_words: ClipWords = "none"
 
     def __post_init__(self) -> None:
         if self.resample not in FILTERS:
             raise MvlmError(f"pictures are resized by {self.resample!r}, and there are only {', '.join(FILTERS)}")
+        if self.clip_words not in KINDS:
+            raise MvlmError(f"clips are told by {self.clip_words!r}, and there are only {', '.join(KINDS)}")
 
     def tokens(self, scale: Scale) -> int:
         """The tokens of a view at a scale."""
@@ -133,6 +138,7 @@ class ViewSpec:
                 image_token=str(value["image_token"]),
                 marks=Marks(**value["marks"]),
                 stitching=None if stitching is None else Stitching(**stitching),
+                clip_words=value.get("clip_words", "none"),  # not there in runs of before
             )
         except (KeyError, TypeError, ValueError) as error:
             raise MvlmError(f"the description of the model's views is not in order ({error!r}): make it anew") from None
