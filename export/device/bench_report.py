@@ -65,7 +65,7 @@ class Bench:
     def choosing_ms(self) -> dict[str, float]:
         """Medians of the stages that are there only where a scale is chosen."""
         parts = self.samples.medians()
-        return {"features": sum(parts.features.values()), "router": parts.router} if self.router_ms else {}
+        return {"features": parts.picture + parts.question, "router": parts.router} if self.router_ms else {}
 
 
 def conclude(plan: Plan, samples: Samples) -> Bench:

@@ -22,9 +22,10 @@ from export.runtime.decode.sampling import EmbeddingTable, first_margin, log_sof
 from export.runtime.decode.steps import Piece, Step, alone
 from export.runtime.decode.writing import Task, Written, write
 from export.runtime.routing.costs import CostTable
+from export.runtime.routing.parts import Work
 from export.runtime.routing.reading import Read, read_question
 from export.runtime.routing.router import Choice, Router, Terms, named_reason
-from export.runtime.routing.settled import with_cache
+from export.runtime.routing.settled import Here, here, with_cache
 
 from .answer import Answer, Clock, Stop, Stream
 from .errors import MvlmError
@@ -201,8 +202,9 @@ class Answerer:
     def choose(self, looked: Looked, request: Request, clock: Clock) -> Choice:
         """The router's choice for a question about a picture, or one scale where that is worth more than choosing."""
         assert self.router is not None  # `require_answerable` saw to it
-        terms, costs = self._terms(request, clock.left_ms), self._costs_here(looked)
-        settled = self.router.settled(terms, costs)
+        terms, now = self._terms(looked, request, clock.left_ms), self._here(looked)
+        costs, overhead = (now.costs, now.overhead) if now else (None, None)
+        settled = self.router.settled(terms, costs, overhead)
         if settled is not None:
             return settled
         with clock.stage("features"):
@@ -212,39 +214,72 @@ class Answerer:
         with clock.stage("router"):
             return self.router.choose(image, features, terms, read, costs)
 
-    def _costs_here(self, looked: Looked) -> NDArray[np.float64] | None:
-        """What each scale costs a question about this picture: less where its prefix was read already. None: as usual,
+    def _here(self, looked: Looked) -> Here | None:
+        """What each scale costs a question about this picture, where some of it was computed already. None: as usual,
         or nothing was measured here."""
-        ready = looked.shelf.ready() if self.costs else ()
-        if not ready or self.router is None:
+        if self.costs is None or self.router is None:
             return None
-        return with_cache(self.router.costs, self.router.offered, ready, nested=self.reader.nested)
+        ready, costs, offered, composed = (
+            looked.shelf.ready(),
+            self.router.costs,
+            self.router.offered,
+            self.costs.composed,
+        )
+        if composed is None:
+            nested = self.reader.nested
+            return Here(with_cache(costs, offered, ready, nested=nested), self.costs.router_ms) if ready else None
+        if not ready and not looked.seen_by_router:
+            return None
+        return here(
+            costs, offered, composed.usual, composed.work.__getitem__, lambda scale: self._left(looked, scale),
+            self.costs.answer_tokens, picture_seen=looked.seen_by_router,
+        )  # fmt: skip
+
+    def _left(self, looked: Looked, scale: int) -> Work:
+        """What is left of a question, as long as the one that was measured, about a picture that was looked at."""
+        assert self.costs is not None
+        assert self.costs.composed is not None  # who asks saw to it
+        whole, kept = self.costs.composed.work[scale], looked.shelf.kept(scale)
+        return replace(
+            whole, views=0, connected=int(kept < scale), read=whole.read - kept, behind=whole.behind + kept
+        )  # fmt: skip
 
     def choose_each(self, looked: Looked, requests: Sequence[Request]) -> Iterator[Choice]:
         """The router's choices for requests that ask one question about a view, each as `choose` makes it."""
         assert self.router is not None  # `require_answerable` saw to it
-        costs, asked = self._costs_here(looked), None
+        now, asked = self._here(looked), None
+        costs, overhead = (now.costs, now.overhead) if now else (None, None)
         for request in requests:
-            settled = self.router.settled(request.terms, costs)
+            settled = self.router.settled(request.terms, costs, overhead)
             if settled is None:
                 asked = asked or self._asked(looked, request.question)
                 assert looked.image_features is not None
                 settled = self.router.choose(looked.image_features, asked[0], request.terms, asked[1], costs)
             yield settled
 
-    def _terms(self, request: Request, left_ms: float) -> Terms:
+    def _terms(self, looked: Looked, request: Request, left_ms: float) -> Terms:
         """The request's terms, with a cap where only some scales can answer in the time that is left."""
         if self.costs is None or math.isinf(left_ms):
             return request.terms
-        in_time = [m for m in self.manifest.scales if self.costs.answer_ms(m) <= left_ms]
+        takes = {m: self._answer_ms(looked, m) for m in self.manifest.scales}
+        in_time = [m for m, ms in takes.items() if ms <= left_ms]
         if not in_time:
-            cheapest = self.costs.answer_ms(min(self.manifest.scales))
             raise MvlmError(
-                f"{max(left_ms, 0):.0f} ms are left, and the cheapest scale takes {cheapest:.0f} ms here: allow more",
+                f"{max(left_ms, 0):.0f} ms are left, and the cheapest scale takes {min(takes.values()):.0f} ms here:"
+                " allow more",
                 code="deadline",
             )
-        cap = self.costs.costs[max(in_time)]
+        # Choosing is not in these milliseconds, and one scale for all needs none.
+        cap = self.costs.costs[max(in_time)] - self.costs.router_ms
         return replace(request.terms, cap=cap if request.cap is None else min(cap, request.cap))
+
+    def _answer_ms(self, looked: Looked, scale: int) -> float:
+        """A question about a picture that has been looked at, and its answer, as nine of ten take at most."""
+        assert self.costs is not None  # `_terms` saw to it
+        composed = self.costs.composed
+        if composed is None:
+            return self.costs.answer_ms(scale)
+        return composed.most.ms(self._left(looked, scale), self.costs.answer_tokens)
 
     def escalate(self, choice: Choice, logits: Array) -> Choice | None:
         """The finer scale that is worth an escalation after the first token's logits (V,), or None."""

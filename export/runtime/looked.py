@@ -48,6 +48,11 @@ class Looked:
         return None if self.see is None else self.see(self.words)
 
     @property
+    def seen_by_router(self) -> bool:
+        """Whether what the router sees was made already."""
+        return "sight" in self.__dict__
+
+    @property
     def image_features(self) -> Array | None:
         """(d_image,); None when the bundle holds no router."""
         return self.sight.features if self.sight else None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations_with_replacement
 
+import numpy as np
 import pytest
 
 from export.device.parts import PartSamples, reading_points
 from export.runtime.routing.parts import Parts, Work, between
+from export.runtime.routing.settled import here
 
 PARTS = Parts(
     image=1.0, vision=((1, 10.0), (4, 28.0)), connector=((1, 0.5), (36, 1.0)),
     prefill=((10, 5.0), (20, 9.0), (100, 49.0)), token=((10, 2.0), (100, 3.0)),
-    features={"picture": 0.7, "question": 0.2}, router=0.1,
+    picture=0.7, question=0.2, router=0.1,
 )  # fmt: skip
 
 
@@ -46,6 +49,22 @@ def test_views_are_encoded_in_the_batches_that_take_least(views):
     assert PARTS.ms(Work(views, 0, 36, 0, 10), 1) == pytest.approx(views + best)
 
 
+def test_what_a_scale_costs_here():
+    """Against the sums of what is left, where a question about a new picture costs what was measured."""
+    whole = {m: Work(1, 1, m, 10 + m, behind=4) for m in (1, 36)}
+    usual = np.array([PARTS.ms(whole[m], 3) + 1.0 for m in whole])  # choosing is 1.0
+    same = here(usual, (1, 36), PARTS, whole.get, lambda m: replace(whole[m], views=0), 3, picture_seen=False)
+    assert same.costs == pytest.approx(usual)
+    assert same.overhead == pytest.approx(1.0)
+    # 36 tokens were read, and the router has looked at the picture
+    left = {1: Work(0, 1, 1, 11, behind=4), 36: Work(0, 0, 36, 10, behind=40)}
+    now = here(usual, (1, 36), PARTS, whole.get, left.get, 3, picture_seen=True)
+    look, choosing = PARTS.looking_ms(1), 0.3
+    assert now.overhead == pytest.approx(choosing)
+    assert now.costs == pytest.approx([look + PARTS.ms(left[m], 3) + choosing for m in left])
+    assert now.costs[1] < now.costs[0] + 1  # what is ready is about as cheap as the coarsest
+
+
 def test_choosing_for_a_picture_that_was_seen():
     assert PARTS.choosing_ms(picture_seen=False) == pytest.approx(1.0)
     assert PARTS.choosing_ms(picture_seen=True) == pytest.approx(0.3)
@@ -60,7 +79,7 @@ def test_more_is_never_cheaper():
         samples.add(part, at, ms)
     parts = samples.parts(lambda ms: ms[0])
     assert parts.prefill == ((10, 5.0), (30, 5.0), (50, 6.0))
-    assert (parts.features, parts.router) == ({}, 0.0)  # of a bundle without a router
+    assert parts.choosing_ms(picture_seen=False) == 0  # of a bundle without a router
 
 
 def test_reading_is_measured_at_the_scales_or_at_some_of_many():

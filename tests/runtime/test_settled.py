@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from export.runtime import Runtime
-from export.runtime.routing.costs import CostTable
+from export.runtime import MvlmError, Runtime
+from export.runtime.routing.costs import Composed, CostTable
+from export.runtime.routing.parts import Parts, Work
 from export.runtime.routing.policy import Policy, Seen
 from export.runtime.routing.router import Terms
-from export.runtime.routing.settled import settle, with_cache
+from export.runtime.routing.settled import settle, settle_within, with_cache
 from tests.support.bundles import nested_pool_bundle, pool_bundle
 from tests.support.tiny import QUESTIONS, SCALES, drawn_picture
 
@@ -67,6 +69,22 @@ def test_a_cap_bounds_the_fixed_scale_too(seen):
     assert settle(policy, seen, 0.0, 9.0, cap=0.5) is None
 
 
+@pytest.mark.parametrize("budget", [0.5, 4.0, 12.0, 25.0, 61.0])
+def test_a_budget_takes_what_is_right_more_often(seen, budget):
+    for overhead in (0.01, 5.0, 9.9):
+        policy = Policy(COSTS, 60.0)
+        price = policy.price_for(seen, budget)
+        at = settle_within(policy, seen, price, overhead, budget)
+        cheap = [k for k in range(5) if COSTS[k] - overhead <= budget]
+        decided = policy.decide(seen, price)
+        chosen = seen.probability[np.arange(300), decided.last].mean() if decided.cost.mean() <= budget else -1.0
+        best = max(cheap, key=lambda k: seen.probability[:, k].mean(), default=None)
+        if best is None:
+            assert at is None
+        else:
+            assert at == (best if seen.probability[:, best].mean() >= chosen - 1e-12 else None)
+
+
 def test_what_stands_in_the_cache_costs_as_the_coarsest():
     assert with_cache(COSTS, SCALES, (), nested=False).tolist() == COSTS.tolist()
     assert with_cache(COSTS, SCALES, (9, 144), nested=False).tolist() == [10, 11, 10, 22, 10]
@@ -94,10 +112,18 @@ def test_nothing_is_computed_where_it_cannot_pay():
     assert (answer.text, answer.escalated) == (same.text, None)
     assert not answer.out_of_distribution
     assert list(answer.probabilities) == list(SCALES)
-    # A budget, a bounded loss and a least probability are met by choosing, and by nothing else.
-    for terms in ({"budget": 30.0}, {"least_probability": 0.5}):
-        assert "worth more for every question" not in view.choose(QUESTIONS[0], **terms).reason
-    assert "sight" in view.__dict__
+    # A least probability is met by choosing, and by nothing else; a budget by what is right more often.
+    assert "for every question" not in view.choose(QUESTIONS[0], least_probability=0.5).reason
+    assert view.seen_by_router
+    view = runtime.look(drawn_picture(1))  # of which nothing was read
+    # The cheapest scale costs 0.1 without choosing, so no more has to be allowed.
+    within = view.choose(QUESTIONS[0], budget=0.2)
+    assert "within this budget right more often for every question than choosing for each" in within.reason
+    assert (within.scale, within.cost) == (1, pytest.approx(0.1))
+    assert view.choose(QUESTIONS[0], cap=0.2, price=0).scale == 1
+    assert view.choose(QUESTIONS[0], cap=0.2, least_probability=0.1).scale == 1  # the cheapest of those that choose
+    with pytest.raises(MvlmError, match=r"a budget of 0\.05 ms cannot be met"):
+        view.choose(QUESTIONS[0], budget=0.05)
     assert runtime.router.settled(Terms(price=2.0)) is not None
     assert [choice.p_value for choice in view.choose_at(QUESTIONS[0], [3.0, 2.0])] == [None, None]
 
@@ -124,6 +150,22 @@ def test_the_choice_knows_what_was_read_already(made):
     free = [1, 36] if made is pool_bundle else [1, 4, 9, 36]
     assert known.scale == max(free, key=lambda m: (known.probabilities[m], -m))
     assert known.cost == COSTS[0]
+    # Composed of parts: what is left to be read, of which a scale that is ready needs the question alone.
+    around = runtime.reader.positions(QUESTIONS[0], 0, 0) - runtime.reader.lead.used
+    line = ((1, 1.0), (1001, 1001.0))  # a millisecond a position
+    parts = Parts(1.0, ((1, 5.0),), line, line, ((1, 2.0),), picture=0.5, question=0.25, router=0.25)
+    work = {m: Work(1, 1, m, around + m, runtime.reader.lead.used) for m in SCALES}
+    runtime.costs = replace(runtime.costs, composed=Composed(parts, parts, work))
+    runtime.router = runtime.router.with_costs({m: parts.ms(work[m], 5) + 1.0 for m in SCALES}, "ms", 1.0)
+    left = {m: m for m in SCALES} | ({36: 0} if made is pool_bundle else {m: max(0, m - 36) for m in SCALES})
+    found = dict(zip(SCALES, runtime._here(view).costs, strict=True))
+    made_of = {m: m if left[m] else 0 for m in SCALES}  # the connector's milliseconds
+    written = 6 + 8 + 0.5  # the look, the further tokens, choosing for a picture that the router has seen
+    assert found == pytest.approx({m: written + around + left[m] + made_of[m] for m in SCALES})
+    assert runtime._here(view).overhead == 0.5
+    assert runtime._here(runtime.look(drawn_picture(3))) is None
+    with pytest.raises(MvlmError, match=f"the cheapest scale takes {around + 8} ms here"):
+        view.choose(QUESTIONS[0], deadline_ms=around + 6)
     # Without a measurement nothing is known of what a cache spares.
     runtime.costs = None
     assert view.choose(QUESTIONS[0], **dear).scale == 1

@@ -72,7 +72,7 @@ class Conversation:
     def ask(self, question: str, num_visual_tokens: int, room: int, clock: Clock) -> Array:
         """Read a question at a scale, with `room` for as many tokens of the answer: logits (V,) of its first token."""
         reader, m = self._reader, num_visual_tokens
-        kept = self._kept(m)
+        kept = self.kept(m)
         parts = [reader.table.rows(reader.prompt.after(question))]
         with clock.stage("connector"):
             if kept < m:
@@ -106,7 +106,7 @@ class Conversation:
         assert self._cache is not None
         self._cache.rewind(used)
 
-    def _kept(self, m: int) -> int:
+    def kept(self, m: int) -> int:
         """How many of the visual tokens in the cache hold for scale m."""
         if not self._reader.prompt.picture_first:
             return 0
@@ -155,6 +155,11 @@ class Shelf:
         """The scales whose tokens have been read already, by a conversation that is free."""
         with self._lock:
             return tuple(sorted({kept.scale for kept in self._kept.values() if kept.scale}))
+
+    def kept(self, scale: int) -> int:
+        """How many visual tokens of a scale need not be read, as a conversation that is free holds them."""
+        with self._lock:
+            return max((kept.kept(scale) for kept in self._kept.values()), default=0)
 
     def _key(self, scale: int) -> int:
         return 0 if self._reader.nested else scale

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 Points = tuple[tuple[int, float], ...]  # (how much, milliseconds), ascending in both
@@ -43,7 +43,7 @@ class Parts:
         connector: making the tokens of a view, by their number.
         prefill: by the number of positions that are read at once.
         token: one more token of an answer, by the number of positions before it.
-        features: what a router looks at: `picture`, once for a picture, and `question`.
+        picture, question: what a router looks at, the first once for a picture.
         router: asking it.
     """
 
@@ -52,13 +52,17 @@ class Parts:
     connector: Points
     prefill: Points
     token: Points
-    features: Mapping[str, float]
-    router: float
+    picture: float = 0.0
+    question: float = 0.0
+    router: float = 0.0
 
     def ms(self, work: Work, answer_tokens: int) -> float:
         """What is left, and an answer of so many tokens, the first of which comes out of the reading."""
-        seen = work.views * self.image + sum(self._encoding(n) for n in self.batches(work.views))
-        return seen + self.reading_ms(work) + self.writing_ms(work, answer_tokens)
+        return _ms(self, work, answer_tokens)
+
+    def looking_ms(self, views: int) -> float:
+        """So many views prepared and encoded, in the batches that take least."""
+        return views * self.image + sum(dict(self.vision)[n] for n in self.batches(views))
 
     def reading_ms(self, work: Work) -> float:
         """Until the first token, of a picture whose views are encoded."""
@@ -75,21 +79,20 @@ class Parts:
 
     def choosing_ms(self, *, picture_seen: bool) -> float:
         """What choosing takes: less for a picture that the router has looked at."""
-        known = sum(ms for of, ms in self.features.items() if not (picture_seen and of == "picture"))
-        return known + self.router
-
-    def _encoding(self, views: int) -> float:
-        return dict(self.vision)[views]
+        return (0.0 if picture_seen else self.picture) + self.question + self.router
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], of: Callable[[Any], float]) -> Parts:
         """`of` takes the milliseconds out of what was kept of a measurement: its median, or what most take."""
-        points = {name: _points(value[name], of) for name in ("vision", "connector", "prefill", "token")}
-        if dict(points["vision"]).get(1) is None:
+        vision, connector, prefill, token = (
+            _points(value[name], of) for name in ("vision", "connector", "prefill", "token")
+        )
+        if vision[0][0] != 1:
             raise ValueError("nobody measured the encoding of one view")
-        features = {str(name): of(ms) for name, ms in value["features"].items()}
+        features = value["features"]
+        picture, question = (of(features[name]) if features else 0.0 for name in ("picture", "question"))
         router = of(value["router"]) if value.get("router") else 0.0
-        return cls(image=of(value["image"]), features=features, router=router, **points)
+        return cls(of(value["image"]), vision, connector, prefill, token, picture, question, router)
 
 
 def between(points: Points, at: float) -> float:
@@ -111,7 +114,12 @@ def _points(value: Mapping[str, Any], of: Callable[[Any], float]) -> Points:
     return tuple(points)
 
 
-@cache
+@lru_cache(maxsize=4096)  # states of a picture come again
+def _ms(parts: Parts, work: Work, answer_tokens: int) -> float:
+    return parts.looking_ms(work.views) + parts.reading_ms(work) + parts.writing_ms(work, answer_tokens)
+
+
+@lru_cache(maxsize=4096)
 def _batches(vision: Points, views: int) -> tuple[int, ...]:
     best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     for n in range(1, views + 1):

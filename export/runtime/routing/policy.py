@@ -90,9 +90,10 @@ class Policy:
 
     def first(self, seen: Seen, price: float, *, cap: float = math.inf, least_probability: float = 0.0) -> Ints:
         """The scale that is looked at first: the best utility among what the cap allows and is likely enough; the
-        likeliest where nothing is; the finest allowed for what is out of distribution. Ties go to the cheaper."""
+        likeliest where nothing is; the finest allowed for what is out of distribution. Ties go to the cheaper. Where a
+        cap allows none, since choosing itself has to be paid too, the cheapest is."""
         costs = self._costs(seen)  # (n, k)
-        allowed = costs <= cap  # (n, k)
+        allowed = costs <= np.maximum(cap, costs.min(axis=1, keepdims=True))  # (n, k)
         utility = seen.probability - price * (costs / self.unit_cost)
         good = allowed & (seen.probability >= least_probability)  # (n, k)
         best = np.where(good, utility, -np.inf)

@@ -26,7 +26,7 @@ from .offered import offered_scales, sizes_of, with_tiles
 from .policy import DEAREST_PRICE, NO_LOOK, Policy, Seen, escalations, interpolate, is_strange, priced_at
 from .reading import Read, read_patches
 from .router_graph import NAMES, open_graph, read_metadata
-from .settled import settle
+from .settled import settle, settle_within
 
 Array = NDArray[np.float32]
 
@@ -113,7 +113,8 @@ class Router:
         self.costs = np.interp(self._sizes, sizes, facts.costs).astype(np.float32)  # (k,)
         self._unit_cost = float(max(facts.costs))  # the router's own dearest scale stays the unit of the price
         self._policy = Policy(self.costs, self._unit_cost, self._known["escalation"])
-        self._settled: dict[tuple[float, float, tuple[float, ...]], int | None] = {}
+        self._settled: dict[tuple[object, ...], int | None] = {}
+        self._prices: dict[float, float] = {}  # of budgets
 
     def with_costs(self, costs: Mapping[int, float], unit: str, overhead: float = 0.0) -> Router:
         """The same router where each scale on offer costs something else, as milliseconds that were measured; of each
@@ -143,33 +144,43 @@ class Router:
             overhead=overhead,
         )  # fmt: skip
 
-    def settled(self, terms: Terms, costs: NDArray[np.floating] | None = None) -> Choice | None:
+    def settled(
+        self, terms: Terms, costs: NDArray[np.floating] | None = None, overhead: float | None = None
+    ) -> Choice | None:
         """The one scale that is worth more at this price than choosing for each question, without looking at it.
 
-        `costs` (k,) are what the scales cost this question, where that is not what they usually do. None where choosing
-        is worth more, or its cost is not known; and where terms need each question to be looked at: a budget, which is
-        met by choosing; a loss that was bounded for choosing; a least probability.
+        `costs` (k,) are what the scales cost this question and `overhead` what of that is choosing, where these are not
+        what they usually are. A budget comes down to a price, or to one scale within it that is right more often. None
+        where choosing is worth more, or its cost is not known; and where terms need each question to be looked at: a
+        loss that was bounded for choosing, a least probability.
         """
-        if self.overhead <= 0 or any(x is not None for x in (terms.budget, terms.within, terms.least_probability)):
+        if self.overhead <= 0 or terms.within is not None or terms.least_probability is not None:
             return None
         self.require(terms)
         price, cap = self.price(terms), math.inf if terms.cap is None else terms.cap
         policy = self._policy if costs is None else replace(self._policy, cost=costs)
-        key = price, cap, tuple(np.asarray(policy.cost).tolist())
+        choosing = self.overhead if overhead is None else overhead
+        within = terms.budget if costs is None and terms.cap is None else None
+        key = price, cap, within, choosing, tuple(np.asarray(policy.cost).tolist())
         if key not in self._settled:
             if len(self._settled) >= _MOST_SETTLED:
                 self._settled.clear()
-            self._settled[key] = settle(policy, self._validation, price, self.overhead, cap)
+            seen = self._validation
+            self._settled[key] = (
+                settle(policy, seen, price, choosing, cap) if within is None
+                else settle_within(policy, seen, price, choosing, within)
+            )  # fmt: skip
         at = self._settled[key]
         if at is None:
             return None
+        at_this = "at this price worth more" if within is None else "within this budget right more often"
         usual = self._validation.probability.mean(axis=0)
-        reason = f"{_tokens(self.offered[at])}: at this price worth more for every question than choosing for each"
+        reason = f"{_tokens(self.offered[at])}: {at_this} for every question than choosing for each"
         return Choice(
             scale=self.offered[at],
             probabilities={m: float(p) for m, p in zip(self.offered, usual, strict=True)},
-            reason=f"{reason}, which takes {self.overhead:.3g} {self.facts.cost_unit}",
-            cost=float(policy.cost[at]) - self.overhead,
+            reason=f"{reason}, which takes {choosing:.3g} {self.facts.cost_unit}",
+            cost=float(policy.cost[at]) - choosing,
             price=price, p_value=None, out_of_distribution=False, terms=terms,
         )  # fmt: skip
 
@@ -186,6 +197,7 @@ class Router:
     def require(self, terms: Terms) -> None:
         """Raise `MvlmError` for terms that cannot be met: a budget or cap below the cheapest, no such bound."""
         cheapest, dearest, unit = float(self.costs.min()), float(self.costs.max()), self.facts.cost_unit
+        cheapest -= self.overhead  # without choosing, at one scale for all
         if terms.budget is not None and not cheapest <= terms.budget <= dearest:
             raise MvlmError(
                 f"a budget of {terms.budget:g} {unit} cannot be met: the scales cost {cheapest:g} to {dearest:g}",
@@ -312,7 +324,11 @@ class Router:
         priced = self._known.get("priced")
         if priced and not self.costs_replaced and self.offered == tuple(self._known["scales"]):
             return priced_at(priced, budget)
-        return self._policy.price_for(self._validation, budget)
+        if budget not in self._prices:
+            if len(self._prices) >= _MOST_SETTLED:
+                self._prices.clear()
+            self._prices[budget] = self._policy.price_for(self._validation, budget)
+        return self._prices[budget]
 
     def _bounded(self, within: float) -> float:
         risk_bounds = {p["within"]: p for p in self._known["risk_bounds"]}

@@ -6,12 +6,38 @@ Letters: n rows, k scales, coarse to fine.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .parts import Parts, Work
 from .policy import Floats, Policy, Seen
+
+_LEAST = 1e-6  # what costs nothing costs so much, for what divides by it
+
+
+@dataclass(frozen=True)
+class Here:
+    """What the scales on offer cost a question here and now, (k,), and what of each is choosing."""
+
+    costs: NDArray[np.float64]
+    overhead: float
+
+
+def here(
+    usual: Floats, offered: Sequence[Any], parts: Parts, whole: Callable[[Any], Work], left: Callable[[Any], Work],
+    answer_tokens: int, *, picture_seen: bool,
+) -> Here:  # fmt: skip
+    """What each scale costs where less is left to do than usual: `whole` is what costs (k,) usually stand for, `left`
+    what is left of a question about a picture that has been looked at; that look counts as it usually does."""
+    look = parts.looking_ms(1)
+    spared = [parts.ms(whole(scale), answer_tokens) - parts.ms(left(scale), answer_tokens) - look for scale in offered]
+    known = parts.choosing_ms(picture_seen=False) - parts.choosing_ms(picture_seen=picture_seen)
+    costs = np.asarray(usual, np.float64) - np.array(spared) - known
+    return Here(np.maximum(costs, _LEAST), parts.choosing_ms(picture_seen=picture_seen))
 
 
 def with_cache(costs: Floats, offered: Sequence[int], ready: Sequence[int], *, nested: bool) -> NDArray[np.float64]:
@@ -48,3 +74,18 @@ def settle(policy: Policy, seen: Seen, price: float, overhead: float, cap: float
         return None
     chosen = policy.worth(seen, price, cap=cap) if (np.asarray(policy.cost) <= cap).any() else -math.inf
     return best if worth[best] >= chosen else None
+
+
+def settle_within(policy: Policy, seen: Seen, price: float, overhead: float, budget: float) -> int | None:
+    """The scale that within a budget is right more often than choosing at the price that the budget comes to.
+
+    None where choosing is, and where no scale is within the budget.
+    """
+    fixed = np.asarray(policy.cost, np.float64) - overhead
+    right = np.where(fixed <= budget, seen.probability.mean(axis=0), -np.inf)  # (k,)
+    best = int(right.argmax())
+    if not np.isfinite(right[best]):
+        return None
+    spent = policy.mean_cost(seen, price)
+    chosen = policy.worth(seen, price) + price * spent / policy.unit_cost if spent <= budget else -math.inf
+    return best if right[best] >= chosen else None
