@@ -68,7 +68,7 @@ def _task(name: str, include: Sequence[Path]) -> Any:
 def _row(task: Any, name: str, number: int, doc: Mapping[str, Any], val_share: float, out: Path) -> dict[str, Any]:
     pictures = task.doc_to_visual(doc) or []
     if len(pictures) != 1 or not isinstance(pictures[0], Image.Image):
-        raise MvlmError(f"it shows {len(pictures)} pictures: only questions about one can be labelled")
+        raise MvlmError(f"it shows {len(pictures)} pictures: only samples about one become rows here")
     data, question = _encoded(pictures[0]), text_of(task.doc_to_text(doc), "the question")
     key = hashlib.sha256(data).hexdigest()
     (out / "pictures" / f"{key[:16]}.png").write_bytes(data)
