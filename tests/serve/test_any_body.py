@@ -18,6 +18,7 @@ from export.runtime.serve.chat import model_names, read_chat
 from export.runtime.serve.choosing import read_question
 from export.runtime.serve.limits import Limits
 from export.runtime.serve.ollama import loaded, read_ollama, read_prompt
+from export.runtime.serve.responses import read_responses
 
 CASES = 150
 MODELS = model_names((1, 9, 144), routed=True)
@@ -35,6 +36,11 @@ BODIES = {
                                            "repeat_penalty": 1.1, "repeat_last_n": 8, "mirostat": 0},
                "think": False, "truncate": True, "logprobs": True, "top_logprobs": 1},
     "prompt": {"model": "mvlm-auto", "prompt": "q", "system": "s", "images": [PICTURE], "stream": False, "format": ""},
+    "responses": {"model": "mvlm-9", "instructions": "s", "max_output_tokens": 4, "truncation": "auto", "input": [
+        {"role": "user", "content": [{"type": "input_text", "text": "q"},
+                                     {"type": "input_image", "image_url": f"data:;base64,{PICTURE}"}]},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "a"}]}, {"role": "user", "content": "q"}],
+        "text": {"format": {"type": "text"}}, "tools": [], "temperature": 0},
     "choose": {"picture": PICTURE, "question": "q", "prices": [0, 1.5]},
 }  # fmt: skip
 
@@ -50,7 +56,8 @@ def of_ollama(read, *, prompted: bool):
 
 
 READERS = {
-    "chat": read_chat, "ollama": of_ollama(read_ollama, prompted=False), "prompt": of_ollama(read_prompt, prompted=True)
+    "chat": read_chat, "responses": read_responses,
+    "ollama": of_ollama(read_ollama, prompted=False), "prompt": of_ollama(read_prompt, prompted=True),
 }  # fmt: skip
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([10**400, "1e400", "auto"]),
