@@ -17,12 +17,12 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from export.runtime.errors import MvlmError
 from export.runtime.image import ImageSpec, Picture, open_picture, preprocess
 from export.runtime.prompt import FixedIds, ImagePlace, Part, Prompt, QuestionText, reader_of_pieces
-from export.runtime.views.clip import Clip, Frames, Video, frames_of, number_of
-from export.runtime.views.clip_words import Timing, words_around
+from export.runtime.views.clip import Clip, Frames, Video, number_of
+from export.runtime.views.clip_words import Timing, ids_of_shown
 from export.runtime.views.cutting import OVERVIEW, Size, View
 from export.runtime.views.pixels import view_pixels
 from export.runtime.views.scale import Scale
-from export.runtime.views.shown import Shown, joined, of_frames
+from export.runtime.views.shown import Shown, joined, of_clip
 from export.runtime.views.spec import ViewSpec
 
 from .chat_encoding import Encoded, answer_spans, encode_text, spell, supervised
@@ -33,8 +33,6 @@ _MARKS_ANSWERS = re.compile(r"{%-?\s*generation\b")
 # Stands for the question while a template is taken apart, and questions that its parts must then encode as it does.
 _ANY_QUESTION = "\ue000question\ue000"
 _NO_TIMES = Timing()
-# Behind words that end a clip a question begins with a letter, which a tokenizer may join them to, or not.
-_ANY_LETTER = "a"
 _PROBES = ("what is it?", " it's 12:30, où  est-ce ? ", "a\nb", "形")
 
 
@@ -90,9 +88,8 @@ class MvlmImageProcessor(BaseImageProcessor):
                 code="scale-not-allowed",
             )
         tokens = spec.tokens(scale) if spec else scale.tokens
-        views, one = frames_of(count, scale), self.shown((self.size_px, self.size_px), Scale(tokens))
-        numbers = [number_of(view, count) for view in views]
-        return of_frames(views, one, *words_around(spec.clip_words if spec else "none", numbers, timing))
+        one = self.shown((self.size_px, self.size_px), Scale(tokens))
+        return of_clip(count, scale, one, spec.clip_words if spec else "none", timing)
 
     def open(self, picture: Picture | Clip) -> Image.Image | Clip:
         """A picture upright and in RGB, of whose size `shown` wants to know; a clip stays as it is."""
@@ -232,10 +229,7 @@ class MvlmProcessor(ProcessorMixin):
         """The ids that stand for a picture in a row: its placeholders and the marks around them."""
         if shown.text == self.image_token * shown.num_placeholders:
             return [self.image_token_id] * shown.num_placeholders
-        if not shown.text[-1].isspace():
-            return encode_text(shown.text, self.tokenizer)[0]
-        letter = encode_text(_ANY_LETTER, self.tokenizer)[0]
-        return encode_text(shown.text + _ANY_LETTER, self.tokenizer)[0][: -len(letter)]
+        return ids_of_shown(shown.text, lambda text: encode_text(text, self.tokenizer)[0])
 
     @property
     def model_input_names(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -11,6 +11,7 @@ ClipWords = Literal["none", "numbered", "timed"]
 KINDS: tuple[ClipWords, ...] = ("none", "numbered", "timed")
 # What transformers takes where nothing says how many frames a second there are.
 _UNKNOWN_RATE = 24.0
+_ANY_LETTER = "a"
 _ONES = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
@@ -55,6 +56,16 @@ def words_around(kind: ClipWords, numbers: Sequence[int], timing: Timing) -> tup
         f" video.\n{before[0]}"
     )
     return before, "\n\n"
+
+
+def ids_of_shown(text: str, ids_of: Callable[[str], Sequence[int]]) -> list[int]:
+    """The ids of what stands for a picture or a clip, as they are where a question follows.
+
+    Behind white space a tokenizer may join other pieces than at an end; so it is read with a letter behind it.
+    """
+    if not text[-1:].isspace():
+        return list(ids_of(text))
+    return list(ids_of(text + _ANY_LETTER))[: -len(ids_of(_ANY_LETTER))]
 
 
 def in_words(number: int) -> str:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from export.runtime.errors import MvlmError
 
+from .clip import frames_of, number_of
+from .clip_words import ClipWords, Timing, words_around
 from .cutting import Canvas, Size, View
 from .scale import Scale
 from .spec import Stitching, ViewSpec
@@ -64,10 +66,16 @@ class Shown:
         return cls(views, tokens, spec.image_token * count, stitch, count)
 
 
-def of_frames(views: Sequence[View], one: Shown, before: Sequence[str], behind: str) -> Shown:
-    """Frames of a clip one after the other, each as `one`, its overview alone, is shown, with the words around them."""
+def of_clip(count: int, scale: Scale, one: Shown, words: ClipWords, timing: Timing) -> Shown:
+    """A clip of so many frames at a scale, each as `one`, its overview alone, is shown, between the family's words."""
+    views = frames_of(count, scale)
+    return of_frames(views, one, *words_around(words, [number_of(view, count) for view in views], timing))
+
+
+def of_frames(views: Sequence[View], one: Shown, before: Sequence[str] = (), behind: str = "") -> Shown:
+    """Frames of a clip one after the other, each as `one` is shown, with words before each, and behind the last."""
     many = [one] * len(views)
-    text = "".join(words + one.text for words in before) + behind
+    text = "".join(words + one.text for words in before or [""] * len(views)) + behind
     return Shown(list(views), one.tokens, text, joined(many), one.num_placeholders * len(views))
 
 
