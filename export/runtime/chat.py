@@ -26,7 +26,7 @@ from .chat_text import ChatText, cut_at, spell
 from .errors import MvlmError
 from .looked import Looked
 from .messages import Turn
-from .request import Request
+from .request import Request, Scale
 
 Array = NDArray[np.float32]
 Truncate = Literal["oldest"] | None
@@ -36,10 +36,11 @@ _CHOICES_KEPT = 1024
 
 @dataclass(frozen=True)
 class Conversed:
-    """One turn, and its pictures as they were looked at."""
+    """One turn, and its pictures as they were looked at; for each its scale, where it has one of its own."""
 
     turn: Turn
     looked: tuple[Looked, ...]
+    scales: tuple[Scale | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,12 @@ class Chats:
         """The scale of each picture, in their order."""
         picked: list[Picked] = []
         for at, turn in enumerate(turns):
-            for looked in turn.looked:
-                if request.scale == "auto":
+            for looked, own in zip(turn.looked, turn.scales or (None,) * len(turn.looked), strict=True):
+                scale = own or request.scale
+                if scale == "auto":
                     picked.append(self._chosen(looked, list(_questions_about(turns, at)), request, clock))
                 else:
-                    picked.append(Picked(looked, request.scale, None))
+                    picked.append(Picked(looked, scale, None))
         return tuple(picked)
 
     def _chosen(self, looked: Looked, questions: Sequence[str], request: Request, clock: Clock) -> Picked:

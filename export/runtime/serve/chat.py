@@ -15,6 +15,8 @@ from export.runtime.errors import MvlmError
 from export.runtime.request import Scale
 
 from .body import read_json, require_text, short, switch
+from .detail import AUTO as ANY_DETAIL
+from .detail import details_of
 from .fields import answer_count, read_options, scale_of
 from .limits import Limits
 
@@ -26,10 +28,11 @@ _MOST_MESSAGES = 1000
 
 @dataclass(frozen=True)
 class Message:
-    """One turn: who speaks, and the texts (str) and pictures (bytes) in their order."""
+    """One turn: who speaks, the texts (str) and pictures (bytes) in their order, and the `detail` of each picture."""
 
     role: str
     parts: tuple[str | bytes, ...]
+    details: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -82,6 +85,8 @@ def chat_of(value: dict[str, Any], messages: tuple[Message, ...], models: Mappin
     """A chat from its messages and the other fields of a body. Raises `MvlmError`."""
     options, ignored = read_options(value)
     scale = scale_of(models, value.get("model"), options.pop("scale", None))
+    if scale != "auto" and any(set(message.details) - {ANY_DETAIL} for message in messages):
+        ignored = sorted([*ignored, "detail"])  # a scale was named
     more = value.get("stream_options") or {}
     if not isinstance(more, dict):
         raise MvlmError(f"stream_options is {short(more)}: send an object, or leave it out", code="bad-option")
@@ -146,7 +151,7 @@ def _message(value: object, limits: Limits) -> Message:
     if not isinstance(content, list):
         raise MvlmError(f"the content of a message is {short(content)}: give a text, or parts", code="bad-messages")
     parts = tuple(_part(part, role, limits) for part in content)
-    return Message(role, pictures_first(parts))
+    return Message(role, pictures_first(parts), details_of(content))
 
 
 def _part(part: Any, role: str, limits: Limits) -> str | bytes:

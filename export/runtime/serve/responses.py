@@ -18,6 +18,7 @@ from export.runtime.request import Scale
 
 from .body import BadField, read_json, require_text, short
 from .chat import Chat, Message, chat_of, pictures_first, read_messages, role_of
+from .detail import details_of
 from .faces import Usage, event, facts_of, finish_reason
 from .limits import Limits
 from .replies import error_body
@@ -74,7 +75,7 @@ def _message(value: object, limits: Limits) -> Message:
         return Message(role, (require_text(content, "a message"),))
     if not isinstance(content, list):
         raise MvlmError(f"the content of a message is {short(content)}: give a text, or parts", code="bad-messages")
-    return Message(role, pictures_first(tuple(_part(part, role, limits) for part in content)))
+    return Message(role, pictures_first(tuple(_part(part, role, limits) for part in content)), details_of(content))
 
 
 def _part(part: Any, role: str, limits: Limits) -> str | bytes:
