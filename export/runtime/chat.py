@@ -65,6 +65,14 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Question:
+    """A question, and about how many pictures it is."""
+
+    text: str
+    pictures: int
+
+
+@dataclass(frozen=True)
 class Prepared:
     """An answer whose scales are chosen and whose prompt is laid out; nothing of it has been read yet."""
 
@@ -154,12 +162,12 @@ class Chats:
                     picked.append(Picked(looked, scale, None))
         return tuple(picked)
 
-    def _chosen(self, looked: Looked, questions: Sequence[str], request: Request, clock: Clock) -> Picked:
+    def _chosen(self, looked: Looked, questions: Sequence[Question], request: Request, clock: Clock) -> Picked:
         """The finest of the choices for the questions about a picture: what was shown once is not shown in less.
 
         What the router says of it is of the last question.
         """
-        choices = [self._choice(looked, question, request, clock) for question in questions]
+        choices = [self._choice(looked, one.text, self._share(request, one.pictures), clock) for one in questions]
         if not choices:  # nobody asked anything in words
             return Picked(looked, max(self._manifest.scales), None)
         last, finest = choices[-1], max(choices, key=lambda choice: choice.scale)
@@ -181,6 +189,25 @@ class Chats:
             while len(self._choices) > _CHOICES_KEPT:
                 self._choices.popitem(last=False)
         return choice
+
+    def _share(self, request: Request, pictures: int) -> Request:
+        """A turn's budget and cap as those of each of its pictures, which are chosen for one by one.
+
+        Raises `MvlmError` where there is not enough for all of them.
+        """
+        router, shared = self._answerer.router, request
+        assert router is not None  # nothing is chosen without
+        cheapest = float(router.costs.min())
+        for name, most in (("budget", request.budget), ("cap", request.cap)):
+            if most is not None and pictures > 1:
+                if most < pictures * cheapest:
+                    raise MvlmError(
+                        f"a {name} of {most:g} {router.facts.cost_unit} is too little for {pictures} pictures, which"
+                        f" cost {cheapest:g} each at least: allow more, or show fewer",
+                        code="bad-terms",
+                    )
+                shared = replace(shared, **{name: most / pictures})
+        return shared
 
     # What is read
 
@@ -304,13 +331,13 @@ class Chats:
         )
 
 
-def _questions_about(turns: Sequence[Conversed], at: int) -> Iterator[str]:
+def _questions_about(turns: Sequence[Conversed], at: int) -> Iterator[Question]:
     """What users say from a turn's pictures on, until others are shown."""
     for number, turn in enumerate(turns[at:]):
         if number and turn.looked:
             return
         if turn.turn.role == "user" and turn.turn.text.strip():
-            yield turn.turn.text
+            yield Question(turn.turn.text, len(turns[at].looked))
 
 
 def _without_oldest(turns: tuple[Conversed, ...]) -> tuple[Conversed, ...] | None:

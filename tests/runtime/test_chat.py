@@ -283,3 +283,21 @@ def test_a_bundle_of_before_has_no_template(made, runtime, monkeypatch):
     monkeypatch.setattr(runtime, "manifest", replace(runtime.manifest, chat=None))
     with pytest.raises(MvlmError, match="no chat template: export again"):
         runtime.chat([{"role": "user", "content": "hi"}])
+
+
+def test_budget_and_cap_are_of_the_turn(made, runtime, fresh):
+    """Its pictures share them alike: each is chosen for as with its share alone, and all together stay within."""
+    pictures, cheapest = [made.picture(number) for number in range(3)], float(runtime.router.costs.min())
+    for terms in ({"cap": 12.0, "price": 0.0}, {"cap": 120.0, "price": 0.0}, {"budget": 30.0}):
+        name = next(iter(terms))
+        share = terms | {name: terms[name] / 3}
+        alone = [runtime.look(picture).choose("which?", **share) for picture in pictures]
+        answer = runtime.chat([asks(*pictures, "which?")], max_new_tokens=1, **terms)
+        assert answer.scales == tuple(choice.scale for choice in alone)
+        if name == "cap":
+            assert sum(choice.cost for choice in alone) <= terms["cap"]
+    later = [asks(*pictures, "which?"), SAID, asks("and which is red?")]
+    assert sum(runtime.chat(later, max_new_tokens=1, cap=12.0, price=0.0).scales) <= 12
+    for name in ("budget", "cap"):
+        with pytest.raises(MvlmError, match=rf"a {name} of .* is too little for 3 pictures, which cost {cheapest:g}"):
+            runtime.chat([asks(*pictures, "which?")], max_new_tokens=1, **{name: 2.5 * cheapest})
