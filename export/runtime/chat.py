@@ -195,19 +195,22 @@ class Chats:
 
         Raises `MvlmError` where there is not enough for all of them.
         """
-        router, shared = self._answerer.router, request
+        router = self._answerer.router
         assert router is not None  # nothing is chosen without
         cheapest = float(router.costs.min())
-        for name, most in (("budget", request.budget), ("cap", request.cap)):
-            if most is not None and pictures > 1:
-                if most < pictures * cheapest:
-                    raise MvlmError(
-                        f"a {name} of {most:g} {router.facts.cost_unit} is too little for {pictures} pictures, which"
-                        f" cost {cheapest:g} each at least: allow more, or show fewer",
-                        code="bad-terms",
-                    )
-                shared = replace(shared, **{name: most / pictures})
-        return shared
+
+        def each(name: str, most: float | None) -> float | None:
+            if most is None or pictures == 1:
+                return most
+            if most < pictures * cheapest:
+                raise MvlmError(
+                    f"a {name} of {most:g} {router.facts.cost_unit} is too little for {pictures} pictures, which cost"
+                    f" {cheapest:g} each at least: allow more, or show fewer",
+                    code="bad-terms",
+                )
+            return most / pictures
+
+        return replace(request, budget=each("budget", request.budget), cap=each("cap", request.cap))
 
     # What is read
 
