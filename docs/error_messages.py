@@ -51,6 +51,7 @@ CODES = {
     "no-onnxruntime": "onnxruntime is not installed: install the extra that the message names",
     "no-opencv": "OpenCV is not installed: install the extra that the message names",
     "no-picture": "there is no such file: check the path",
+    "no-frames": "the bundle's scales show one view alone: export one with scales of several frames, as in 9@4",
     "no-router": "the bundle holds no router: name a scale",
     "no-template": "a bundle of before, without a chat template: export again, or ask one question about one picture",
     "no-tensorrt": "TensorRT is not installed: install the extra that the message names",

@@ -132,7 +132,7 @@ def looks(runtime: Runtime, rounds: int) -> dict[str, float]:
     graph, size_px, report = runtime.manifest.vision, runtime.manifest.image.size_px, {}
     for count in _ROWS:
         feeds = {graph.inputs["pixel_values"]: np.zeros((count, 3, size_px, size_px), np.float32)}
-        took = [_seconds(lambda feeds=feeds: runtime.vision.run(None, feeds)) for _ in range(rounds * _STEPS)]
+        took = [_seconds(lambda feeds=feeds: runtime.encoder.vision.run(None, feeds)) for _ in range(rounds * _STEPS)]
         report[str(count)] = round(1000 * min(took) / count, 3)
     return report
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from export.runtime.views.scale import ScaleWord
 from mvlm_core.data.row import Row
+from mvlm_core.label.shown_pictures import ShownPictures
 from mvlm_core.modeling.processing import prompt_of
 
 from .source import Source
@@ -17,15 +19,23 @@ from .source import Source
 _MOST_ANSWER = 64
 
 
-def embed_question(source: Source, row: Row, tokens: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """A prompt with `tokens` (1, m, D) of its picture: embeddings (1, S, D), and its ids (1, S), those of the picture
-    being the placeholder's."""
+def shown_row(source: Source, row: Row, scales: Sequence[ScaleWord]) -> ShownPictures:
+    """The picture of a row with all the views that some scales want of it, each encoded once."""
+    return ShownPictures(source.model, source.processor, [row.image], scales)
+
+
+@torch.no_grad()
+def embed_question(source: Source, row: Row, shown: ShownPictures, scale: ScaleWord) -> tuple[Tensor, Tensor]:
+    """A prompt with the row's picture at a scale: embeddings (1, S, D), and its ids (1, S), those of the picture
+    being the placeholder's where a visual token stands."""
     model: Any = source.model
     text = source.processor.ask(row.question)
-    ids = source.processor(text=text, images=[row.image.read()], num_visual_tokens=m)["input_ids"]
-    places = ids == model.config.image_token_id  # past the word table, where the language model has no row
-    embeds = model.get_input_embeddings()(ids.masked_fill(places, 0))
-    embeds[places] = tokens[0]
+    ids = source.processor(text=text, images=[row.image.read()], scale=scale)["input_ids"]
+    embeds = model._look_up(ids)
+    places = ids == model.config.image_token_id
+    ids_of_picture = torch.tensor(shown.pictures.ids(0, scale))
+    visual = shown.embeds([0], scale)[0][ids_of_picture == model.config.image_token_id]  # (T, D)
+    embeds[places] = visual.to(embeds.dtype)
     return embeds, ids
 
 
@@ -36,9 +46,8 @@ def embed_rows(source: Source, rows: Sequence[Row]) -> list[tuple[Tensor, int]]:
     model: Any = source.model
     prompt, table, embedded = prompt_of(source.processor), model.get_input_embeddings(), []
     for i, row in enumerate(rows):
-        m = source.scales[i % len(source.scales)]
-        values = model.encode_images(source.processor.image_processor([row.image.read()])["pixel_values"])
-        embeds, ids = embed_question(source, row, model.connector.tokens(values, m), m)
+        scale = source.scales[i % len(source.scales)]
+        embeds, ids = embed_question(source, row, shown_row(source, row, [scale]), scale)
         answer = prompt.text_ids(row.answers[0])[:_MOST_ANSWER] if row.answers else []
         if answer:
             embeds = torch.cat([embeds, table(torch.tensor([answer]))], dim=1)

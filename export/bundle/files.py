@@ -23,12 +23,13 @@ from export.runtime.artefact import describe, read_artefact, sha256_file, write_
 from export.runtime.chat_template import ChatTemplate
 from export.runtime.errors import MvlmError
 from export.runtime.features import FEATURE_VERSION
+from export.runtime.image import ImageSpec
 from export.runtime.manifest import SEAL, ChatFacts, DecoderGraph, Graph, RouterFacts, seal
 from export.runtime.routing.router_folder import ROUTER_FILE, RouterSource
 from mvlm_core.modeling.processing import MvlmProcessor, prompt_of
 
 from .source import Source
-from .table import write_table
+from .table import write_newline, write_table
 
 NAME = "bundle"
 _WEIGHTS = "weights.bin"
@@ -41,8 +42,8 @@ Calibrated = Mapping[str, Mapping[str, Numbers]]
 
 
 def graph_count(source: Source, plan: Plan) -> int:
-    """How many steps of progress `write_bundle` makes: vision, decoder or two, and a connector for each scale."""
-    return 2 + plan.apart + len(source.scales)
+    """How many steps of progress `write_bundle` makes: vision, decoder or two, a connector for each scale of a view."""
+    return 2 + plan.apart + len(source.view_tokens)
 
 
 def write_bundle(
@@ -58,16 +59,16 @@ def write_bundle(
     with WeightFile(folder / _WEIGHTS) as weights:
         numbers = numbers or {}
         decoder = _write_decoder(model.language_model, plan, numbers, folder, weights, progress)
-        spec = processor.image_processor.spec
-        vision = _write_vision(source, plan.precision["tower"], folder, weights, spec.size_px)
+        vision = _write_vision(source, plan.precision["tower"], folder, weights, source.size_px)
         progress(1)
         connectors = {}
-        for m, graph in connector_models(model, source.scales, weights, plan.precision["connector"]):
+        for m, graph in connector_models(model, source.view_tokens, weights, plan.precision["connector"]):
             file = f"connector_{m}.onnx"
             onnx.save(graph, folder / file)
             connectors[str(m)] = asdict(Graph(file, {"values": "values"}, {"tokens": "tokens"}))
             progress(1)
         table = write_table(model.get_input_embeddings().weight, plan, weights)
+        newline = write_newline(model, source.views, weights)
     shutil.copyfile(source.tokenizer_file, folder / _TOKENIZER)
     chat = _write_chat(processor, folder)
     router = None if source.router is None else asdict(_copy_router(source.router, folder))
@@ -78,7 +79,9 @@ def write_bundle(
         provider=plan.target.provider,
         precision=dict(plan.precision),
         scales=list(source.scales),
-        image=spec.to_json(),
+        image=_image(source).to_json(),
+        views=source.views.to_json() if source.views else None,
+        newline=asdict(newline) if newline else None,
         prompt=prompt_of(processor).to_json(),
         image_token_id=model.config.image_token_id,
         stop_ids=stop_ids(model),
@@ -95,6 +98,12 @@ def write_bundle(
         router_sha256=None if source.router is None else sha256_file(source.router.folder / "router.json"),
     )
     _write_manifest(folder, manifest)
+
+
+def _image(source: Source) -> ImageSpec:
+    """How a picture is made the tower's input where it is shown whole; of a model with views, what they say of it."""
+    spec, views = source.processor.image_processor.spec, source.views
+    return ImageSpec(views.size_px, views.mean, views.std) if views else spec
 
 
 def require_room(source: Source, plan: Plan, out: Path) -> None:

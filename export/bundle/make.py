@@ -12,9 +12,11 @@ from typing import Any
 from export.graphs.targets import FLOATS, PHASES, Plan, plan, target
 from export.runtime.artefact import output_folder, refuse_if_filled, write_json
 from export.runtime.errors import CheckFailed, MvlmError, listed
+from export.runtime.views.scale import ScaleWord
 from mvlm_core.data.reading import read_rows
 from mvlm_core.data.row import Row
 from mvlm_core.modeling.processing import prompt_of
+from mvlm_core.modeling.visual_lengths import VisualLengths
 
 from .files import graph_count, require_room, reseal, write_bundle
 from .made_from import MadeFrom
@@ -44,7 +46,7 @@ class Wanted:
     run: Path
     rows: Path
     router: Path | None
-    scales: Sequence[int] | None
+    scales: Sequence[ScaleWord] | None
     target: str
     precision: str | None
     max_length: int | None
@@ -146,10 +148,14 @@ def _make(
 
 
 def require_positions(source: Source, positions: int, rows: Sequence[Row]) -> None:
-    """Raise `MvlmError` naming the rows to verify with that leave no room for an answer at the finest scale."""
-    prompt, finest = prompt_of(source.processor), max(source.scales)
-    needed = {row.id: len(prompt.ids(row.question, finest, source.model.config.image_token_id)) + 1 for row in rows}
-    if faults := [f"id {name}: {count} positions" for name, count in needed.items() if count > positions]:
+    """Raise `MvlmError` naming the rows to verify with that leave no room for an answer at their largest scale."""
+    prompt, lengths = prompt_of(source.processor), VisualLengths(source.processor)
+    needed: dict[str, tuple[ScaleWord, int]] = {}
+    for row in rows:
+        scale, visual = lengths.finest([row.image], source.scales)
+        needed[row.id] = scale, len(prompt.ids(row.question, 0, 0)) + visual + 1
+    if faults := [f"id {name}: {count} positions" for name, (_, count) in needed.items() if count > positions]:
+        finest = next(scale for scale, count in needed.values() if count > positions)
         raise MvlmError(
             f"{len(faults)} of {len(rows)} rows to verify with do not fit into {positions} positions at scale {finest}:"
             f" name shorter ones with --rows, or allow more with --max-length{listed(faults, most=1000)}"

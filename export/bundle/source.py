@@ -8,11 +8,13 @@ from pathlib import Path
 
 from export.runtime.artefact import place_said, read_artefact
 from export.runtime.errors import MvlmError
+from export.runtime.routing.offered import with_tiles
 from export.runtime.routing.router_folder import RouterSource, read_router
-from export.runtime.views.scale import ScaleWord
+from export.runtime.views.scale import Scale, ScaleWord, coarse_to_fine
+from export.runtime.views.spec import ViewSpec
 from mvlm_core.checkpoints.run_folder import load_run, model_sha256
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
-from mvlm_core.modeling.processing import MvlmProcessor, require_one_view
+from mvlm_core.modeling.processing import MvlmProcessor
 from mvlm_core.modeling.scales import require_scales
 
 from .stored import compute_in_float32
@@ -22,13 +24,13 @@ _TOKENIZER_FILE = "tokenizer.json"
 
 @dataclass(frozen=True)
 class Source:
-    """Everything that goes into a bundle, checked to belong together."""
+    """Everything that goes into a bundle, checked to belong together. Scales go from coarse to fine."""
 
     model: MvlmForConditionalGeneration
     processor: MvlmProcessor
     tokenizer_file: Path
     model_sha256: str
-    scales: tuple[int, ...]
+    scales: tuple[ScaleWord, ...]
     router: RouterSource | None
     metrics_said: tuple[str, ...] = ()  # what labels were told to be scored by, where that is known
 
@@ -37,12 +39,32 @@ class Source:
         """How many positions the language model was made for."""
         return self.model.config.text_config.max_position_embeddings
 
+    @property
+    def views(self) -> ViewSpec | None:
+        """How pictures are cut; None where one is shown whole."""
+        return self.processor.image_processor.view_spec
+
+    @property
+    def size_px(self) -> int:
+        """The side of a view."""
+        return self.views.size_px if self.views else self.processor.image_processor.size_px
+
+    @property
+    def view_tokens(self) -> list[int]:
+        """The numbers of tokens that the scales show a view in, ascending."""
+        return sorted({self.tokens(scale) for scale in self.scales})
+
+    def tokens(self, scale: ScaleWord) -> int:
+        """Of one view at a scale."""
+        parsed = Scale.parse(scale)
+        return self.views.tokens(parsed) if self.views else int(parsed.tokens or 0)
+
 
 def read_source(run: Path, router_folder: Path | None, scales: Sequence[ScaleWord] | None) -> Source:
     """Load a run with the router made for it. Without `scales`, the router's.
 
     Raises `MvlmError`: no run, no router, a router of another model, feature version or scales, a scale that the
-    connector does not allow, neither router nor scales, a model with tiles or marks.
+    connector or the model's views do not allow, neither router nor scales.
     """
     hash_of_model = model_sha256(run)
     router = read_router(router_folder, hash_of_model) if router_folder else None
@@ -50,22 +72,17 @@ def read_source(run: Path, router_folder: Path | None, scales: Sequence[ScaleWor
         if router is None:
             raise MvlmError("there is no router to take the scales from: name them with --scales, as in 9,36,144")
         scales = router.scales
-    # Between its scales the router's log odds are interpolated; beyond its ends it knows nothing.
-    offered, fitted = _numbers(scales), _numbers(router.scales) if router else []
-    if router and not fitted[0] <= min(offered) <= max(offered) <= fitted[-1]:
-        raise MvlmError(
-            f"the bundle is to hold the scales {_listed(scales)}, and the router {router_folder} was fitted for"
-            f" {_listed(router.scales)}: stay between its ends, or label and fit again"
-        )
+    if router:
+        _require_fitted(scales, router)
     tokenizer_file = run / _TOKENIZER_FILE
     if not tokenizer_file.is_file():
         raise MvlmError(f"{run} holds no {_TOKENIZER_FILE}: save its tokenizer as a fast one")
     model, processor = load_run(run, dtype="stored")
     compute_in_float32(model)
-    require_one_view(processor, "a bundle")
+    _require_views(scales, processor.image_processor.view_spec)
     require_scales(scales, model.connector.scales)
     said = tuple((router.facts.get("labelled") or {}).get("metrics_said") or ()) if router else ()
-    return Source(model, processor, tokenizer_file, hash_of_model, tuple(sorted(offered)), router, said)
+    return Source(model, processor, tokenizer_file, hash_of_model, tuple(coarse_to_fine(scales)), router, said)
 
 
 def rows_labelled(router: Path | None) -> Path | None:
@@ -77,12 +94,29 @@ def rows_labelled(router: Path | None) -> Path | None:
     return rows if rows and rows.exists() else None
 
 
-def _numbers(scales: Sequence[ScaleWord]) -> list[int]:
-    """Scales that are numbers of tokens. Raises `MvlmError` for one with tiles."""
-    tiled = [str(scale) for scale in scales if not isinstance(scale, int)]
-    if tiled:
-        raise MvlmError(f"a bundle shows whole pictures, and {', '.join(tiled)} asks for tiles: ask it in torch")
-    return [scale for scale in scales if isinstance(scale, int)]
+def _require_fitted(scales: Sequence[ScaleWord], router: RouterSource) -> None:
+    """Raise `MvlmError` for scales that the router knows nothing of: with tiles each is one of its own; among numbers
+    its log odds are interpolated, and beyond its ends it knows nothing."""
+    if with_tiles([*scales, *router.scales]):
+        known = set(scales) <= set(router.scales)
+    else:
+        fitted, offered = [int(scale) for scale in router.scales], [int(scale) for scale in scales]
+        known = fitted[0] <= min(offered) <= max(offered) <= fitted[-1]
+    if not known:
+        raise MvlmError(
+            f"the bundle is to hold the scales {_listed(scales)}, and the router {router.folder} was fitted for"
+            f" {_listed(router.scales)}: stay between its ends, with tiles among its scales, or label and fit again"
+        )
+
+
+def _require_views(scales: Sequence[ScaleWord], views: ViewSpec | None) -> None:
+    """Raise `MvlmError` for a view's own number of tokens where the model has none. Scales such as 9@4 may be of clips,
+    which every model can be shown."""
+    if views is None and any(Scale.parse(scale).tokens is None for scale in scales):
+        raise MvlmError(
+            "this model has no tokens of its own for a view, and native asks for them: name some, as in 9@4",
+            code="scale-not-allowed",
+        )
 
 
 def _listed(scales: Sequence[ScaleWord]) -> str:

@@ -14,7 +14,9 @@ from export.graphs.targets import Plan
 from export.graphs.weights import WeightFile
 from export.graphs.writer import Array
 from export.runtime.decode.sampling import EmbeddingTable
+from export.runtime.errors import MvlmError
 from export.runtime.manifest import Embedding, Manifest
+from export.runtime.views.spec import ViewSpec
 
 _BITS = 8
 # Rows that are compared at once: a table is the largest tensor of a small model.
@@ -32,6 +34,18 @@ def write_table(weight: Tensor, plan: Plan, weights: WeightFile) -> Embedding:
     scale_dtype = "float16" if grid.half else "float32"
     scales = weights.place(numbers.scale.numpy().astype(scale_dtype))
     return Embedding(weights.path.name, values.offset, shape, "uint8", grid.block, scales.offset, scale_dtype)
+
+
+def write_newline(model: Any, views: ViewSpec | None, weights: WeightFile) -> Embedding | None:
+    """Put the vector (1, D) that ends each row of a grid of tiles into the weight file, where the model's views want
+    one. Raises `MvlmError` for a model without."""
+    if views is None or views.stitching is None:
+        return None
+    newline = getattr(model.connector, "newline", None)
+    if newline is None:
+        raise MvlmError("the views of this model are stitched, and it has no newline vector: import it again")
+    place = weights.place(newline.detach().float().cpu().numpy()[None])
+    return Embedding(weights.path.name, place.offset, (1, len(newline)), "float32")
 
 
 def table_faults(model: Any, plan: Plan, manifest: Manifest) -> list[str]:

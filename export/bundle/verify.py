@@ -22,22 +22,28 @@ from torch import Tensor
 
 from export.graphs.targets import FLOATS, PHASES, Plan, target
 from export.runtime import Runtime
+from export.runtime.answer import Clock
 from export.runtime.backends.onnx import Cache, Decoder, Device
 from export.runtime.decode.sampling import EmbeddingTable
 from export.runtime.errors import MvlmError
-from export.runtime.features import image_features, question_features
+from export.runtime.features import image_features, question_features, size_features
 from export.runtime.manifest import Manifest, read_manifest
 from export.runtime.request import Request
+from export.runtime.routing.by_picture import in_tokens
 from export.runtime.routing.reading import Read, read_question
 from export.runtime.routing.router import Router
+from export.runtime.views.scale import ScaleWord
 from mvlm_core.data.row import Row, questions_of
+from mvlm_core.label.shown_pictures import ShownPictures
 from mvlm_core.modeling.kv_cache import cache_argument, cache_of
 from mvlm_core.modeling.processing import prompt_of
 from mvlm_core.scoring.of_rows import metrics_like, score_row
 
-from .embed import embed_question
+from .difference import Difference
+from .embed import embed_question, shown_row
 from .fidelity import Fidelity, stacked
 from .files import stop_ids
+from .pictures import PictureCheck
 from .reference import HeldNumbers, as_written, weight_faults
 from .refused import Refused
 from .source import Source
@@ -51,25 +57,6 @@ _SMALL_WEIGHTS = 20_000_000
 _FAULTS_SHOWN = 3
 
 Array = NDArray[np.float32]
-
-
-@dataclass
-class Difference:
-    """The largest differences seen in a phase, absolute and as a share of the largest value that torch computed."""
-
-    max_abs: float = 0.0
-    max_relative: float = 0.0
-
-    def see(self, torch_side: Tensor, file_side: Array) -> None:
-        wanted = torch_side.numpy()
-        if wanted.shape != file_side.shape:
-            self.max_abs = self.max_relative = float("inf")
-            return
-        absolute = float(np.abs(wanted - file_side).max())
-        relative = absolute / max(float(np.abs(wanted).max()), 1e-12)
-        # np.maximum keeps NaN, which then is within no tolerance.
-        self.max_abs = float(np.maximum(self.max_abs, absolute))
-        self.max_relative = float(np.maximum(self.max_relative, relative))
 
 
 @dataclass
@@ -140,10 +127,10 @@ def verify_bundle(
         check = _Check(source, manifest, rows, max_loss)
         with _threads_that_pay(source.model):
             for row in rows:
-                values = check.look(row)
+                shown = check.look(row)
                 check.route(row)
-                for m in source.scales:
-                    check.ask(row, values, m)
+                for scale in source.scales:
+                    check.ask(row, shown, scale)
                     progress(1)
     except MvlmError as error:
         if error.code != "engine-failed":
@@ -174,9 +161,9 @@ class _Check:
         self.prompt = prompt_of(self.processor)
         self.stop_ids = set(stop_ids(source.model))
         self.router = self._torch_router(device)
-        self.vision = Difference()
-        self.scales = {m: ScaleReport() for m in source.scales}
-        self.choices: list[tuple[int, int]] = []  # torch's features, the files'
+        self.vision, self.pictures = Difference(), PictureCheck(source)
+        self.scales = {scale: ScaleReport() for scale in source.scales}
+        self.choices: list[tuple[ScaleWord, ScaleWord | None]] = []  # torch's features, the files'
 
     def _held(self, phase: str) -> HeldNumbers:
         facts = self.manifest.decoder
@@ -187,15 +174,15 @@ class _Check:
         facts = self.manifest.router
         return Router(self.manifest.path(facts.file), facts, self.manifest.scales, device) if facts else None
 
-    def look(self, row: Row) -> Tensor:
-        """Compare values and words, and return torch's values (1, P, ·)."""
-        self.view = self.runtime.look(row.image.read())
-        pixels = self.processor.image_processor([row.image.read()])["pixel_values"]  # (1, 3, H, W)
-        values = self.model.encode_images(pixels)
-        self.words = self.model.connector.words(values)[0]  # (P, D)
-        self.vision.see(values, self.view.values)
+    def look(self, row: Row) -> ShownPictures:
+        """Compare values and words, and return the picture as torch has encoded it."""
+        picture, shown = row.image.read(), shown_row(self.source, row, self.source.scales)
+        self.view = self.runtime.look_clip(picture) if row.has_clip else self.runtime.look(picture)
+        self.words = shown.words[0]  # (P, D)
+        self.vision.see(shown.values[:1], self.view.values)
         self.vision.see(self.words, self.view.words)
-        return values
+        self.pictures.see(self.runtime, row, shown)
+        return shown
 
     def route(self, row: Row) -> None:
         """Compare the router's choice on torch's features with the one that the runtime makes from the files."""
@@ -207,22 +194,28 @@ class _Check:
         features = question_features(row.question, tokens, words)
         picture = self.router.look(words)
         read = None if picture is None else Read(picture, read_question(tokens))
-        wanted = self.router.choose(image_features(words), features, read=read).scale
+        image, costs = image_features(words), in_tokens(self.router, self.view)
+        if self.source.views:
+            image = np.concatenate([image, size_features(*self.view.size)])
+        wanted = self.router.choose(image, features, read=read, costs=costs).scale
         answer = self.view.ask(row.question, max_new_tokens=1)
-        self.choices.append((wanted, answer.num_visual_tokens if answer.escalated is None else answer.escalated))
+        self.choices.append((wanted, answer.scale if answer.escalated is None else answer.escalated))
 
-    def ask(self, row: Row, values: Tensor, m: int) -> None:
+    def ask(self, row: Row, shown: ShownPictures, scale: ScaleWord) -> None:
         """Compare one row at one scale, phase by phase and then as a whole."""
-        self.runtime.require_answerable(Request(row.question, m, max_new_tokens=1))
-        report = self.scales[m]
-        tokens = self.model.connector.tokens(values, m)  # (1, m, D)
+        self.runtime.require_answerable(Request(row.question, scale, max_new_tokens=1), self.view)
+        report, m = self.scales[scale], self.source.tokens(scale)
+        values = self.pictures.values(shown, scale)  # (n, P, ·)
+        tokens = self.model.connector.tokens(values, m)  # (n, m, D)
         report.connector.see(tokens, self.runtime.visual_tokens(values.numpy(), m))
         if np.isinf(report.connector.max_relative):  # another scale's connector: no prompt can be built with it
             return
-        embeds, ids = embed_question(self.source, row, tokens, m)  # (1, S, D), (1, S)
+        embeds, ids = embed_question(self.source, row, shown, scale)  # (1, S, D), (1, S)
+        self.pictures.see_prompt(self.runtime, self.view, row, scale, ids[0].tolist())
+        self.vision.see(values, self.view.seen.values(self.view.at(scale).laid.shown.views, Clock()))
         steps = min(_MAX_NEW_TOKENS, self.manifest.max_length - embeds.shape[1])
         own = self._answer(embeds, max(steps, 1))
-        answer = self.view.ask(row.question, scale=m, max_new_tokens=len(own))
+        answer = self.view.ask(row.question, scale=scale, max_new_tokens=len(own))
         said = self.prompt.text_ids(row.answers[0]) if row.answers else own
         wanted_ids = [*said[: max(steps, 1) - 1], min(self.stop_ids)]
         more = own[: max(min(steps, _DECODE_STEPS + 1) - len(wanted_ids), 0)]
@@ -296,7 +289,7 @@ class _Check:
     def faults(self) -> list[str]:
         """What differs too much, part by part and scale by scale."""
         precision = self.manifest.precision
-        faults = _too_far("vision", precision["tower"], self.vision)
+        faults = [*self.pictures.faults(), *_too_far("vision", precision["tower"], self.vision)]
         for m, report in self.scales.items():
             for phase in ("connector", *PHASES):
                 # A step reads the cache that the prompt's phase wrote, in that phase's precision.
@@ -353,6 +346,7 @@ class _Check:
             **self.metrics.facts(),
             "traced": "vision tower and connectors, at a batch of two; the decoder was written, no length of it traced",
             "vision": vars(self.vision),
+            "pictures": self.pictures.facts(),
             "router": {"asked": len(self.choices), "same": sum(a == b for a, b in self.choices)},
             "scales": {
                 str(m): {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from export.runtime.errors import CheckFailed, MvlmError
+from export.runtime.views.scale import Scale, is_word
 
 from .opened import opened
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _FOLDER = click.Path(path_type=Path)
 _ASKED = (
-    click.option("--scale", default="auto", show_default=True, help="auto, or how many visual tokens."),
+    click.option("--scale", default="auto", show_default=True, help="auto, a number of visual tokens, or as 16@4."),
     click.option("--price", type=float, help="What a unit of cost is worth in probability. Left out: the router's."),
     click.option("--budget", type=float, help="The mean cost of a question instead of a price."),
     click.option("--within", type=float, help="A loss that the router bounds instead of a price, as in 0.01."),
@@ -84,7 +85,7 @@ def run(
             alone = frame.name == Path(source).name
             click.echo(answer.text if alone else f"{frame.name}: {answer.text}")
             _show(answer)
-            click.secho(runtime.verified(answer.num_visual_tokens), err=True, dim=True)
+            click.secho(runtime.verified(answer.scale), err=True, dim=True)
         if explain:
             click.echo(_explained(view, question, answer, options), err=True)
     if failed:
@@ -127,12 +128,14 @@ def serve(
 def _request(asked: dict[str, Any]) -> tuple[Any, Any]:
     """Scale and options as the runtime takes them."""
     scale = asked.pop("scale")
-    if scale != "auto" and not scale.isdecimal():
-        raise MvlmError(f"--scale {scale!r} is neither auto nor a number of visual tokens", code="bad-scale")
+    if scale != "auto" and not is_word(scale):
+        raise MvlmError(
+            f"--scale {scale!r} is neither auto nor a number of visual tokens, with tiles 16@4", code="bad-scale"
+        )
     options = {name: value for name, value in asked.items() if value is not None}
     if "choices" in options:
         options["choices"] = [choice.strip() for choice in options["choices"].split(",")]
-    return "auto" if scale == "auto" else int(scale), options
+    return scale if scale == "auto" else Scale.parse(scale).word, options
 
 
 def _show(answer: Answer) -> None:
@@ -159,7 +162,7 @@ def _explained(view: View, question: str, answer: Answer, options: dict[str, Any
     lines = [f"{'tokens':>8} {'P(right)':>9} {f'cost, {unit}':>13} {'worth':>7}"]
     for m, cost in zip(router.offered, router.costs.tolist(), strict=True):
         worth = choice.probabilities[m] - choice.price * cost / dearest
-        mark = " <- answered" if m == answer.num_visual_tokens else ""
+        mark = " <- answered" if m == answer.scale else ""
         lines.append(f"{m:>8} {choice.probabilities[m]:>9.3f} {cost:>13.4g} {worth:>7.3f}{mark}")
     lines.append(f"worth is P(right) less the price, {choice.price:.4g}, times the cost as a share of the dearest")
     if choice.p_value is None:

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from export.runtime.errors import MvlmError
+from export.runtime.views.scale import Scale, is_word
 
 from .opened import opened
 
@@ -40,11 +41,13 @@ def chat(
         if click.get_current_context().get_parameter_source("bundle") is not ParameterSource.DEFAULT:
             raise MvlmError(f"two bundles are named, {named} and {bundle}: name one")
         bundle = named
-    if scale != "auto" and not scale.isdecimal():
-        raise MvlmError(f"--scale {scale!r} is neither auto nor a number of visual tokens", code="bad-scale")
+    if scale != "auto" and not is_word(scale):
+        raise MvlmError(
+            f"--scale {scale!r} is neither auto nor a number of visual tokens, with tiles 16@4", code="bad-scale"
+        )
     runtime = opened(bundle, provider, threads, routed=scale == "auto")
     _ = runtime.chats  # a bundle without a template is refused before anything is asked
-    talk = _Talk(runtime, "auto" if scale == "auto" else int(scale), system, max_new_tokens)
+    talk = _Talk(runtime, scale if scale == "auto" else Scale.parse(scale).word, system, max_new_tokens)
     click.secho(_HELP, err=True, dim=True)
     while (line := _line()) is not None and line != "/quit":
         try:

@@ -20,7 +20,7 @@ _FOLDER = click.Path(path_type=Path)
               " else what the router's labels are of.")  # fmt: skip
 @click.option("--router", type=_FOLDER, default=Path("router"), show_default=True)
 @click.option("--no-router", is_flag=True, help="Leave the router out; a scale must then be named to ask.")
-@click.option("--scales", help="Which scales the bundle holds, as in 9,36,144. Left out: the router's.")
+@click.option("--scales", help="Scales that the bundle holds, as in 9,36,144 or 4,16@4. Left out: the router's.")
 @click.option("--out", type=_FOLDER, default=Path("bundle"), show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace what stands at --out.")
 @click.option("--verify-rows", type=click.IntRange(min=1), default=24, show_default=True, help="At each scale.")
@@ -66,10 +66,10 @@ def export(
     from export.bundle.make import Wanted, make_bundle
     from export.bundle.source import rows_labelled
     from mvlm_core.data.of_run import rows_for, run_rows
-    from mvlm_core.modeling.scales import parse_scales
+    from mvlm_core.modeling.scales import read_words
     from mvlm_core.progress import Bars
 
-    asked = parse_scales(scales) if scales else None
+    asked = read_words(scales) if scales else None
     chooser = None if no_router else router
     rows = rows or run_rows(run) or rows_labelled(chooser) or rows_for(run, None)
     wanted = Wanted(run, rows, chooser, asked, **others)

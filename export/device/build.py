@@ -21,7 +21,7 @@ from export.runtime.machine import resident_mib
 from export.runtime.manifest import Graph, Manifest
 from export.runtime.prompt import Prompt
 
-from .profiles import ONE_PICTURE, Bounds, dimensions, profiles_of, prompt_lengths
+from .profiles import VIEWS_AT_ONCE, Bounds, dimensions, of_views, profiles_of, prompt_lengths
 from .trtexec import commands
 
 OWN, SHARED, AUTO = "own", "shared", "auto"
@@ -113,8 +113,12 @@ class Builder:
         return len(self.graphs()) + len(self.layouts())
 
     def graphs(self) -> list[Graph]:
-        """Vision and connectors: one picture at a time."""
+        """Vision and connectors: one view at a time, and where there are tiles, many too."""
         return [self.manifest.vision, *self.manifest.connectors.values()]
+
+    @property
+    def views_at_once(self) -> int:
+        return VIEWS_AT_ONCE if self.manifest.views else 1
 
     def layouts(self) -> list[str]:
         """What to try for the decoder. Weights of integers are kept once whatever the ranges; floats may not be."""
@@ -135,14 +139,15 @@ class Builder:
         with output_folder(folder, overwrite=True) as staging:
             built = {}
             for graph in self.graphs():
-                built[graph.file] = self.engine(graph.file, [ONE_PICTURE], staging / f"{Path(graph.file).stem}.engine")
+                to = staging / f"{Path(graph.file).stem}.engine"
+                built[graph.file] = self.engine(graph.file, of_views(self.views_at_once), to)
                 progress(1)
             layout, tried = self._decoder(staging, progress)
             decoder = self.manifest.decoder.graph.file
             built[decoder] = tried[layout]
             facts = to_json(
                 self.fingerprint, {graph: one.path for graph, one in built.items()}, self.profiles(layout),
-                layout=layout,
+                layout=layout, views_at_once=self.views_at_once,
                 layouts_tried={name: _memory(one) for name, one in tried.items()},
                 engines={graph: _memory(one) | {"build_s": round(one.seconds, 2)} for graph, one in built.items()},
                 peak_memory_mib=resident_mib("VmHWM"),
@@ -197,7 +202,7 @@ class Builder:
     def commands(self) -> list[str]:
         """The same build for trtexec: one command for each engine."""
         folder = engines_folder(self.manifest.folder, self.fingerprint)
-        wanted = [(graph.file, [ONE_PICTURE]) for graph in self.graphs()]
+        wanted = [(graph.file, of_views(self.views_at_once)) for graph in self.graphs()]
         layout = self.layouts()[0]
         by_profile = [dimensions(at, self.manifest.max_length) for at in self.profiles(layout)]
         tool = "tensorrt_rtx" if self.api.product == "tensorrt-rtx" else "trtexec"

@@ -18,7 +18,7 @@ import numpy as np
 from export.runtime import Runtime, View
 from export.runtime.answer import Clock, Stop
 from export.runtime.backends.onnx import run_session
-from export.runtime.decode.conversation import Conversation
+from export.runtime.decode.conversation import Conversation, Given
 from export.runtime.decode.steps import alone
 from export.runtime.request import Request
 from export.runtime.routing.parts import Parts, Work
@@ -81,7 +81,7 @@ class PartsMeter:
     def _encode(self, size: int) -> float:
         graph, side = self._runtime.manifest.vision, self._runtime.manifest.image.size_px
         feeds = {graph.inputs["pixel_values"]: np.zeros((size, 3, side, side), np.float32)}
-        return _timed(lambda: run_session(self._runtime.vision, list(graph.outputs.values()), feeds))
+        return _timed(lambda: run_session(self._runtime.encoder.vision, list(graph.outputs.values()), feeds))
 
     def _choose(self, view: View, samples: PartSamples) -> None:
         samples.add("features", "picture", _timed(lambda: view.sight))
@@ -93,7 +93,7 @@ class PartsMeter:
     def _read(self, m: int, samples: PartSamples) -> None:
         """A prompt and an answer at m visual tokens, and the prompt once more behind what then stands in the cache."""
         runtime, request, clock = self._runtime, self._request, Clock()
-        conversation = Conversation(runtime.reader, lambda m: self._noise[:m])
+        conversation = Conversation(runtime.reader, lambda m: Given(self._noise[:m]))
         room, reader = runtime.room(request), runtime.reader
         logits = conversation.ask(request.question, m, room, clock)
         read = conversation.used - reader.lead.used

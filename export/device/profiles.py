@@ -12,44 +12,73 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from export.runtime.backends.engine_files import Profile
+from export.runtime.chat_text import ChatText
 from export.runtime.errors import MvlmError
 from export.runtime.manifest import Manifest
 from export.runtime.prompt import Prompt
+from export.runtime.views.laid import Layout
+from export.runtime.views.scale import Scale, ScaleWord
 
 # The compiler of TensorRT for RTX 1.7 fails on ranges that one tile of its attention covers, 1 alone apart ("Error
 # while verifying IR"). Tiles of 32 and 64 positions were seen, by the length of the cache; from 2 to here is more.
 _SHORTEST_RANGE_END = 65
 # A question is as long as this share of the longest one that was asked for, when nothing else is known.
 _LIKELY_SHARE = 0.25
+# No family cuts more tiles than this along a side.
+_MOST_TILES_ACROSS = 16
+# So many views go through an engine of a model with tiles at once; more are encoded one batch after another.
+VIEWS_AT_ONCE = 16
 Bounds = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Positions of a prompt at one scale: the shortest question, a likely one, the longest."""
+    """Positions of a prompt at one scale: the shortest question, a likely one, the longest, of pictures of any size."""
 
-    scale: int
+    scale: ScaleWord
     least: int
     likely: int
     most: int
 
 
 def prompt_lengths(manifest: Manifest, prompt: Prompt, question_tokens: int) -> list[Lengths]:
-    """Lengths at each scale, for questions of up to `question_tokens` tokens.
+    """Lengths at each scale, ascending, for questions of up to `question_tokens` tokens.
 
-    Raises `MvlmError` when the longest prompt leaves no room for an answer.
+    Raises `MvlmError` when the longest prompt leaves no room for an answer. Pictures of more tiles than there is room
+    for are refused one by one, so of a scale with tiles the picture without any counts.
     """
     empty = prompt.ids("", 0, manifest.image_token_id)
     around = len(empty)
     likely = max(1, round(question_tokens * _LIKELY_SHARE))
-    found = [Lengths(m, around + m + 1, around + m + likely, around + m + question_tokens) for m in manifest.scales]
-    if found[-1].most >= manifest.max_length:
-        fitting = manifest.max_length - 1 - around - found[-1].scale
-        raise MvlmError(
-            f"questions of {question_tokens} tokens at scale {found[-1].scale} make prompts of {found[-1].most}, and"
-            f" the decoder has {manifest.max_length} positions: build with --question-tokens {max(fitting, 1)}"
-        )
-    return found
+    layout = Layout(manifest.views, ChatText(prompt.tokenizer).ids, manifest.image_token_id)
+    found, most = [], manifest.max_length - 1
+    for scale in manifest.scales:
+        of_picture = picture_lengths(layout, scale)
+        least, longest = around + of_picture[0], around + of_picture[-1]
+        if least + question_tokens > most:
+            raise MvlmError(
+                f"questions of {question_tokens} tokens at scale {scale} make prompts of {least + question_tokens}, and"
+                f" the decoder has {manifest.max_length} positions: build with --question-tokens"
+                f" {max(most - least, 1)}"
+            )
+        found.append(Lengths(scale, least + 1, min(longest + likely, most), min(longest + question_tokens, most)))
+    return sorted(found, key=lambda at: at.most)
+
+
+def picture_lengths(layout: Layout, scale: ScaleWord) -> list[int]:
+    """How many positions pictures of all shapes take at a scale, ascending."""
+    if layout.spec is None:
+        return [len(layout.at((1, 1), scale))]
+    side, parsed = layout.spec.size_px, Scale.parse(scale)
+    most = _MOST_TILES_ACROSS if parsed.tiles is None else min(parsed.tiles, _MOST_TILES_ACROSS)
+    sizes = [(rows * side, cols * side) for rows in range(1, most + 1) for cols in range(1, most + 1)] or [(side, side)]
+    return sorted({len(layout.at(size, scale)) for size in sizes} | {layout.least(scale)})
+
+
+def of_views(views_at_once: int) -> list[dict[str, Bounds]]:
+    """Sizes that vision tower and connectors are built for: one view, and where there are tiles, many."""
+    many = [{"batch": (1, max(views_at_once // 4, 1), views_at_once)}] if views_at_once > 1 else []
+    return [ONE_PICTURE, *many]
 
 
 def profiles_of(lengths: Sequence[Lengths], *, own_decode: bool) -> tuple[Profile, ...]:

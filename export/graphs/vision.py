@@ -123,7 +123,7 @@ def connector_models(
 ) -> Iterator[tuple[int, onnx.ModelProto]]:
     """Each scale of the connector, ascending, with its weights in the file."""
     connector, largest = model.connector, max(scales)
-    patches, width = model.config.grid_side**2, model.config.text_config.hidden_size
+    patches, width = connector.grid_side**2, model.config.text_config.hidden_size
     if isinstance(connector, QueryConnector):
         # Its keys hold no picture, so its attention is a constant of the weights.
         attention = connector.attention(largest).transpose(0, 1).contiguous()  # (m, H, P)

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Literal
 
 from .errors import MvlmError
+from .views.scale import ScaleWord
 
 Finish = Literal["stop", "length", "deadline", "stopped"]
 
@@ -37,19 +38,24 @@ class Answer:
     """What was answered, and why in so many tokens.
 
     Attributes:
+        num_visual_tokens: all that were shown; marks around them and newlines between them apart (`separators`).
         probability: that this answer is right, as the router saw it; None when the scale was named.
         probabilities: the same at each scale of the bundle; empty when the scale was named.
         confidence: the probability that the model itself gives to this answer: the product over its tokens, the one
             that ends it included (the `confidence` of labels/). With `choices`, its share among them.
         out_of_distribution: whether the router did not trust itself, and the finest allowed scale was taken.
         escalated: the scale that was asked first, when the answer comes from a second, closer look.
+        scale: at which the picture was shown: a number, or with tiles a word such as 16@4; of several pictures the
+            last one's, None where none was shown.
+        views: how many views of pictures were shown, overviews and tiles.
+        separators: the marks and newlines that stood beside the visual tokens.
         finish: what ended the answer: the model or a stop text (`stop`), the longest answer allowed (`length`), the
             `deadline`, or the caller (`stopped`).
         choices: with `choices`, the share of each.
         token_ids: the answer's ids, without the stop id.
         timings: milliseconds of each stage; those of looking at the picture are the same in every answer about it.
         logprobs: with that option, one for each of `token_ids`.
-        scales: in a conversation, that of each picture; `num_visual_tokens` is their sum.
+        scales: in a conversation, that of each picture.
         prompt_tokens: in a conversation, all that stands before the answer; of these `new_tokens` had to be read.
         dropped_turns: in a conversation, the messages that were left out because they did not fit.
     """
@@ -58,19 +64,22 @@ class Answer:
     num_visual_tokens: int
     reason: str
     probability: float | None = None
-    probabilities: dict[int, float] = field(default_factory=dict)
+    probabilities: dict[ScaleWord, float] = field(default_factory=dict)
     confidence: float = 1.0
     out_of_distribution: bool = False
-    escalated: int | None = None
+    escalated: ScaleWord | None = None
     finish: Finish = "stop"
     choices: dict[str, float] = field(default_factory=dict)
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[Likely, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
-    scales: tuple[int, ...] = ()
+    scales: tuple[ScaleWord, ...] = ()
     prompt_tokens: int = 0
     new_tokens: int = 0
     dropped_turns: int = 0
+    scale: ScaleWord | None = None
+    views: int = 0
+    separators: int = 0
 
 
 class Stream:

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from export.runtime.backends.onnx import Device, run_session
+from export.runtime.backends.onnx import Device
 from export.runtime.backends.select import open_files
 from export.runtime.decode.constraint import Grammars
 from export.runtime.decode.conversation import Conversation, Reader, Reads
 from export.runtime.decode.multiple_choice import score_choices
-from export.runtime.decode.sampling import EmbeddingTable, first_margin, log_softmax
+from export.runtime.decode.sampling import EmbeddingTable, log_softmax
 from export.runtime.decode.steps import Piece, Step, alone
 from export.runtime.decode.writing import Task, Written, write
 from export.runtime.routing.costs import CostTable
-from export.runtime.routing.parts import Work
-from export.runtime.routing.reading import Read, read_question
-from export.runtime.routing.router import Choice, Router, Terms, named_reason
-from export.runtime.routing.settled import Here, here, with_cache
+from export.runtime.routing.router import Choice, Router, named_reason
 
 from .answer import Answer, Clock, Stop, Stream
+from .chat_text import ChatText
+from .choosing import Choosing
+from .clips import ClipSource
+from .encoder import Encoder
 from .errors import MvlmError
-from .features import image_feature_names, image_features, question_feature_names, question_features
-from .looked import Looked, Sight
+from .image import Order, Picture
+from .looked import Looked
 from .manifest import Manifest
+from .pictured import Pictured
 from .prompt import Prompt
-from .request import Request
+from .request import AUTO, Request
+from .source import Source
+from .views.laid import Layout
+from .views.scale import ScaleWord
+from .views.seen import Seen
 
 Array = NDArray[np.float32]
-# Connectors beyond these are opened when they are first asked for: a `query` bundle may hold hundreds of scales.
-_OPEN_FROM_THE_START = 8
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,21 @@ class Begun:
     Nothing, where the answer was stopped before.
     """
 
-    num_visual_tokens: int
+    picture: Pictured
     choice: Choice | None  # None when the scale was named
-    escalated: int | None
+    escalated: ScaleWord | None
     read: tuple[Conversation, Array] | None
 
     def answer(self, written: Written, timings: dict[str, float]) -> Answer:
-        choice, m = self.choice, self.num_visual_tokens
+        choice, scale, laid = self.choice, self.picture.scale, self.picture.laid
         return Answer(
             text=written.text,
-            num_visual_tokens=m,
-            reason=choice.reason if choice else named_reason(m),
-            probability=choice.probabilities[m] if choice else None,
+            num_visual_tokens=laid.num_visual_tokens,
+            scale=scale,
+            views=laid.views,
+            separators=len(laid) - laid.num_visual_tokens,
+            reason=choice.reason if choice else named_reason(scale),
+            probability=choice.probabilities[scale] if choice else None,
             probabilities=choice.probabilities if choice else {},
             confidence=written.confidence,
             out_of_distribution=choice.out_of_distribution if choice else False,
@@ -71,20 +76,18 @@ class Begun:
         )
 
 
-class Answerer:
+class Answerer(Choosing):
     """A bundle, open and ready to answer. Safe to use from several threads."""
 
     def __init__(self, manifest: Manifest, device: Device, costs: CostTable | None = None) -> None:
         self.manifest = manifest
-        files = self._files = open_files(manifest, device)
+        files = open_files(manifest, device)
         self.prompt = Prompt.from_json(manifest.prompt, _read_tokenizer(manifest))
         self.table = EmbeddingTable(manifest)
         self.grammars = Grammars(manifest)
-        self.vision = files.session(manifest.vision.file)
-        self._connectors: dict[int, Any] = {}
-        self._opening = threading.Lock()
-        for m in manifest.scales[:_OPEN_FROM_THE_START]:
-            self._connector(m)
+        self.encoder = Encoder(manifest, files)
+        ids_of = ChatText(self.prompt.tokenizer).ids
+        self.layout = Layout(manifest.views, ids_of, manifest.image_token_id)
         self.decoder = files.decoder()
         self.costs = costs  # None: `mvlm bench` has not run here, and the router keeps its own
         router = manifest.router
@@ -98,45 +101,46 @@ class Answerer:
         return Stream(lambda stop: self.answering(looked, request, clock, stop))
 
     def visual_tokens(self, values: Array, num_visual_tokens: int) -> Array:
-        """A picture's values (1, P, ·) as the tokens of one scale of the bundle: (1, m, D)."""
-        graph = self.manifest.connectors[num_visual_tokens]
-        session = self._connector(num_visual_tokens)
-        tokens = run_session(session, [graph.outputs["tokens"]], {graph.inputs["values"]: values})[0]
-        wanted = (1, num_visual_tokens, self.manifest.embedding.shape[1])
-        if tokens.shape != wanted:
-            raise MvlmError(
-                f"{graph.file} gives {tokens.shape} and not {wanted}: it is another scale's; export again",
-                code="bad-bundle",
-            )
-        return tokens
+        """Values of views (n, P, ·) as so many tokens each: (n, m, D)."""
+        return self.encoder.tokens(values, num_visual_tokens)
 
-    def _connector(self, num_visual_tokens: int) -> Any:
-        """The open connector of a scale; where a bundle holds many, those that nobody asks for are never opened."""
-        with self._opening:
-            if num_visual_tokens not in self._connectors:
-                graph = self.manifest.connectors[num_visual_tokens]
-                self._connectors[num_visual_tokens] = self._files.session(graph.file, small=True)
-            return self._connectors[num_visual_tokens]
+    def source(self, picture: Picture, order: Order = "rgb", most_pixels: int | None = None) -> Source:
+        """A picture, opened. Raises `MvlmError` for what is none, or has more than `most_pixels`."""
+        return Source(picture, order, self.manifest, most_pixels)
 
-    def require_answerable(self, request: Request) -> None:
-        """Raise `MvlmError` for a request that this bundle cannot meet, before any work is done on it."""
+    def pictured(self, seen: Seen, scale: ScaleWord, clip: ClipSource | None = None) -> Pictured:
+        """A picture at a scale of the bundle, or a clip."""
+        laid = self.layout.at(seen.size, scale) if clip is None else self.layout.clip(clip.count, scale, clip.timing)
+        return Pictured(scale, laid, seen, self.encoder, self.table.rows, nested=self.manifest.nested)
+
+    def require_answerable(self, request: Request, looked: Looked | None = None) -> None:
+        """Raise `MvlmError` for a request that this bundle cannot meet, before any work is done on it.
+
+        How many tiles a picture has is known once there is one; without, it counts as its overview.
+        """
         self.require_offered(request)
         self.require_writable(request)
-        needed = self.positions(request)
+        needed = self.positions(request, looked)
         if needed > self.manifest.max_length:
-            visual, room = self._largest(request), self.room(request)
+            visual, room = self._largest(request, looked), self.room(request)
             raise MvlmError(
-                f"the question with {visual} visual tokens and an answer of {room} tokens needs {needed} positions, and"
-                f" the decoder has {self.manifest.max_length}: {self.way_out(request, needed - room, visual)}",
+                f"the question with {visual} {self._shown_as(request, looked)} and an answer of {room} tokens needs"
+                f" {needed} positions, and the decoder has {self.manifest.max_length}:"
+                f" {self.way_out(request, needed - room, visual)}",
                 code="too-long",
             )
+
+    def _shown_as(self, request: Request, looked: Looked | None) -> str:
+        if looked is None or request.scale == AUTO or (views := looked.at(request.scale).laid.views) == 1:
+            return "visual tokens"
+        return f"positions of a picture in {views} views, at scale {request.scale},"
 
     def way_out(self, request: Request, read: int, visual: int) -> str:
         """What to shorten where `read` positions, `visual` of them pictures, leave no room for the answer."""
         left = self.manifest.max_length - read
         if left > 0:
             return "give shorter choices" if request.choices else f"allow an answer of at most {left} tokens"
-        fewer = "name a coarser scale" if visual > read - visual and request.scale != min(self.manifest.scales) else ""
+        fewer = "name a coarser scale" if visual > read - visual and request.scale != self.manifest.coarsest else ""
         return fewer or "ask in fewer words"
 
     def require_writable(self, request: Request) -> None:
@@ -170,122 +174,23 @@ class Answerer:
         if unknown:
             raise MvlmError(f"logit_bias names token {unknown[0]}, and the model has {known}", code="bad-option")
 
-    def positions(self, request: Request) -> int:
-        """How many positions a question and its answer need at most."""
-        return self.reader.positions(request.question, self._largest(request), self.room(request))
+    def positions(self, request: Request, looked: Looked | None = None) -> int:
+        """How many positions a question and its answer need at most; with tiles, about a picture that is not there
+        yet, at least."""
+        return self.reader.positions(request.question, self._largest(request, looked), self.room(request))
 
-    def _largest(self, request: Request) -> int:
-        return max(self.manifest.scales) if request.scale == "auto" else request.scale
+    def most_positions(self, request: Request) -> int:
+        """How many positions a question and its answer need at most, whatever the picture."""
+        return self.manifest.max_length if self.manifest.many_views else self.positions(request)
 
-    def features(self, looked: Looked, request: Request) -> dict[str, float]:
-        """What the router sees of a question and a picture, by name, less the question's hashed words."""
-        assert looked.image_features is not None  # there is a router
-        named = zip(image_feature_names(), looked.image_features.tolist(), strict=True)
-        asked = zip(question_feature_names(), self._of_question(looked, request.question).tolist(), strict=True)
-        return {name: value for name, value in (*named, *asked) if not name.startswith("hash")}
-
-    def _of_question(self, looked: Looked, question: str) -> Array:
-        return self._asked(looked, question)[0]
-
-    def _asked(self, looked: Looked, question: str) -> tuple[Array, Read | None]:
-        """What the router sees of a question: features (d_question,), and what a reader reads, where it is one."""
-        tokens = self.table.rows(self.prompt.question_ids(question))  # (T, D)
-        sight = looked.sight
-        read = None if sight is None or sight.read is None else Read(sight.read, read_question(tokens))
-        return question_features(question, tokens, looked.words), read
-
-    def see(self, words: Array) -> Sight:
-        """What the router sees of a picture: (P, D)."""
-        assert self.router is not None  # a view asks for it only then
-        return Sight(image_features(words), self.router.look(words))
-
-    def choose(self, looked: Looked, request: Request, clock: Clock) -> Choice:
-        """The router's choice for a question about a picture, or one scale where that is worth more than choosing."""
-        assert self.router is not None  # `require_answerable` saw to it
-        terms, now = self._terms(looked, request, clock.left_ms), self._here(looked)
-        costs, overhead = (now.costs, now.overhead) if now else (None, None)
-        settled = self.router.settled(terms, costs, overhead)
-        if settled is not None:
-            return settled
-        with clock.stage("features"):
-            features, read = self._asked(looked, request.question)
-            image = looked.image_features
-        assert image is not None
-        with clock.stage("router"):
-            return self.router.choose(image, features, terms, read, costs)
-
-    def _here(self, looked: Looked) -> Here | None:
-        """What each scale costs a question about this picture, where some of it was computed already. None: as usual,
-        or nothing was measured here."""
-        if self.costs is None or self.router is None:
-            return None
-        ready, costs, offered, composed = (
-            looked.shelf.ready(),
-            self.router.costs,
-            self.router.offered,
-            self.costs.composed,
-        )
-        if composed is None:
-            nested = self.reader.nested
-            return Here(with_cache(costs, offered, ready, nested=nested), self.costs.router_ms) if ready else None
-        if not ready and not looked.seen_by_router:
-            return None
-        return here(
-            costs, offered, composed.usual, composed.work.__getitem__, lambda scale: self._left(looked, scale),
-            self.costs.answer_tokens, picture_seen=looked.seen_by_router,
-        )  # fmt: skip
-
-    def _left(self, looked: Looked, scale: int) -> Work:
-        """What is left of a question, as long as the one that was measured, about a picture that was looked at."""
-        assert self.costs is not None
-        assert self.costs.composed is not None  # who asks saw to it
-        whole, kept = self.costs.composed.work[scale], looked.shelf.kept(scale)
-        return replace(
-            whole, views=0, connected=int(kept < scale), read=whole.read - kept, behind=whole.behind + kept
-        )  # fmt: skip
-
-    def choose_each(self, looked: Looked, requests: Sequence[Request]) -> Iterator[Choice]:
-        """The router's choices for requests that ask one question about a view, each as `choose` makes it."""
-        assert self.router is not None  # `require_answerable` saw to it
-        now, asked = self._here(looked), None
-        costs, overhead = (now.costs, now.overhead) if now else (None, None)
-        for request in requests:
-            settled = self.router.settled(request.terms, costs, overhead)
-            if settled is None:
-                asked = asked or self._asked(looked, request.question)
-                assert looked.image_features is not None
-                settled = self.router.choose(looked.image_features, asked[0], request.terms, asked[1], costs)
-            yield settled
-
-    def _terms(self, looked: Looked, request: Request, left_ms: float) -> Terms:
-        """The request's terms, with a cap where only some scales can answer in the time that is left."""
-        if self.costs is None or math.isinf(left_ms):
-            return request.terms
-        takes = {m: self._answer_ms(looked, m) for m in self.manifest.scales}
-        in_time = [m for m, ms in takes.items() if ms <= left_ms]
-        if not in_time:
-            raise MvlmError(
-                f"{max(left_ms, 0):.0f} ms are left, and the cheapest scale takes {min(takes.values()):.0f} ms here:"
-                " allow more",
-                code="deadline",
-            )
-        # Choosing is not in these milliseconds, and one scale for all needs none.
-        cap = self.costs.costs[max(in_time)] - self.costs.router_ms
-        return replace(request.terms, cap=cap if request.cap is None else min(cap, request.cap))
-
-    def _answer_ms(self, looked: Looked, scale: int) -> float:
-        """A question about a picture that has been looked at, and its answer, as nine of ten take at most."""
-        assert self.costs is not None  # `_terms` saw to it
-        composed = self.costs.composed
-        if composed is None:
-            return self.costs.answer_ms(scale)
-        return composed.most.ms(self._left(looked, scale), self.costs.answer_tokens)
-
-    def escalate(self, choice: Choice, logits: Array) -> Choice | None:
-        """The finer scale that is worth an escalation after the first token's logits (V,), or None."""
-        if self.router is None or not self.router.looks_again:
-            return None
-        return self.router.escalate(choice, first_margin(logits), keeps_cache=self.reader.nested)
+    def _largest(self, request: Request, looked: Looked | None) -> int:
+        """The positions of the picture. Where it has tiles, `auto` takes no scale that leaves no room."""
+        scales = self.manifest.scales if request.scale == AUTO else (request.scale,)
+        if not self.manifest.many_views:
+            return max(len(self.layout.at((1, 1), scale)) for scale in scales)
+        if looked is None:
+            return min(map(self.layout.least, scales))
+        return min(len(looked.at(scale)) for scale in scales)
 
     @contextmanager
     def begin(self, looked: Looked, request: Request, clock: Clock, stop: Stop) -> Iterator[Begun]:
@@ -294,17 +199,17 @@ class Answerer:
         The conversation is the caller's until the context is left.
         """
         choice = self.choose(looked, request, clock) if request.scale == "auto" else None
-        m = choice.scale if choice else int(request.scale)
+        scale: ScaleWord = choice.scale if choice else request.scale
         escalated = None
         while not stop.now:
-            with looked.shelf.borrow(m) as conversation:
-                logits = conversation.ask(request.question, m, self.room(request), clock)  # (V,)
-                closer = self.escalate(choice, logits) if choice and escalated is None else None
-                if closer is None:
-                    yield Begun(m, choice, escalated, (conversation, logits))
+            with looked.shelf.borrow(scale) as conversation:
+                logits = conversation.ask(request.question, scale, self.room(request), clock)  # (V,)
+                closer = self.escalate(choice, logits, looked) if choice and escalated is None else None
+                if closer is None or not self._fits(looked, request, closer.scale, self.room(request)):
+                    yield Begun(looked.at(scale), choice, escalated, (conversation, logits))
                     return
-            escalated, choice, m = m, closer, closer.scale
-        yield Begun(m, choice, escalated, None)
+            escalated, choice, scale = scale, closer, closer.scale
+        yield Begun(looked.at(scale), choice, escalated, None)
 
     def answering(self, looked: Looked, request: Request, clock: Clock, stop: Stop) -> Generator[str, None, Answer]:
         """Yield the pieces of an answer's text as they come, and return the answer."""
@@ -371,5 +276,5 @@ def _read_tokenizer(manifest: Manifest) -> Tokenizer:
         raise MvlmError(f"{path} is no tokenizer ({str(error)[:120]}): export again", code="bad-bundle") from None
 
 
-def _listed(scales: tuple[int, ...]) -> str:
+def _listed(scales: Sequence[ScaleWord]) -> str:
     return ", ".join(map(str, scales))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runtime.decode.steps import Steps, alone
-from export.runtime.decode.transcript import Memory, Reading, Shown, Transcript, Words
+from export.runtime.decode.transcript import Memory, Reading, Transcript, Words
 from export.runtime.decode.writing import Written
 from export.runtime.routing.router import Choice, named_reason
 
@@ -26,7 +26,10 @@ from .chat_text import ChatText, cut_at, spell
 from .errors import MvlmError
 from .looked import Looked
 from .messages import Turn
-from .request import Request, Scale
+from .pictured import Pictured
+from .request import AUTO, Request
+from .request import Scale as Asked
+from .views.scale import Scale, ScaleWord, tokens_said
 
 Array = NDArray[np.float32]
 Truncate = Literal["oldest"] | None
@@ -36,11 +39,16 @@ _CHOICES_KEPT = 1024
 
 @dataclass(frozen=True)
 class Conversed:
-    """One turn, and its pictures as they were looked at; for each its scale, where it has one of its own."""
+    """One turn, and its pictures as they were looked at; `scales` are those that pictures name for themselves, None
+    where one does not."""
 
     turn: Turn
     looked: tuple[Looked, ...]
-    scales: tuple[Scale | None, ...] = ()
+    scales: tuple[Asked | None, ...] = ()
+
+    def asked(self) -> list[tuple[Looked, Asked | None]]:
+        """Each picture with the scale that it names."""
+        return list(zip(self.looked, self.scales or (None,) * len(self.looked), strict=True))
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,12 @@ class Picked:
     """At which scale a picture is shown, and why; `choice` is None where the scale was named."""
 
     looked: Looked
-    scale: int
+    scale: ScaleWord
     choice: Choice | None
+
+    @property
+    def shown(self) -> Pictured:
+        return self.looked.at(self.scale)
 
 
 @dataclass(frozen=True)
@@ -121,6 +133,7 @@ class Chats:
         text = manifest.path(manifest.chat.template).read_text(encoding="utf-8")
         self._template = ChatTemplate(text, manifest.chat.special_tokens)
         self._text = ChatText(answerer.prompt.tokenizer)
+        self._parts_only = not self._template.takes_texts()
         self._answerer = answerer
         self.memory = Memory(answerer.decoder, memory_bytes)
         self._choices: OrderedDict[tuple[object, ...], Choice] = OrderedDict()
@@ -135,17 +148,22 @@ class Chats:
         *,
         fit: bool = False,
     ) -> Prepared:
-        """The answer to the last turn; what cannot be answered is refused here, before anything is read.
+        """The answer to the last turn; what cannot be answered is refused here, before anything is read, and tiles that
+        are to be read are encoded.
 
         `request.question` is not looked at. With `fit` a longest answer that finds no room becomes one that does.
         """
         if truncate not in (None, "oldest"):
             raise MvlmError(f"truncate is {truncate!r}: name oldest, or leave it out", code="bad-option")
-        return Prepared(self._answering, self._plan(tuple(turns), request, clock, truncate, fit), clock)
+        plan = self._plan(tuple(turns), request, clock, truncate, fit)
+        if self._manifest.many_views:
+            self._encode(plan.transcript, clock)
+        return Prepared(self._answering, plan, clock)
 
     def ids(self, turns: Sequence[Turn]) -> list[int]:
         """The ids of a conversation, ready for an answer, with one placeholder for each picture."""
-        messages = [spell(turn.to_template(), self._text.special) for turn in turns]
+        told = [turn.to_template(parts_only=self._parts_only) for turn in turns]
+        messages = [spell(message, self._text.special) for message in told]
         return self._text.ids(self._template.render(messages))
 
     # At which scales
@@ -154,9 +172,9 @@ class Chats:
         """The scale of each picture, in their order."""
         picked: list[Picked] = []
         for at, turn in enumerate(turns):
-            for looked, own in zip(turn.looked, turn.scales or (None,) * len(turn.looked), strict=True):
-                scale = own or request.scale
-                if scale == "auto":
+            for looked, named in turn.asked():
+                scale = request.scale if named is None else named
+                if scale == AUTO:
                     picked.append(self._chosen(looked, list(_questions_about(turns, at)), request, clock))
                 else:
                     picked.append(Picked(looked, scale, None))
@@ -169,15 +187,15 @@ class Chats:
         """
         choices = [self._choice(looked, one.text, self._share(request, one.pictures), clock) for one in questions]
         if not choices:  # nobody asked anything in words
-            return Picked(looked, max(self._manifest.scales), None)
-        last, finest = choices[-1], max(choices, key=lambda choice: choice.scale)
-        if finest.scale > last.scale:
-            why = f"{finest.scale} tokens, as an earlier question needed them; this one alone: {last.reason}"
+            return Picked(looked, self._manifest.finest, None)
+        last, finest = choices[-1], max(choices, key=lambda choice: Scale.parse(choice.scale).order)
+        if finest.scale != last.scale:
+            why = f"{tokens_said(finest.scale)}, as an earlier question needed them; this one alone: {last.reason}"
             last = replace(last, scale=finest.scale, cost=finest.cost, reason=why)
         return Picked(looked, last.scale, last)
 
     def _choice(self, looked: Looked, question: str, request: Request, clock: Clock) -> Choice:
-        asked = replace(request, question=question)
+        asked = replace(request, question=question, scale=AUTO)
         if request.deadline_ms is not None:
             return self._answerer.choose(looked, asked, clock)
         key = (looked.key, question, request.terms)
@@ -219,8 +237,8 @@ class Chats:
     ) -> Plan:
         self._answerer.require_tokens(request)
         self._answerer.require_writable(request)
-        if any(turn.looked for turn in turns):
-            self._answerer.require_offered(request)
+        for scale in dict.fromkeys(named for turn in turns for _, named in turn.asked()):
+            self._answerer.require_offered(request if scale is None else replace(request, scale=scale))
         picked, dropped = self._picked(turns, request, clock), 0
         while True:
             transcript = self._transcript(turns, picked)
@@ -239,7 +257,7 @@ class Chats:
             return Plan(turns, picked, transcript, request, dropped)
 
     def _too_long(self, length: int, request: Request, picked: Sequence[Picked], *, alone: bool) -> MvlmError:
-        shown = sum(picture.scale for picture in picked)
+        shown = sum(len(picture.shown) for picture in picked)
         room, most = self._answerer.room(request), self._manifest.max_length
         way = "leave out earlier turns, or pictures, or name a coarser scale"
         if alone or length < most:
@@ -259,21 +277,24 @@ class Chats:
                 " look for them",
                 code="bad-messages",
             )
-        parts: list[Words | Shown] = [Words(tuple(words[0]))]
+        parts: list[Words | Pictured] = [Words(tuple(words[0]))]
         for picture, behind in zip(picked, words[1:], strict=True):
-            parts += [self._shown(picture), Words(tuple(behind))]
+            parts += [picture.shown, Words(tuple(behind))]
         return Transcript(tuple(part for part in parts if len(part)))
 
-    def _shown(self, picture: Picked) -> Shown:
-        """A picture's tokens. Where coarse ones begin the fine ones, they go by one name at every scale."""
-        key = (picture.looked.key,) if self._manifest.nested else (picture.looked.key, picture.scale)
-        values = picture.looked.values
-        return Shown(key, picture.scale, lambda m: self._answerer.visual_tokens(values, m)[0])
+    def _encode(self, transcript: Transcript, clock: Clock) -> None:
+        """Encode the tiles that are to be read, here and not where the tokens of others wait for it."""
+        known, place = self.memory.known(transcript.identities()), 0
+        for part in transcript.parts:
+            if isinstance(part, Pictured):
+                part.encode(max(0, known - place), clock)
+            place += len(part)
 
     # The answer
 
     def _answering(self, plan: Plan, clock: Clock, stop: Stop) -> Steps:
-        answerer, escalated, new, written = self._answerer, None, 0, Written(finish="stopped")
+        answerer, new, written = self._answerer, 0, Written(finish="stopped")
+        escalated: ScaleWord | None = None
         while not stop.now:
             keys = plan.transcript.identities()
             with (
@@ -297,7 +318,7 @@ class Chats:
         last = plan.picked[-1] if plan.turns[-1].looked else None
         if last is None or last.choice is None:
             return None
-        closer = self._answerer.escalate(last.choice, logits)
+        closer = self._answerer.escalate(last.choice, logits, last.looked)
         if closer is None:
             return None
         picked = (*plan.picked[:-1], Picked(last.looked, closer.scale, closer))
@@ -306,16 +327,21 @@ class Chats:
             return None
         return replace(plan, picked=picked, transcript=transcript)
 
-    def _answer(self, plan: Plan, written: Written, clock: Clock, escalated: int | None, new: int) -> Answer:
+    def _answer(self, plan: Plan, written: Written, clock: Clock, escalated: ScaleWord | None, new: int) -> Answer:
         last = plan.picked[-1] if plan.picked else None
         choice = last.choice if last else None
         timings: dict[str, float] = {}
+        laid = [picture.shown.laid for picture in plan.picked]
+        visual = sum(one.num_visual_tokens for one in laid)
         for turn in plan.turns[-1:]:
             for looked in turn.looked:
                 timings = _added(timings, looked.timings)
         return Answer(
             text=written.text,
-            num_visual_tokens=sum(picture.scale for picture in plan.picked),
+            num_visual_tokens=visual,
+            scale=last.scale if last else None,
+            views=sum(one.views for one in laid),
+            separators=sum(map(len, laid)) - visual,
             reason="no picture is shown" if last is None else choice.reason if choice else named_reason(last.scale),
             probability=choice.probabilities[choice.scale] if choice else None,
             probabilities=choice.probabilities if choice else {},

@@ -23,6 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .errors import MvlmError
 
+_PROBE = "what is it?"
 MOST_TEMPLATE_CHARACTERS = 256_000
 _MOST_CHARACTERS = 4_000_000  # of a rendered conversation
 _SECONDS = 2.0
@@ -44,6 +45,13 @@ class ChatTemplate:
             self._template = _Sandbox().from_string(text)
         except (TemplateError, RecursionError) as error:
             raise MvlmError(f"the chat template is none ({_line(error)}): mend it", code="bad-template") from None
+
+    def takes_texts(self) -> bool:
+        """Whether content may be a text alone: some templates look through its parts, and would show nothing of it."""
+        try:
+            return _PROBE in self.render([{"role": "user", "content": _PROBE}])
+        except MvlmError:
+            return False
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
         """The text of a conversation, ready for an answer.

@@ -20,13 +20,15 @@ from .answer import Answer, Clock, Stream, pieces_in_thread, read_in_thread
 from .answerer import Answerer
 from .bundle_files import Verify
 from .chat import Chats, Conversed, Truncate
+from .clips import ClipSource, Encoded, read_clip, require_frames
 from .errors import MvlmError
+from .frames import Frame
 from .image import Order, Picture
 from .machine import device_name
 from .manifest import read_manifest, read_verification, require_passed, require_provider
 from .messages import Turn, read_turns
-from .request import Options, Scale, request_of, require_several
-from .view import View, look
+from .request import Options, Request, Scale, request_of, require_several
+from .view import View, look, look_at_clip
 
 Array = NDArray[np.float32]
 
@@ -69,14 +71,14 @@ class Runtime(Answerer):
             warnings.warn(unused, UnusedCosts, stacklevel=2)
         return runtime
 
-    def verified(self, num_visual_tokens: int) -> str:
+    def verified(self, scale: Scale | None) -> str:
         """In a person's words: in which precision a scale was held against torch, and what it lost."""
         report = read_verification(self.manifest)
         if report is None:
             return "not verified"
         precision = ", ".join(f"{part} {name}" for part, name in self.manifest.precision.items())
         try:
-            facts = report["scales"][str(num_visual_tokens)]
+            facts = report["scales"][str(scale)]
             lost = facts["points_lost"]
             return (
                 f"verified against torch ({precision}): {facts['same_answers']} of {facts['answers']} answers the same,"
@@ -85,19 +87,38 @@ class Runtime(Answerer):
         except (KeyError, TypeError, ValueError):
             return "its verify.json is not in order: `mvlm verify` it again"
 
-    def look(self, picture: Picture, order: Order = "rgb") -> View:
+    def look(self, picture: Picture, order: Order = "rgb", *, most_pixels: int | None = None) -> View:
         """Encode a picture once: a path, encoded bytes, a PIL picture, or an array (H, W, 3) uint8.
 
-        `order` is that of an array's channels; OpenCV's frames are `bgr`.
+        `order` is that of an array's channels; OpenCV's frames are `bgr`. Of a model with tiles the overview is
+        encoded, and a tile when a scale first needs it. More than `most_pixels` are refused.
         """
-        return look(self, picture, order)
+        return look(self, picture, order, most_pixels)
+
+    def look_clip(self, clip: str | Path | Sequence[Picture | Frame], times: Sequence[float] | None = None) -> View:
+        """Encode the middle frame of a clip: a video's path, with `times` in seconds those frames of it, or a list of
+        frames of one size. Other frames are encoded when a scale such as 9@4 needs them, and those of a camera
+        (`frames.LatestClip`) once for all clips that they are in.
+
+        Raises `MvlmError` for a clip without frames, or with frames of several sizes, a time that is not in the video,
+        and a bundle whose scales show one view alone.
+        """
+        require_frames(self.manifest)
+        found, frames = read_clip(clip, times)
+        return look_at_clip(self, ClipSource(found, frames, self.manifest), self._encoded)
+
+    @cached_property
+    def _encoded(self) -> Encoded:
+        return Encoded()
 
     def ask(self, picture: Picture, question: str, scale: Scale = "auto", **options: Unpack[Options]) -> Answer:
         """Look at a picture and ask one question about it; see `View.ask`. The deadline counts the look."""
         clock = Clock(deadline_ms=options.get("deadline_ms"))
         request = request_of(question, scale, options)
         self.require_answerable(request)
-        return self.stream(self.look(picture), request, clock).read()
+        view = self.look(picture)
+        self.require_answerable(request, view)
+        return self.stream(view, request, clock).read()
 
     def ask_many(
         self, pictures: Sequence[Picture | View], question: str, scale: Scale = "auto", **options: Unpack[Options]
@@ -109,8 +130,13 @@ class Runtime(Answerer):
         require_several(pictures, "pictures")
         request = request_of(question, scale, options)
         self.require_answerable(request)
-        views = (picture if isinstance(picture, View) else self.look(picture) for picture in pictures)
-        return answer_many(self, views, [request] * len(pictures))
+        return answer_many(self, (self._ready(picture, request) for picture in pictures), [request] * len(pictures))
+
+    def _ready(self, picture: Picture | View, request: Request) -> View:
+        """A view of a picture, for which there is room."""
+        view = picture if isinstance(picture, View) else self.look(picture)
+        self.require_answerable(request, view)
+        return view
 
     # Conversations
 
@@ -120,8 +146,9 @@ class Runtime(Answerer):
         """The answer to the last of some messages: `{"role": "system" | "user" | "assistant", "content": …}`.
 
         Content is a text, or a list of `{"type": "text", "text": …}` and `{"type": "image", "image": …}`: pictures
-        as `look` takes them, or views. What an earlier call has read of the same conversation is not read again. What
-        does not fit is refused, or, with `truncate="oldest"`, answered without the oldest turns.
+        as `look` takes them, or views; such a part may name a `scale` of its own. What an earlier call has read of the
+        same conversation is not read again. What does not fit is refused, or, with `truncate="oldest"`, answered
+        without the oldest turns.
         """
         return self.stream_chat(messages, scale, truncate=truncate, **options).read()
 
@@ -156,4 +183,4 @@ class Runtime(Answerer):
 
     def _conversed(self, turn: Turn) -> Conversed:
         pictures = (picture if isinstance(picture, View) else self.look(picture) for picture in turn.pictures)
-        return Conversed(turn, tuple(pictures))
+        return Conversed(turn, tuple(pictures), turn.scales)

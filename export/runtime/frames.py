@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,12 @@ PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", "
 VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
-    """A picture, what to call it, and when it was taken (`time.monotonic`; files are taken when they are read)."""
+    """A picture, what to call it, and when it was taken (`time.monotonic`; files are taken when they are read).
+
+    Each is one of its own: what is encoded of it is kept as long as somebody holds it.
+    """
 
     name: str
     picture: Picture
@@ -117,6 +121,41 @@ class LatestFrame:
                     self._slot = Frame(f"frame {number}", array, "bgr", time.monotonic())
                 self._changed.notify_all()
             number += 1
+
+
+class LatestClip:
+    """The last `count` frames of a camera, taken at least `every_s` seconds apart: what `Runtime.look_clip` looks at.
+
+    A frame that is in several clips is the same one, and is encoded once.
+    """
+
+    def __init__(self, camera: int | str, count: int, every_s: float = 0.0, oldest_ms: float = 1000.0) -> None:
+        """Raises `MvlmError`: no camera, or no frames asked for."""
+        if count < 1:
+            raise MvlmError(f"a clip of {count} frames has none: ask for at least 1", code="bad-option")
+        self._frames: deque[Frame] = deque(maxlen=count)
+        self._every_s = every_s
+        self._camera = LatestFrame(camera, oldest_ms)
+
+    def next(self, wait_s: float = 5.0) -> list[Frame]:
+        """The frames, the latest one last, which was not given out yet; fewer until the camera has given so many.
+
+        Raises `MvlmError` when none comes within `wait_s`; those before stay.
+        """
+        earliest = self._frames[-1].taken_s + self._every_s if self._frames else 0.0
+        while (frame := self._camera.next(wait_s)).taken_s < earliest:
+            pass
+        self._frames.append(frame)
+        return list(self._frames)
+
+    def close(self) -> None:
+        self._camera.close()
+
+    def __enter__(self) -> LatestClip:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _open(source: int | str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runtime.decode.conversation import Shelf
+
+from .pictured import Pictured
+from .views.cutting import Size
+from .views.scale import ScaleWord
+from .views.seen import Seen
 
 Array = NDArray[np.float32]
 
@@ -29,18 +33,30 @@ class Looked:
     """What was computed of a picture.
 
     Attributes:
-        values: (1, P, ·), what the connectors read.
-        words: (P, D), each patch as the language model would read it.
+        seen: the views of it that have been encoded: the overview, and others once a scale has needed them.
+        words: (P, D), each patch of the overview as the language model would read it.
+        at: what stands for it at a scale.
         shelf: what the language model has read of the picture so far.
         timings: milliseconds by stage of looking.
         see: what makes of `words` what the router sees; None when the bundle holds no router.
     """
 
-    values: Array = field(repr=False)
+    seen: Seen = field(repr=False)
     words: Array = field(repr=False)
+    at: Callable[[ScaleWord], Pictured] = field(repr=False)
     shelf: Shelf = field(repr=False)
     timings: dict[str, float]
     see: Callable[[Array], Sight] | None = field(repr=False, kw_only=True, default=None)
+
+    @property
+    def values(self) -> Array:
+        """(1, P, ·), what the connectors read of the overview."""
+        return self.seen.overview
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the picture in pixels."""
+        return self.seen.size
 
     @cached_property
     def sight(self) -> Sight | None:
@@ -57,7 +73,7 @@ class Looked:
         """(d_image,); None when the bundle holds no router."""
         return self.sight.features if self.sight else None
 
-    @cached_property
+    @property
     def key(self) -> bytes:
-        """A hash of what the connectors read: pictures with one key are the same to the language model."""
-        return hashlib.sha256(self.values.tobytes()).digest()
+        """A hash of what the connectors read: pictures with one key look the same to the router."""
+        return self.seen.key

@@ -9,115 +9,41 @@ from pathlib import Path
 from typing import Any
 
 from .artefact import read_artefact, sha256_json
+from .bundle_facts import BYTES, CACHE_FORMS, ChatFacts, DecoderGraph, Embedding, Graph, RouterFacts
 from .bundle_files import Verify, require_files, require_known_data
 from .errors import MvlmError
 from .families import PREFIX_NESTED, current_name
 from .features import FEATURE_VERSION
 from .image import ImageSpec
-from .views.scale import ScaleWord
+from .views.scale import Scale, ScaleWord, coarse_to_fine
+from .views.spec import ViewSpec
 
 SEAL = "manifest_sha256"
 _MOST = 2**31
 _STEP_INPUTS = {
     "inputs_embeds", "position_ids", "seqlens_k", "total_sequence_length", "attention_mask", "write_indices",
 }  # fmt: skip
-CACHE_FORMS = ("in place", "scatter", "concat")
-# Families whose coarse tokens begin the finer ones; another's are read anew at every scale, which is always right.
-_BYTES = {"float32": 4, "float16": 2}  # of one number
 
-
-@dataclass(frozen=True)
-class Graph:
-    """A file, and what its tensors are called: role -> name."""
-
-    file: str
-    inputs: dict[str, str]
-    outputs: dict[str, str]
-
-
-@dataclass(frozen=True)
-class DecoderGraph:
-    """The language model. `past` and `present` hold one name for each layer's keys, then values, layer by layer.
-
-    Each of these is (1, kv_heads, length, head_dim) of `cache_dtype`. By `cache`, the length is: "in place", what the
-    caller likes, past and present being one buffer; "scatter", always `positions`, past and present being one buffer;
-    "concat", what is in the cache before and after the step. A conversation holds at most `positions`.
-    Where prompts are read in another precision than single tokens, `prefill` is the graph that reads them: same
-    tensors, same cache.
-    """
-
-    graph: Graph
-    past: tuple[str, ...]
-    present: tuple[str, ...]
-    kv_heads: int
-    head_dim: int
-    cache: str
-    cache_dtype: str
-    positions: int
-    prefill: Graph | None = None
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """Where the embedding table (V, D) lies in a file of the bundle.
-
-    With a `block` it lies there in 8 bits, `dtype` uint8: rows made up to whole blocks, 128 standing for nought, and at
-    `scale_offset` a scale for each block, row by row, of `scale_dtype`.
-    """
-
-    file: str
-    offset: int
-    shape: tuple[int, int]
-    dtype: str
-    block: int | None = None
-    scale_offset: int = 0
-    scale_dtype: str = "float32"
-
-    @property
-    def blocks(self) -> int:
-        """How many blocks a row has."""
-        return -(-self.shape[1] // self.block) if self.block else 0
-
-    @property
-    def ends(self) -> int:
-        """The first byte of the file behind table and scales."""
-        rows, width = self.shape
-        if not self.block:
-            return self.offset + _BYTES[self.dtype] * rows * width
-        scales = _BYTES[self.scale_dtype] * rows * self.blocks
-        return max(self.offset + rows * self.blocks * self.block, self.scale_offset + scales)
-
-
-@dataclass(frozen=True)
-class RouterFacts:
-    """The router's file, its scales (ascending), what each costs, and the picture's part of a router that reads it."""
-
-    file: str
-    scales: tuple[ScaleWord, ...]
-    costs: tuple[float, ...]
-    cost_unit: str
-    default_price: float
-    reader: str | None = None
-
-
-@dataclass(frozen=True)
-class ChatFacts:
-    """The model's chat template, and the special tokens that it may name, as `bos_token`."""
-
-    template: str
-    special_tokens: dict[str, str]
+__all__ = [
+    "CACHE_FORMS", "SEAL", "ChatFacts", "DecoderGraph", "Embedding", "Graph", "Manifest", "RouterFacts",
+    "read_manifest", "read_verification", "require_passed", "require_provider", "seal",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A bundle, checked: every file is there and unchanged, and every name below stands for one of them."""
+    """A bundle, checked: every file is there and unchanged, and every name below stands for one of them.
+
+    `scales` go from coarse to fine, and `connectors` by the tokens of one view. `views` says how pictures are cut, None
+    where a picture is shown whole; `newline` is the vector that ends each row of a grid of tiles.
+    """
 
     folder: Path
     family: str
     target: str
     provider: str  # which engine the files were made for
     precision: dict[str, str]  # tower, connector, prefill, decode
-    scales: tuple[int, ...]
+    scales: tuple[Any, ...]  # numbers, or with tiles words such as 16@4
     image: ImageSpec
     prompt: list[dict[str, Any]]
     image_token_id: int
@@ -136,6 +62,8 @@ class Manifest:
     # bundles of before, whose precisions stood for one form each.
     forms: dict[str, dict[str, str]] | None = None
     calibrated: dict[str, list[str]] = field(default_factory=dict)
+    views: ViewSpec | None = None
+    newline: Embedding | None = None
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -144,6 +72,24 @@ class Manifest:
     def nested(self) -> bool:
         """Whether the tokens of a scale are the first ones of every finer scale."""
         return self.family in PREFIX_NESTED
+
+    @property
+    def many_views(self) -> bool:
+        """Whether a scale may show more than one view: tiles of a picture, or frames of a clip."""
+        return self.views is not None or any(isinstance(scale, str) for scale in self.scales)
+
+    @property
+    def size_px(self) -> int:
+        """The side of a view."""
+        return self.views.size_px if self.views else self.image.size_px
+
+    @property
+    def finest(self) -> Any:
+        return self.scales[-1]
+
+    @property
+    def coarsest(self) -> Any:
+        return self.scales[0]
 
 
 def read_manifest(folder: Path, *, sha256: str | None = None, verify: Verify | None = None) -> Manifest:
@@ -237,26 +183,49 @@ def _check_names(manifest: Manifest, files: dict[str, tuple[str, int]]) -> None:
     unknown = sorted(used - set(files))
     if unknown:
         raise MvlmError(f"{manifest.folder / 'bundle.json'} gives no hash for {', '.join(unknown)}: export again")
-    of_router = [int(scale) for scale in (manifest.router.scales if manifest.router else manifest.scales)]
-    if not of_router[0] <= min(manifest.scales) <= max(manifest.scales) <= of_router[-1]:
+    if manifest.router:
+        _check_scales(manifest, manifest.router.scales)
+    if not _lies_in(manifest.embedding, files):
         raise MvlmError(
-            f"the router of {manifest.folder} was fitted for {of_router[0]} to {of_router[-1]} tokens, and the bundle's"
+            f"the embedding table of {manifest.folder} does not lie in {manifest.embedding.file}: export again"
+        )
+    newline, stitched = manifest.newline, manifest.views is not None and manifest.views.stitching is not None
+    if (newline is None) == stitched or (newline and not _is_newline(newline, manifest.embedding, files)):
+        raise MvlmError(f"the newline vector of {manifest.folder} is not where its views want it: export again")
+
+
+def _check_scales(manifest: Manifest, fitted: Sequence[ScaleWord]) -> None:
+    """Raise `MvlmError` for scales that the router knows nothing of."""
+    tiled = [scale for scale in (*manifest.scales, *fitted) if isinstance(scale, str)]
+    if tiled and set(manifest.scales) <= set(fitted):
+        return
+    if tiled or not int(fitted[0]) <= min(manifest.scales) <= max(manifest.scales) <= int(fitted[-1]):
+        raise MvlmError(
+            f"the router of {manifest.folder} was fitted for {fitted[0]} to {fitted[-1]} tokens, and the bundle's"
             " scales go beyond: export again"
         )
-    table = manifest.embedding
-    known = ("uint8",) if table.block else tuple(_BYTES)
-    sound = table.dtype in known and table.scale_dtype in _BYTES
+
+
+def _lies_in(table: Embedding, files: dict[str, tuple[str, int]]) -> bool:
+    known = ("uint8",) if table.block else tuple(BYTES)
+    sound = table.file in files and table.dtype in known and table.scale_dtype in BYTES
     sound = sound and min(table.offset, table.scale_offset, min(table.shape) - 1) >= 0
-    if not sound or table.ends > files[table.file][1]:
-        raise MvlmError(f"the embedding table of {manifest.folder} does not lie in {table.file}: export again")
+    return sound and table.ends <= files[table.file][1]
+
+
+def _is_newline(place: Embedding, table: Embedding, files: dict[str, tuple[str, int]]) -> bool:
+    return place.shape == (1, table.shape[1]) and place.dtype == "float32" and _lies_in(place, files)
 
 
 def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
     graphs = value["graphs"]
-    scales = tuple(int(scale) for scale in value["scales"])
-    if not scales:
-        raise ValueError("no scales")
-    table, router = value["embedding"], value["router"]
+    scales = tuple(coarse_to_fine(_scales(value["scales"])))
+    views = ViewSpec.from_json(value["views"]) if value.get("views") else None
+    if not scales or len(set(scales)) < len(scales):
+        raise ValueError("no scales, or one of them twice")
+    if views is None and any(Scale.parse(scale).tokens is None for scale in scales):
+        raise ValueError("a view's own number of tokens, and no views")
+    router, connectors = value["router"], sorted({_tokens(scale, views) for scale in scales})
     return Manifest(
         folder=folder,
         family=current_name(str(value["family"])),
@@ -270,13 +239,9 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
         stop_ids=frozenset(int(token) for token in value["stop_ids"]),
         max_length=int(value["max_length"]),
         tokenizer=str(value["tokenizer"]),
-        embedding=Embedding(
-            str(table["file"]), int(table["offset"]), (int(table["shape"][0]), int(table["shape"][1])), table["dtype"],
-            int(table["block"]) if table.get("block") else None, int(table.get("scale_offset", 0)),
-            str(table.get("scale_dtype", "float32")),
-        ),
+        embedding=_embedding(value["embedding"]),
         vision=_graph(graphs["vision"], ("pixel_values",), ("values", "words")),
-        connectors={scale: _graph(graphs["connectors"][str(scale)], ("values",), ("tokens",)) for scale in scales},
+        connectors={m: _graph(graphs["connectors"][str(m)], ("values",), ("tokens",)) for m in connectors},
         decoder=_decoder(graphs["decoder"]),
         router=None if router is None else _router(router),
         model_sha256=str(value["model_sha256"]),
@@ -284,6 +249,28 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
         chat=_chat(value["chat"]) if value.get("chat") else None,
         forms={str(phase): dict(words) for phase, words in value["forms"].items()} if "forms" in value else None,
         calibrated={str(phase): list(layers) for phase, layers in value.get("calibrated", {}).items()},
+        views=views, newline=_embedding(value["newline"]) if value.get("newline") else None,
+    )  # fmt: skip
+
+
+def _scales(words: Any) -> tuple[ScaleWord, ...]:
+    try:
+        return tuple(Scale.parse(word).word for word in words)
+    except MvlmError as error:
+        raise ValueError(str(error)) from None
+
+
+def _tokens(scale: ScaleWord, views: ViewSpec | None) -> int:
+    """The tokens of one view at a scale."""
+    parsed = Scale.parse(scale)
+    return views.tokens(parsed) if views else int(parsed.tokens or 0)
+
+
+def _embedding(table: dict[str, Any]) -> Embedding:
+    return Embedding(
+        str(table["file"]), int(table["offset"]), (int(table["shape"][0]), int(table["shape"][1])), table["dtype"],
+        int(table["block"]) if table.get("block") else None, int(table.get("scale_offset", 0)),
+        str(table.get("scale_dtype", "float32")),
     )  # fmt: skip
 
 
@@ -321,7 +308,7 @@ def _decoder(value: dict[str, Any]) -> DecoderGraph:
     kv_heads, head_dim, positions = sizes
     return DecoderGraph(
         graphs[0], past, present, kv_heads, head_dim, _one_of(value["cache"], CACHE_FORMS),
-        _one_of(value["cache_dtype"], tuple(_BYTES)), positions, graphs[1] if len(graphs) > 1 else None,
+        _one_of(value["cache_dtype"], tuple(BYTES)), positions, graphs[1] if len(graphs) > 1 else None,
     )  # fmt: skip
 
 
@@ -332,11 +319,14 @@ def _one_of(value: Any, known: Sequence[str]) -> str:
 
 
 def _router(value: dict[str, Any]) -> RouterFacts:
-    scales = tuple(int(scale) for scale in value["scales"])
+    scales = _scales(value["scales"])
     costs = tuple(float(cost) for cost in value["costs"])
     if not scales or len(costs) != len(scales) or not all(0 < cost < float("inf") for cost in costs):
         raise ValueError("the router needs a cost above 0 for each of its scales")
+    tile_tokens = value.get("tile_tokens")
+    if tile_tokens is not None and not 0 < float(tile_tokens) < float("inf"):
+        raise ValueError(f"a tile that is worth {tile_tokens} tokens")
     return RouterFacts(
         str(value["file"]), scales, costs, str(value["cost_unit"]), float(value["default_price"]),
-        str(value["reader"]) if value.get("reader") else None,
+        str(value["reader"]) if value.get("reader") else None, None if tile_tokens is None else float(tile_tokens),
     )  # fmt: skip

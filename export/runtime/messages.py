@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import MvlmError
+from .request import Scale, scale_word
 
 if TYPE_CHECKING:
     from .image import Picture
@@ -18,11 +19,15 @@ _MOST_MESSAGES = 1000
 
 @dataclass(frozen=True)
 class Turn:
-    """One message, as the chat template takes it: its content is a text, or typed parts without what they show."""
+    """One message, as the chat template takes it: its content is a text, or typed parts without what they show.
+
+    `scales` are those that pictures name for themselves, None where one does not; empty where none does.
+    """
 
     role: str
     content: str | tuple[Mapping[str, str], ...]
     pictures: tuple[Picture | View, ...]
+    scales: tuple[Scale | None, ...] = ()
 
     @property
     def text(self) -> str:
@@ -31,14 +36,21 @@ class Turn:
             return self.content
         return "\n".join(part["text"] for part in self.content if part["type"] == "text")
 
-    def to_template(self) -> dict[str, Any]:
-        content = self.content if isinstance(self.content, str) else [dict(part) for part in self.content]
-        return {"role": self.role, "content": content}
+    def to_template(self, *, parts_only: bool = False) -> dict[str, Any]:
+        """The message as chat templates take it; with `parts_only` a text is a list of one part."""
+        if not isinstance(self.content, str):
+            return {"role": self.role, "content": [dict(part) for part in self.content]}
+        return {"role": self.role, "content": [_text(self.content)] if parts_only else self.content}
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
 
 
 def read_turns(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
     """Messages as `{"role": …, "content": …}`; content is a text, or a list of `{"type": "text", "text": …}` and
-    `{"type": "image", "image": PICTURE}`, where a picture is whatever `Runtime.look` takes, or a view.
+    `{"type": "image", "image": PICTURE}`, where a picture is whatever `Runtime.look` takes, or a view; it may stand
+    with a `"scale": SCALE` of its own.
 
     Raises `MvlmError` unless these are messages of system, user and assistant, the last one the user's.
     """
@@ -70,7 +82,7 @@ def _turn(message: Any, number: int) -> Turn:
         raise MvlmError(
             f"message {number} has no content: give a text, or a list of texts and images", code="bad-messages"
         )
-    parts, pictures = [], []
+    parts, pictures, scales = [], [], []
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "text" and isinstance(part.get("text"), str):
@@ -78,12 +90,13 @@ def _turn(message: Any, number: int) -> Turn:
         elif kind == "image" and part.get("image") is not None and role == "user":
             parts.append({"type": "image"})
             pictures.append(part["image"])
+            scales.append(scale_word(part.get("scale")))
         else:
             raise MvlmError(
                 f"message {number} holds a part of type {str(kind)[:40]!r}: give text, and image in those of the user",
                 code="bad-messages",
             )
-    return Turn(role, tuple(parts), tuple(pictures))
+    return Turn(role, tuple(parts), tuple(pictures), tuple(scales))
 
 
 def _whole(text: str, number: int) -> str:

@@ -9,15 +9,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
 from export.runtime.routing.router import Terms
 
 from .errors import MvlmError, shown
+from .views import scale as views_scale
 
-Scale = int | Literal["auto"]
+Scale = int | str  # a number of visual tokens, a word such as 16@4, or auto
+AUTO = "auto"
 _MOST_CHOICES = 64
 _COLDEST = 1e-6  # colder, logits that are divided by it leave float32
 _MOST_STOPS = 16
@@ -58,7 +60,7 @@ class Request:
     """A question and how to answer it.
 
     Attributes:
-        scale: how many visual tokens to show, or `auto`: the router chooses.
+        scale: how many visual tokens to show, with tiles a word such as 16@4, or `auto`: the router chooses.
         price, budget, within, cap, least_probability: the terms of `auto`, as `router.Terms` says.
         deadline_ms: when the answer must stand, counted from the call. With `auto`, only scales that can answer by
             then are chosen from; decoding stops in time in any case.
@@ -112,9 +114,11 @@ class Request:
             raise MvlmError("the question is empty: ask something", code="empty-question")
         for text in (self.question, *self.stop, *self.choices):
             _require_whole(text)
-        if not (self.scale == "auto" or _is_whole(self.scale)):
+        if not (self.scale == AUTO or _is_whole(self.scale) or _is_word(self.scale)):
             raise MvlmError(
-                f"there is no scale {shown(self.scale)}: name a number of visual tokens, or auto", code="bad-scale"
+                f"there is no scale {shown(self.scale)}: name a number of visual tokens, with tiles a word such as"
+                " 16@4, or auto",
+                code="bad-scale",
             )
         for field in fields(Terms):
             value = getattr(self, field.name)
@@ -189,7 +193,7 @@ def request_of(question: str, scale: Scale, options: Mapping[str, Any]) -> Reque
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise MvlmError(f"there is no option {shown(name)}: {hint}", code="bad-option")
     named = {name: _plain(value) for name, value in options.items()}
-    scale = _plain(scale)
+    scale = scale_word(_plain(scale))
     named["json_schema"] = _schema(named.get("json_schema"))
     named["logit_bias"] = _biases({} if named.get("logit_bias") is None else named["logit_bias"])
     for name in ("stop", "choices"):
@@ -248,6 +252,20 @@ def _require_texts(texts: tuple[Any, ...], name: str, most: int) -> None:
         raise MvlmError(f"{name} holds {len(texts)} texts: give at most {most}", code="bad-option")
     if not all(isinstance(text, str) and text for text in texts):
         raise MvlmError(f"{name} holds something that is no text: give texts that are not empty", code="bad-option")
+
+
+def scale_word(value: Any) -> Any:
+    """A scale as bundles write it, `36` as a number; what is none stays as it is."""
+    if not isinstance(value, str) or value == AUTO:
+        return value
+    try:
+        return views_scale.Scale.parse(value).word
+    except MvlmError:
+        return value
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and views_scale.is_word(value)
 
 
 def _is_whole(value: object) -> bool:

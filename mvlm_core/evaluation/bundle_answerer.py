@@ -13,6 +13,7 @@ from export.runtime.decode.conversation import Conversation
 from export.runtime.decode.sampling import log_softmax
 from export.runtime.errors import MvlmError
 from export.runtime.request import Request
+from export.runtime.views.scale import ScaleWord
 
 from .sample import Asked, Likelihood, Said, Scale
 
@@ -55,7 +56,9 @@ class BundleAnswerer:
             for message in asked.messages
         ]  # fmt: skip
         answer = self.runtime.chat(messages, self.scale, max_new_tokens=max_new_tokens, stop=tuple(until))
-        return Said(answer.text.strip(), answer.scales)
+        each = tuple(scale for scale in answer.scales if isinstance(scale, int))
+        # With tiles it is known of all pictures together.
+        return Said(answer.text.strip(), each if len(each) == len(answer.scales) else (answer.num_visual_tokens,))
 
     def likelihood(self, asked: Asked, answers: Sequence[str]) -> list[Likelihood]:
         if not _is_one(asked):
@@ -67,13 +70,13 @@ class BundleAnswerer:
         m = view.choose(asked.question).scale if self.scale == "auto" else self.scale
         return [self._likelihood(view, asked.question, m, answer.strip()) for answer in answers]
 
-    def _likelihood(self, view: View, question: str, m: int, answer: str) -> Likelihood:
+    def _likelihood(self, view: View, question: str, m: ScaleWord, answer: str) -> Likelihood:
         """Of the likelier spelling: whether a space stands before an answer is the chat template's affair."""
         ways = [tuple(self.runtime.prompt.text_ids(text)) for text in (f" {answer}", answer)]
         if not all(ways):
             raise MvlmError("the answer to score is empty: a task must give words")
         room = max(map(len, ways))
-        self.runtime.require_answerable(Request(question, m, max_new_tokens=room))
+        self.runtime.require_answerable(Request(question, m, max_new_tokens=room), view)
         with view.shelf.borrow(m) as conversation:
             logits = conversation.ask(question, m, room, Clock()).copy()  # a step writes the next over them
             here = conversation.used
@@ -82,7 +85,7 @@ class BundleAnswerer:
                 scored.append(_teacher_forced(conversation, logits, ids, self.runtime.manifest.stop_ids))
                 conversation.rewind(here)
         loss, greedy = min(scored)
-        return Likelihood(loss, greedy, (m,))
+        return Likelihood(loss, greedy, (view.at(m).laid.num_visual_tokens,))
 
 
 def _teacher_forced(

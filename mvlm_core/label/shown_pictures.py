@@ -66,10 +66,13 @@ class ShownPictures:
         """What stands for pictures that take as many tokens: (B, L, D)."""
         return torch.stack([self._embeds(picture, scale) for picture in pictures])
 
+    def places(self, picture: int, scale: ScaleWord) -> list[int]:
+        """Where in `values` the views of a picture at a scale stand, in their order."""
+        return [self._place[picture, view] for view in self.pictures.shown(picture, scale).views]
+
     def _embeds(self, picture: int, scale: ScaleWord) -> Tensor:
         model: Any = self.model
-        shown = self.pictures.shown(picture, scale)
-        places = [self._place[picture, view] for view in shown.views]
+        shown, places = self.pictures.shown(picture, scale), self.places(picture, scale)
         visual = model.visual_tokens(self.values, places, [shown.tokens] * len(places))  # (views m, D)
         stitch = {name: tensor.to(model.device) for name, tensor in stitch_tensors([shown]).items()}
         if stitch:

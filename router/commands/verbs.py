@@ -193,9 +193,6 @@ def report(
     click.echo("\n".join(summary.lines(evaluation)))
     click.echo(f"\n{out / 'index.html'}: open it")
     defaults = (router, out) == (Path("router"), Path("report"))
-    if any(isinstance(scale, str) for scale in table.scales):
-        click.echo("a bundle holds models of one view so far: scales with tiles are asked in torch (docs/views.md)")
-        return
     run, rows = (place_said(labels, table.facts.get(name, name)).as_posix() for name in ("run", "rows"))
     words = [] if run == "run" else [run]
     words += ["--scales", ",".join(str(m) for m in table.scales), *([] if defaults else ["--router", str(router)])]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from export.bundle.source import read_source
 from export.runtime.errors import MvlmError
 from mvlm_core.checkpoints.export_llava import require_expressible
 from mvlm_core.checkpoints.import_checkpoint import import_checkpoint
@@ -20,11 +19,6 @@ def run(request, tmp_path_factory):
     checkpoint = make(request.param, folder / "checkpoint")
     import_checkpoint(checkpoint, folder / "run", vision_tower=None, num_heads=16, bar=lambda *_: lambda _: None)
     return folder / "run"
-
-
-def test_a_bundle(run):
-    with pytest.raises(MvlmError, match="a bundle shows whole pictures without marks around them, and this model has"):
-        read_source(run, None, (1, 4))
 
 
 def test_the_benchmarks(run):

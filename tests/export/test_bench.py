@@ -188,13 +188,13 @@ def test_parts_that_are_not_in_order(bundle):
 def test_a_scale_that_takes_longer_is_seen_and_charged(bundle, monkeypatch):
     """The slow way to be sure: a connector that sleeps."""
     runtime = open_runtime(read_manifest(bundle), Device(threads=THREADS))
-    tokens = runtime.visual_tokens
+    tokens = runtime.encoder.tokens
 
     def slow(values, m):
         time.sleep({36: 0.02, 144: 0.04}.get(m, 0.0))
         return tokens(values, m)
 
-    monkeypatch.setattr(runtime, "visual_tokens", slow)
+    monkeypatch.setattr(runtime.encoder, "tokens", slow)
     plan = Plan(pool_bundle().picture(0), QUESTIONS[0], 2, 8, 1)
     steps: list[int] = []
     with PowerMeter() as power:

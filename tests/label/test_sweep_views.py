@@ -6,13 +6,16 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 from torch import nn
 
-from export.runtime.features import SIZE_FEATURES
+from export.runtime import Runtime
+from export.runtime.features import SIZE_FEATURES, image_feature_names, question_features
+from export.runtime.routing.router import Terms
 from mvlm_core.checkpoints.run_folder import load_run
 from mvlm_core.data.pictures import PictureFile
 from mvlm_core.label.shown_pictures import ShownPictures
@@ -169,8 +172,39 @@ def test_from_tiles_to_a_report(tmp_path, mvlm):
         assert fitted.exit_code == 0, (fitted.output, fitted.exc_info)
         report = mvlm("report", tmp_path / "router", "--labels", labels, "--out", tmp_path / "report")
     assert report.exit_code == 0, (report.output, report.exc_info)
-    assert "a bundle holds models of one view so far" in report.output
+    assert "mvlm export" in report.output
     assert read_table(labels).scales == (1, 4, 16, "4@4", "16@4")
-    refused = mvlm("export", tmp_path / "run", "--router", tmp_path / "router", "--out", tmp_path / "bundle")
-    assert refused.exit_code == 2
-    assert "a bundle shows whole pictures, and 4@4, 16@4 asks for tiles" in refused.output
+    chooses_on_a_device(tmp_path, mvlm)
+
+
+def chooses_on_a_device(folder: Path, mvlm) -> None:
+    """The bundle of a run with tiles and its router: `auto` is what the router says of the overview and these costs."""
+    parts = ["--router", folder / "router", "--rows", folder / "rows.jsonl", "--out", folder / "bundle"]
+    made = mvlm("export", folder / "run", *parts, "--verify-rows", 2)
+    assert made.exit_code == 0, (made.output, made.exc_info)
+    report = json.loads((folder / "bundle/verify.json").read_text())
+    assert list(report["scales"]) == ["1", "4", "16", "4@4", "16@4"]
+    assert report["router"] == {"asked": 2, "same": 2}
+    assert report["pictures"]["other"] == 0
+    assert len(report["pictures"]["views"]) > 2  # of the shapes that its pictures were cut to
+    runtime = Runtime.load(folder / "bundle", threads=1)
+    facts, worth = runtime.router.facts, runtime.router.facts.tile_tokens
+    assert worth == json.loads((folder / "labels/labels.json").read_text())["tile_tokens"]
+    for number, size in enumerate(SIZES):
+        view = runtime.look(picture(*size, seed=number))
+        costs = [len(view.at(s)) + worth * (view.at(s).laid.views - 1) for s in runtime.router.offered]
+        features, words = view.image_features, runtime.prompt.question_ids("what?")
+        assert len(features) == len(image_feature_names()) + len(SIZE_FEATURES)
+        asked = question_features("what?", runtime.table.rows(words), view.words)
+        for price in (0.0, 0.05, 0.5):
+            wanted = runtime.router.choose(features, asked, Terms(price=price), costs=np.array(costs))
+            found = view.choose("what?", price=price)
+            assert (found.scale, found.cost) == (wanted.scale, wanted.cost)
+            assert found.reason == wanted.reason
+        assert len(view.seen._held) == 1  # choosing encodes no tile
+        cheapest = min(costs)
+        assert view.choose("what?", price=0.0, cap=cheapest).cost == cheapest
+        view.ask("what?", "16@4", max_new_tokens=1)
+        paid = view.choose("what?", price=0.0, cap=len(view.at("16@4"))).cost
+        assert paid <= len(view.at("16@4"))  # tiles that are there cost nothing more
+    assert facts.scales == (1, 4, 16, "4@4", "16@4")

@@ -88,7 +88,7 @@ def escalate(runtime, monkeypatch):
     """A rule that always wants the finest scale after a look at 4 tokens, and what it was told."""
     told = []
 
-    def rule(choice, margin, *, keeps_cache):
+    def rule(choice, margin, *, keeps_cache, **_):
         told.append((choice.scale, margin, keeps_cache))
         return replace(choice, scale=144, reason="144 tokens: looked again")
 

@@ -207,7 +207,7 @@ def test_an_unsure_first_token_is_looked_at_again_in_a_conversation_too(made, ru
     messages = [{"role": "system", "content": "Be brief."}, asks(made.picture(0), QUESTIONS[0])]
     first = runtime.chat(messages, max_new_tokens=3)
     monkeypatch.setattr(type(runtime.router), "looks_again", True)
-    closer = lambda choice, margin, keeps_cache: replace(choice, scale=finer, reason="closer")  # noqa: E731
+    closer = lambda choice, margin, **_: replace(choice, scale=finer, reason="closer")  # noqa: E731
     monkeypatch.setattr(runtime.router, "escalate", closer)
     again = runtime.chat(messages, max_new_tokens=3)
     assert (again.scales, again.escalated, again.reason) == ((finer,), first.scales[0], "closer")

@@ -35,7 +35,7 @@ def steps(monkeypatch) -> list[int]:
 
 
 def conversation(runtime: Runtime, view) -> Conversation:
-    return Conversation(runtime.reader, lambda m: runtime.visual_tokens(view.values, m)[0])
+    return Conversation(runtime.reader, view.at)
 
 
 def test_questions_behind_one_picture_read_as_each_alone(runtime, made):
@@ -85,7 +85,7 @@ def test_a_template_that_asks_before_it_shows_shares_nothing_and_is_right(runtim
     assert not prompt.picture_first
     reader = Reader(runtime.decoder, runtime.table, prompt, nested=runtime.reader.nested)
     view = runtime.look(made.picture(0))
-    talk = Conversation(reader, lambda m: runtime.visual_tokens(view.values, m)[0])
+    talk = Conversation(reader, view.at)
     for question, m in ((QUESTIONS[0], 9), (QUESTIONS[1], 9), (QUESTIONS[1], 36)):
         ids = prompt.ids(question, m, -1)
         embeds = runtime.table.rows([max(i, 0) for i in ids])

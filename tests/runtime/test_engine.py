@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export.runtime import MvlmError, Runtime, answerer
+from export.runtime import MvlmError, Runtime, encoder
 from export.runtime.features import image_features, question_features
 from tests.support.bundles import PRICE, torch_answer
 from tests.support.tiny import QUESTIONS, SCALES
@@ -113,7 +113,7 @@ def test_threads_get_their_own_answers(made, runtime):
         ({"max_new_tokens": 512}, "needs .* positions, and the decoder has 512"),
         ({"max_new_tokens": 0}, "allow at least 1"),
         ({"scale": 16}, "no scale 16: name one of 1, 4, 9, 36, 144, or auto"),
-        ({"scale": "36"}, "no scale '36'"),
+        ({"scale": "a36"}, "no scale 'a36'"),
         ({"scale": True}, "no scale True"),
         ({"price": -0.1}, "the price is -0.1"),
         ({"price": float("nan")}, "the price is nan"),
@@ -131,10 +131,12 @@ def test_an_absent_picture(runtime):
 
 
 def test_connectors_beyond_the_first_are_opened_when_they_are_asked_for(made, monkeypatch):
-    monkeypatch.setattr(answerer, "_OPEN_FROM_THE_START", 1)
+    monkeypatch.setattr(encoder, "_OPEN_FROM_THE_START", 1)
     runtime, opened = Runtime.load(made.bundle, threads=1), []
-    session = runtime._files.session
-    monkeypatch.setattr(runtime._files, "session", lambda file, **how: opened.append(file) or session(file, **how))
+    session = runtime.encoder._files.session
+    monkeypatch.setattr(
+        runtime.encoder._files, "session", lambda file, **how: opened.append(file) or session(file, **how)
+    )
     view = runtime.look(made.picture(0))
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda m: view.ask(QUESTIONS[0], m, max_new_tokens=4), [SCALES[0], 9, 9, 9]))

@@ -75,7 +75,7 @@ def test_no_bundle(tmp_path):
 
 
 def test_a_newer_version(bundle):
-    edit(bundle, lambda value: value.update(format_version=2))
+    edit(bundle, lambda value: value.update(format_version=3))
     refused(bundle, "upgrade mvlm")
 
 

@@ -54,7 +54,7 @@ class Profile:
     least: int
     likely: int
     most: int
-    scales: tuple[int, ...] = ()
+    scales: tuple[Any, ...] = ()
 
     @property
     def decodes(self) -> bool:
@@ -64,12 +64,17 @@ class Profile:
 
 @dataclass(frozen=True)
 class EngineSet:
-    """The engines of a bundle on one device: a graph's file -> its engine's, and the decoder's profiles in order."""
+    """The engines of a bundle on one device: a graph's file -> its engine's, and the decoder's profiles in order.
+
+    `views_at_once` is how many views those of vision and connectors take; those for more than one have a second profile
+    for that.
+    """
 
     folder: Path
     fingerprint: Fingerprint
     files: dict[str, str]
     profiles: tuple[Profile, ...]
+    views_at_once: int = 1
 
     def path(self, graph: str) -> Path:
         return self.folder / self.files[graph]
@@ -110,6 +115,7 @@ def read_engines(folder: Path, *, whole: bool = True) -> EngineSet:
     try:
         fingerprint = Fingerprint(**facts["fingerprint"])
         stored = {str(graph): (str(at["file"]), str(at["sha256"])) for graph, at in facts["files"].items()}
+        at_once = int(facts.get("views_at_once", 1))
         profiles = tuple(
             Profile(int(at["least"]), int(at["likely"]), int(at["most"]), tuple(at["scales"]))
             for at in facts["profiles"]
@@ -123,7 +129,7 @@ def read_engines(folder: Path, *, whole: bool = True) -> EngineSet:
     if wrong:
         names = ", ".join(sorted(wrong))
         raise MvlmError(f"{folder}: {names} is missing or was changed: run `mvlm build` again", code="changed-engines")
-    return EngineSet(folder, fingerprint, {graph: name for graph, (name, _) in stored.items()}, profiles)
+    return EngineSet(folder, fingerprint, {graph: name for graph, (name, _) in stored.items()}, profiles, at_once)
 
 
 def find_engines(bundle: Path, here: Fingerprint) -> EngineSet:

@@ -8,11 +8,18 @@ from export.runtime.manifest import Manifest
 
 from .onnx import TENSORRT, Decoder, Device, open_session
 
+# What a layer of the tower leaves of so many views is held at once; more at a time are no faster.
+_VIEWS_AT_ONCE = 32
+
 
 class Files(Protocol):
-    """What a runtime opens of a bundle. `for_small`: where the router's graph runs; None lets numpy walk it."""
+    """What a runtime opens of a bundle. `for_small`: where the router's graph runs; None lets numpy walk it.
+
+    `views_at_once` is how many views vision tower and connectors take in one run.
+    """
 
     for_small: Device | None
+    views_at_once: int
 
     def session(self, file: str, *, small: bool = False) -> Any: ...
 
@@ -27,6 +34,7 @@ class OnnxFiles:
         self._manifest, self._device = manifest, device
         # The small graphs gain nothing from more threads, and idle ones would only get in the way.
         self.for_small: Device | None = Device(device.provider, threads=1)
+        self.views_at_once = _VIEWS_AT_ONCE
 
     def session(self, file: str, *, small: bool = False) -> Any:
         device = self.for_small if small and self.for_small else self._device

@@ -34,13 +34,14 @@ class Engines:
         self._api, self._cuda = Tensorrt(provider), Cuda()
         self.manifest = manifest
         self.set: EngineSet = find_engines(manifest.folder, here(self._api, self._cuda, manifest.sha256))
+        self.views_at_once = self.set.views_at_once
 
     # The router's graph is no engine: numpy walks it.
     for_small: Device | None = None
 
     def session(self, file: str, *, small: bool = False) -> TensorrtSession:
         """The engine of one graph of the bundle, vision or a connector; `small` is of no matter here."""
-        return TensorrtSession(self._api, self._cuda, self.set.path(file))
+        return TensorrtSession(self._api, self._cuda, self.set.path(file), for_many=self.views_at_once > 1)
 
     def decoder(self) -> TensorrtDecoder:
         facts = self.manifest.decoder
@@ -55,7 +56,9 @@ def here(api: Tensorrt, cuda: Cuda, bundle_sha256: str) -> Fingerprint:
 class TensorrtSession:
     """One engine and its context."""
 
-    def __init__(self, api: Tensorrt, cuda: Cuda, path: Path) -> None:
+    def __init__(self, api: Tensorrt, cuda: Cuda, path: Path, *, for_many: bool = False) -> None:
+        """`for_many`: `run` uses the first profile for a batch of one, and the second for more."""
+        self._for_many = for_many
         self.api, self.cuda, self.path = api, cuda, path
         self.lock = threading.Lock()
         self._engine = api.read_engine(path)
@@ -72,6 +75,8 @@ class TensorrtSession:
     def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """As onnxruntime's: the outputs that are named, for the inputs that are given."""
         with self.lock:
+            if self._for_many:
+                self.use_profile(int(any(len(value) > 1 for value in feeds.values())))
             for name, value in feeds.items():
                 self.feed(name, value)
             self.ready_outputs({})

@@ -55,7 +55,7 @@ def answer_many(answerer: Answerer, pictures: Iterable[Looked], requests: Sequen
     """
     asked = zip(requests, pictures, strict=True)
     alone = any(r.choices or r.max_new_tokens == 1 or r.deadline_ms is not None for r in requests)
-    positions = max(map(answerer.positions, set(requests)), default=1)
+    positions = max(map(answerer.most_positions, set(requests)), default=1)
     most = 1 if alone or not answerer.decoder.takes_several else _most(answerer.decoder, positions)
     if most == 1:
         return [answerer.stream(looked, request, Clock(request.deadline_ms)).read() for request, looked in asked]

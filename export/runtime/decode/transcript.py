@@ -4,7 +4,7 @@ A position's keys and values depend on nothing behind it. So whatever two transc
 the ids of a system text, the turns so far, a picture at its scale. Where the connector is prefix-nested, a token of a
 picture is the same at every scale that has it, and a finer scale goes on where the coarser one ended.
 
-Letters: S positions, D width, V vocabulary, m visual tokens.
+Letters: S positions, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from export.runtime.answer import Clock
 
+from .conversation import PictureAtScale
 from .steps import Read
 
 Array = NDArray[np.float32]
@@ -43,25 +44,10 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A picture at a scale. `key` names what its tokens are computed from; `tokens` computes them, (m, D)."""
-
-    key: Hashable
-    num_visual_tokens: int
-    tokens: Callable[[int], Array]
-
-    def __len__(self) -> int:
-        return self.num_visual_tokens
-
-    def identities(self) -> Sequence[Hashable]:
-        return [(self.key, place) for place in range(self.num_visual_tokens)]
-
-
-@dataclass(frozen=True)
 class Transcript:
     """Words and pictures in their order."""
 
-    parts: tuple[Words | Shown, ...]
+    parts: tuple[Words | PictureAtScale, ...]
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -74,15 +60,19 @@ class Transcript:
         """Those of the words."""
         return (token for part in self.parts if isinstance(part, Words) for token in part.ids)
 
-    def embeddings(self, rows: Callable[[Sequence[int]], Array], since: int) -> Array:
+    def embeddings(self, rows: Callable[[Sequence[int]], Array], since: int, clock: Clock) -> Array:
         """What stands behind the first `since` positions: (S - since, D). Pictures before are not computed."""
         pieces, place = [], 0
         for part in self.parts:
             skipped = max(0, since - place)
-            if skipped < len(part):
-                found = rows(part.ids) if isinstance(part, Words) else part.tokens(part.num_visual_tokens)
-                pieces.append(found[skipped:])
             place += len(part)
+            if skipped >= len(part):
+                continue
+            if isinstance(part, Words):
+                with clock.stage("connector"):
+                    pieces.append(rows(part.ids[skipped:]))
+            else:
+                pieces.append(part.embeddings(skipped, clock))
         return np.concatenate(pieces)
 
 
@@ -133,8 +123,7 @@ class Reading:
         kept = min(self.held.common(keys), len(keys) - 1)  # the last position is read again, for its logits
         self.held.cache.rewind(kept)
         self.held.keys[kept:] = []
-        with clock.stage("connector"):
-            new = transcript.embeddings(self._rows, kept)  # (S - kept, D)
+        new = transcript.embeddings(self._rows, kept, clock)  # (S - kept, D)
         self.new = len(new)
         return (yield Read(self._decoder, self.held.cache, new, keys[kept:], self.held.keys, clock))
 
@@ -181,6 +170,11 @@ class Memory:
             yield held
         finally:
             self._keep(held)
+
+    def known(self, keys: Sequence[Hashable]) -> int:
+        """How many first positions of `keys` are held by a conversation that is free."""
+        with self._lock:
+            return max((held.common(keys) for held in self._held.values()), default=0)
 
     def keep_copy(self, held: Held) -> None:
         """Keep what is read of a conversation that goes on, for another that begins alike."""

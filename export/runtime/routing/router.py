@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from export.runtime.backends.onnx import Device
 from export.runtime.errors import MvlmError
 from export.runtime.manifest import RouterFacts
-from export.runtime.views.scale import ScaleWord
+from export.runtime.views.scale import ScaleWord, tokens_said
 
 from .offered import offered_scales, sizes_of, with_tiles
 from .policy import DEAREST_PRICE, NO_LOOK, Policy, Seen, escalations, interpolate, is_strange, priced_at
@@ -175,7 +175,7 @@ class Router:
             return None
         at_this = "at this price worth more" if within is None else "within this budget right more often"
         usual = self._validation.probability.mean(axis=0)
-        reason = f"{_tokens(self.offered[at])}: {at_this} for every question than choosing for each"
+        reason = f"{tokens_said(self.offered[at])}: {at_this} for every question than choosing for each"
         return Choice(
             scale=self.offered[at],
             probabilities={m: float(p) for m, p in zip(self.offered, usual, strict=True)},
@@ -242,7 +242,10 @@ class Router:
         cap = math.inf if terms.cap is None else terms.cap
         policy = self._policy if costs is None else replace(self._policy, cost=costs)
         chosen = int(policy.first(seen, price, cap=cap, least_probability=terms.least_probability or 0.0)[0])
-        reason = _strange(self.offered[chosen], p_value) if out_of_distribution else self._reason(probability, chosen)
+        reason = (
+            _strange(self.offered[chosen], p_value) if out_of_distribution
+            else self._reason(probability, chosen, np.asarray(policy.cost))
+        )  # fmt: skip
         return Choice(
             scale=self.offered[chosen],
             probabilities={m: float(p) for m, p in zip(self.offered, probability, strict=True)},
@@ -259,29 +262,33 @@ class Router:
         """Whether looking again paid on validation; `escalate` never does otherwise."""
         return self._known["escalation"] is not None
 
-    def escalate(self, choice: Choice, margin: float, *, keeps_cache: bool = False) -> Choice | None:
+    def escalate(
+        self, choice: Choice, margin: float, *, keeps_cache: bool = False, costs: NDArray[np.floating] | None = None
+    ) -> Choice | None:
         """After a cheap answer: the finer scale that is worth an escalation, or None.
 
         `margin` is by how much the answer's first token was likelier than the next likely one (0..1). An escalation
         costs its scale in full, or only what it adds where the model keeps its cache. A cap counts both looks.
+        `costs` (k,) are what the scales cost this question from here on, where that is not what they usually do.
         """
         rule = self._known["escalation"]
         if rule is None or choice.p_value is None or choice.out_of_distribution or choice.scale == self.offered[-1]:
             return None
         at = self.offered.index(choice.scale)
-        paid = float(self.costs[at])
+        paid = float(self.costs[at]) if costs is None else choice.cost
+        costs = self.costs if costs is None else np.where(np.arange(len(self.offered)) == at, paid, costs)
         probability = np.array([[choice.probabilities[m] for m in self.offered]])  # (1, k)
         cap = None if choice.terms.cap is None else choice.terms.cap / self._unit_cost
         best = int(
             escalations(
-                rule, np.array([margin]), probability, np.array([at]), self.costs / self._unit_cost, choice.price,
+                rule, np.array([margin]), probability, np.array([at]), costs / self._unit_cost, choice.price,
                 keeps_cache=keeps_cache, cap=cap,
             )[0]
         )  # fmt: skip
         if best == NO_LOOK:
             return None
-        scale, cost = self.offered[best], float(self.costs[best]) + (0.0 if keeps_cache else paid)
-        reason = f"{_tokens(scale)}: looked again, since the first token led by only {margin:.2f} at {choice.scale}"
+        scale, cost = self.offered[best], float(costs[best]) + (0.0 if keeps_cache else paid)
+        reason = f"{tokens_said(scale)}: looked again, since the first token led by only {margin:.2f} at {choice.scale}"
         return replace(choice, scale=scale, reason=reason, cost=cost)
 
     def _ask(self, image: Array, question: Array, read: Read | None) -> tuple[Array, float]:
@@ -343,16 +350,18 @@ class Router:
             )
         return float(risk_bounds[within]["price"])
 
-    def _reason(self, probability: Array, chosen: int) -> str:
+    def _reason(self, probability: Array, chosen: int, costs: NDArray[np.floating]) -> str:
         """Set the choice beside the likeliest scale, or, when it is the likeliest, beside the next in line."""
-        text = f"{_tokens(self.offered[chosen])}: P(right) {probability[chosen]:.2f}"
+        text = f"{tokens_said(self.offered[chosen])}: P(right) {probability[chosen]:.2f}"
         others = [i for i in range(len(self.offered)) if i != chosen]
         if not others:
             return f"{text}, and the bundle holds no other scale"
-        other = max(others, key=lambda i: (probability[i], -self.costs[i]))
-        ratio = self.costs[other] / self.costs[chosen]
-        costs = f"{ratio:.3g} times as much" if ratio > 1 else f"{1 / ratio:.3g} times less" if ratio < 1 else "as much"
-        return f"{text} against {probability[other]:.2f} at {self.offered[other]}, which costs {costs}"
+        other = max(others, key=lambda i: (probability[i], -costs[i]))
+        ratio = costs[other] / costs[chosen]
+        dearer = (
+            f"{ratio:.3g} times as much" if ratio > 1 else f"{1 / ratio:.3g} times less" if ratio < 1 else "as much"
+        )
+        return f"{text} against {probability[other]:.2f} at {self.offered[other]}, which costs {dearer}"
 
 
 def require_costs(costs: Sequence[float]) -> None:
@@ -370,13 +379,13 @@ def require_price(price: float) -> None:
 
 def named_reason(scale: ScaleWord) -> str:
     """The reason when nobody chose."""
-    return f"{_tokens(scale)}: the scale that was named"
+    return f"{tokens_said(scale)}: the scale that was named"
 
 
 def _strange(scale: ScaleWord, p_value: float) -> str:
     return (
-        f"{_tokens(scale)}: the finest allowed, since this question and picture are unlike those that the router was"
-        f" fitted on (only {100 * p_value:.2g} % of them were as strange)"
+        f"{tokens_said(scale)}: the finest allowed, since this question and picture are unlike those that the router"
+        f" was fitted on (only {100 * p_value:.2g} % of them were as strange)"
     )
 
 
@@ -390,9 +399,3 @@ def _first_bad(values: Array) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _tokens(scale: ScaleWord) -> str:
-    if isinstance(scale, str):
-        return scale
-    return f"{scale} token" if scale == 1 else f"{scale} tokens"

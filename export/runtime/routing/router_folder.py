@@ -34,7 +34,8 @@ class RouterSource:
     def known(self) -> RouterFacts:
         """The description as the runtime takes it."""
         costs, unit, price = (self.facts[key] for key in ("costs", "cost_unit", "default_price"))
-        return RouterFacts(ROUTER_FILE, self.scales, tuple(costs), unit, price, self.facts.get("reader"))
+        told = (self.facts.get("reader"), self.facts.get("tile_tokens"))
+        return RouterFacts(ROUTER_FILE, self.scales, tuple(costs), unit, price, *told)
 
 
 def read_router(

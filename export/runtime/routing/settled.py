@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.runtime.views.scale import ScaleWord
+
 from .parts import Parts, Work
 from .policy import Floats, Policy, Seen
 
@@ -40,7 +42,9 @@ def here(
     return Here(np.maximum(costs, _LEAST), parts.choosing_ms(picture_seen=picture_seen))
 
 
-def with_cache(costs: Floats, offered: Sequence[int], ready: Sequence[int], *, nested: bool) -> NDArray[np.float64]:
+def with_cache(
+    costs: Floats, offered: Sequence[ScaleWord], ready: Sequence[ScaleWord], *, nested: bool
+) -> NDArray[np.float64]:
     """Costs (k,) where the prefix of some scales has been read already: such a scale costs as the coarsest does.
 
     Where scales are prefixes of each other, what was read of the largest serves the coarser ones whole, and spares the

@@ -65,13 +65,14 @@ class Chat:
     count: int = 1  # answers
 
 
-def model_names(scales: Sequence[int], *, routed: bool, own: str | None = None) -> dict[str, Scale]:
-    """The scale that each name stands for: `mvlm-auto` where a router chooses, and a name for each scale.
+def model_names(scales: Sequence[Scale], *, routed: bool, own: str | None = None) -> dict[str, Scale]:
+    """The scale that each name stands for: `mvlm-auto` where a router chooses, and a name for each scale, coarse to
+    fine.
 
     `own` is one that the owner of the server likes better: it stands for what the router chooses, or the finest scale.
     """
     named: dict[str, Scale] = {AUTO: "auto"} if routed else {}
-    mine: dict[str, Scale] = {own: "auto" if routed else max(scales)} if own else {}
+    mine: dict[str, Scale] = {own: "auto" if routed else scales[-1]} if own else {}
     return mine | named | {f"{_PREFIX}{scale}": scale for scale in scales}
 
 

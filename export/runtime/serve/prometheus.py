@@ -69,7 +69,7 @@ class Metrics:
             self._answered(answer)
 
     def _answered(self, answer: Answer) -> None:
-        self._answers.labels(str(answer.num_visual_tokens), "named" if answer.probability is None else "router").inc()
+        self._answers.labels(str(answer.scale), "named" if answer.probability is None else "router").inc()
         self._tokens.inc(len(answer.token_ids))
         for stage, ms in answer.timings.items():
             self._stage.labels(stage.removesuffix("_ms")).observe(ms / 1000)

@@ -21,7 +21,6 @@ from export.runtime.decode.desk import Desk
 from export.runtime.decode.steps import Piece, Steps
 from export.runtime.engine import Runtime
 from export.runtime.errors import MvlmError
-from export.runtime.image import open_picture
 from export.runtime.view import View
 
 from .limits import Limits
@@ -158,7 +157,7 @@ class Worker:
         """A view of a picture. Those of the latest few are kept, so that asking again starts at the question."""
         key = hashlib.sha256(picture).digest()
         kept = self._views.pop(key, None)
-        view = kept or self.runtime.look(open_picture(picture, most_pixels=self._pixels))
+        view = kept or self.runtime.look(picture, most_pixels=self._pixels)
         self._views[key] = replace(view, timings={})  # looking at it was paid for by the first question
         while len(self._views) > _VIEWS_KEPT:
             self._views.popitem(last=False)

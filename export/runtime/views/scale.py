@@ -65,6 +65,18 @@ class Scale:
         return self.tokens if self.tiles == 0 and self.tokens is not None else str(self)
 
 
+def is_word(text: str) -> bool:
+    """Whether a text spells a scale."""
+    return _WORD.fullmatch(text.strip()) is not None
+
+
+def tokens_said(word: ScaleWord) -> str:
+    """A scale in a person's words."""
+    if isinstance(word, str):
+        return word
+    return f"{word} token" if word == 1 else f"{word} tokens"
+
+
 def coarse_to_fine(words: Iterable[ScaleWord]) -> list[ScaleWord]:
     """Words of scales in ascending order."""
     return sorted(words, key=lambda word: Scale.parse(word).order)
