@@ -334,7 +334,7 @@ def _in_points(gain: Figures) -> str:
 _TOLD: dict[str, Callable[[Figures], str]] = {
     "parity": _parity, "router": _router_tables, "train_step_*": _train_step, "label_sweep": _label_sweep,
     "decode": _decode, "runtime": _runtime, "together": _together, "quality": _quality, "paper": _paper,
-    "features_*": _features, "agreement": _agreement,
+    "features_*": _features, "agreement": _agreement, "auto": runtime.auto,
     "gpu_right": gpu.right, "gpu_fast": gpu.fast, "gpu_labels": gpu.labels,
     "gpu_decode": gpu.decode, "gpu_real": gpu.real, "real_weights": bits.real_weights, "size": bits.size,
     "large_*": router.large, "callers": runtime.callers, "mixed": runtime.mixed, "views_memory": train.views_memory,

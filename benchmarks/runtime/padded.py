@@ -31,14 +31,14 @@ class Padded:
     millions_of_multiplications_a_token: float
 
 
-def padded_bundle(demo: Path, out: Path, layers: int, feed_forward: int) -> Padded:
+def padded_bundle(demo: Path, out: Path, layers: int, feed_forward: int, precision: str = "float32") -> Padded:
     """The bundle of a finished demo's run and router, its language model padded to so many layers, each so wide."""
     millions = padded_run(demo / "run", out / "run", layers, feed_forward)
     router = read_router(demo / "router", model_sha256(demo / "run"))
     source = replace(read_source(out / "run", None, router.scales), router=router)
     bundle = out / "bundle"
     bundle.mkdir()
-    write_bundle(source, plan("ort-cpu", "float32", None, source.positions), bundle, lambda steps: None)
+    write_bundle(source, plan("ort-cpu", precision, None, source.positions), bundle, lambda steps: None)
     return Padded(bundle, millions)
 
 
