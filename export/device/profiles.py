@@ -51,17 +51,20 @@ def prompt_lengths(manifest: Manifest, prompt: Prompt, question_tokens: int) -> 
     around = len(empty)
     likely = max(1, round(question_tokens * _LIKELY_SHARE))
     layout = Layout(manifest.views, ChatText(prompt.tokenizer).ids, manifest.image_token_id)
-    found, most = [], manifest.max_length - 1
-    for scale in manifest.scales:
-        of_picture = picture_lengths(layout, scale)
-        least, longest = around + of_picture[0], around + of_picture[-1]
-        if least + question_tokens > most:
-            raise MvlmError(
-                f"questions of {question_tokens} tokens at scale {scale} make prompts of {least + question_tokens}, and"
-                f" the decoder has {manifest.max_length} positions: build with --question-tokens"
-                f" {max(most - least, 1)}"
-            )
-        found.append(Lengths(scale, least + 1, min(longest + likely, most), min(longest + question_tokens, most)))
+    most, of_pictures = manifest.max_length - 1, {m: picture_lengths(layout, m) for m in manifest.scales}
+    least = {scale: around + lengths[0] for scale, lengths in of_pictures.items()}
+    dearest = max(least, key=lambda scale: least[scale])
+    if least[dearest] + question_tokens > most:
+        raise MvlmError(
+            f"questions of {question_tokens} tokens at scale {dearest} make prompts of"
+            f" {least[dearest] + question_tokens}, and the decoder has {manifest.max_length} positions: build with"
+            f" --question-tokens {max(most - least[dearest], 1)}"
+        )
+    found = []
+    for scale, lengths in of_pictures.items():
+        longest = around + lengths[-1]
+        likely_most, very_most = min(longest + likely, most), min(longest + question_tokens, most)
+        found.append(Lengths(scale, least[scale] + 1, likely_most, very_most))
     return sorted(found, key=lambda at: at.most)
 
 

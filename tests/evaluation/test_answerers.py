@@ -130,7 +130,7 @@ def test_auto_looks_again_as_the_device_does(made, monkeypatch):
     first = answerer.answer([asked(made, 0), asked(made, 1)], 6, [])
     finest = answerer.router.offered[-1]
 
-    def escalate(router, choice, margin, *, keeps_cache):
+    def escalate(router, choice, margin, *, keeps_cache, **_):
         assert 0 <= margin <= 1
         assert keeps_cache == (made.source.model.config.connector != "pool")
         return dataclasses.replace(choice, scale=finest) if choice.scale == first[0].num_visual_tokens[0] else None

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
 from export.device.build import BUILT_BY, Order, shapes, up_to_date
-from export.device.profiles import Lengths, dimensions, merged, profiles_of, prompt_lengths
+from export.device.profiles import ONE_PICTURE, Lengths, dimensions, merged, of_views, profiles_of, prompt_lengths
 from export.graphs.targets import TARGETS
 from export.runtime import MvlmError
 from export.runtime.backends.engine_files import EngineSet, Fingerprint, Profile, find_engines, read_engines
 from export.runtime.backends.tensorrt_api import Tensorrt
-from export.runtime.backends.tensorrt_session import Engines
+from export.runtime.backends.tensorrt_session import Engines, TensorrtSession
+from export.runtime.chat_text import ChatText
 from export.runtime.manifest import read_manifest
 from export.runtime.prompt import Prompt
+from export.runtime.views import Pinpoints, Stitching, ViewSpec
+from export.runtime.views.laid import Layout
 from tests.support.bundles import query_bundle
 from tests.support.cuda_double import CudaDouble
 from tests.support.tensorrt_builds import JETPACK_6, JETPACK_7, RTX, TARGET_OF, builder_of, embeddings
@@ -211,3 +216,39 @@ def test_the_build_as_commands(key, commands, flags, absent, install, copy, mvlm
     assert all(flag in done.output for flag in flags)
     assert not any(flag in done.output for flag in absent)
     assert not (bundle / "engines").exists()
+
+
+def test_lengths_of_pictures_in_tiles():
+    """Every picture that there is room for has a range; of those that are larger none is refused beforehand."""
+    plain = read_manifest(query_bundle().bundle)
+    views = ViewSpec(48, 6, (0.5,) * 3, (0.5,) * 3, Pinpoints(((1, 2), (2, 1), (2, 2))), stitching=Stitching())
+    manifest = replace(plain, views=views, scales=(1, 9, "9@2", "9@native"))
+    tokenizer = Tokenizer.from_file(str(manifest.path(manifest.tokenizer)))
+    prompt = Prompt.from_json(manifest.prompt, tokenizer)
+    found = {at.scale: at for at in prompt_lengths(manifest, prompt, 24)}
+    layout = Layout(views, ChatText(tokenizer).ids, manifest.image_token_id)
+    around = len(prompt.ids("", 0, 0))
+    for scale, at in found.items():
+        for size in ((1, 1), (48, 96), (96, 48), (96, 96), (500, 400), (70, 300)):
+            assert at.least <= around + len(layout.at(size, scale)) + 1
+            assert around + len(layout.at(size, scale)) + 24 <= at.most
+    assert found["9@native"].most > found["9@2"].most > found[9].most
+    with pytest.raises(MvlmError, match=r"the decoder has 512 positions: build with --question-tokens \d+"):
+        prompt_lengths(manifest, prompt, 600)
+    short = prompt_lengths(replace(manifest, max_length=60), prompt, 24)
+    assert max(at.most for at in short) == 59
+
+
+def test_engines_of_views_have_a_range_for_one_and_one_for_many():
+    assert of_views(1) == [ONE_PICTURE]
+    assert of_views(16) == [ONE_PICTURE, {"batch": (1, 4, 16)}]
+    used = []
+    for for_many, size, wanted in ((True, 1, [0]), (True, 5, [1]), (False, 5, [])):
+        session = object.__new__(TensorrtSession)
+        session._for_many, session.lock = for_many, threading.Lock()
+        for name in ("feed", "ready_outputs", "execute", "fetch"):
+            setattr(session, name, lambda *_: None)
+        session.use_profile = used.append
+        session.run(["values"], {"pixel_values": np.zeros((size, 3, 2, 2), np.float32)})
+        assert used == wanted
+        used.clear()

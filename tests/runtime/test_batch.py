@@ -169,7 +169,7 @@ def test_drawn_answers_and_stop_texts(runtime, made):
 
 
 def test_an_escalation_is_taken_by_those_that_need_it(runtime, made, monkeypatch):
-    def rule(choice, margin, *, keeps_cache):
+    def rule(choice, margin, *, keeps_cache, **_):
         return replace(choice, scale=144, reason="looked again") if margin < middle else None
 
     cheap = Choice(4, dict.fromkeys(SCALES, 0.5), "4 tokens", 4.0, 0.1, 1.0, False, Terms())
