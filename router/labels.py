@@ -27,6 +27,7 @@ from export.runtime.features import FEATURE_VERSION
 from export.runtime.label_columns import ALWAYS, FEATURES
 from export.runtime.views.scale import Scale, ScaleWord
 
+from .alike import told_apart
 from .measures import RIGHT_OR_WRONG, measured, scored_by
 from .policy import Costs
 from .reading import Reading, read_reading
@@ -161,6 +162,7 @@ def read_table(folder: Path, target: str = "score", rescored: Rescored | None = 
     if not faults:
         table, faults = _assemble(labels, features, facts, target)
     if table is not None:
+        table = told_apart(table)
         faults += _faults(table)
     if faults or table is None:
         raise MvlmError(f"{folder} has {len(faults)} faults; label again:\n" + "\n".join(f"  {f}" for f in faults))

@@ -80,6 +80,7 @@ def fit_router(
       mvlm fit-router labels --within 1% --confidence 90% --out bounded
       mvlm fit-router labels --metric contains --out lenient
     """
+    from router.alike import left_out
     from router.fit.fit import fit_count, fit_table
     from router.fit.risk_bound import Wanted
     from router.fit.write import write_router
@@ -94,6 +95,8 @@ def fit_router(
         raise MvlmError(f"--target {target} leaves scores aside, so --metric has nothing to do: name one of the two")
     refuse_if_filled(out, overwrite=overwrite)
     whole = read_table(labels, target, _by(metrics, rescore))
+    for line in left_out(whole):
+        click.echo(line)
     table = replace(whole, facts=whole.facts | _places(labels, whole.facts, out)).fit_rows
     with click.progressbar(length=fit_count(table), label=f"{'fitting the router':<28}", width=30) as bar:
         fitted = fit_table(

@@ -15,6 +15,7 @@ from export.runtime.errors import MvlmError
 from export.runtime.manifest import RouterFacts
 from export.runtime.routing.policy import Policy, Seen
 from export.runtime.routing.router import Router, Terms
+from router.alike import left_out
 from router.labels import read_table
 from router.metrics import Resamples, gain_samples
 from router.policy import Costs, Outcome, best_mix, choose, costs_of, follow, price_for_budget
@@ -195,6 +196,29 @@ def test_labels_of_one_view_cannot_be_said_to_have_tiles(tmp_path):
     alter(tmp_path / "labels", facts={"tile_tokens": 10.0})
     with pytest.raises(MvlmError, match="has no column tiles"):
         read_table(tmp_path / "labels")
+
+
+def test_of_scales_that_show_every_row_alike_one_is_kept(tmp_path, mvlm):
+    """Where no picture has more than four tiles, up to sixteen are no other scale."""
+    make_labels(tmp_path / "labels", TILED)
+
+    def few(rows):
+        four = {row["id"]: row for row in rows if row["scale"] == "16@4"}
+        return [four[row["id"]] | {"scale": "16@16"} if row["scale"] == "16@16" else row for row in rows]
+
+    before = read_table(tmp_path / "labels")
+    alter(tmp_path / "labels", labels=few, facts={"cost": [*before.cost[:5].tolist(), float(before.cost[4])]})
+    table = read_table(tmp_path / "labels")
+    assert table.scales == SCALES[:5]
+    assert table.cost.tolist() == before.cost[:5].tolist()
+    for name in ("samples", "margins", "predictions", "row_cost"):
+        np.testing.assert_array_equal(getattr(table, name), getattr(before, name)[..., :5])
+    assert left_out(table) == ["  16@16 shows every labelled row as a scale before it does, and is left out"]
+    assert left_out(before) == []
+    with quick():
+        fitted = mvlm("fit-router", tmp_path / "labels", "--out", tmp_path / "router")
+    assert fitted.exit_code == 0, (fitted.output, fitted.exc_info)
+    assert left_out(table)[0] in fitted.output
 
 
 @pytest.mark.parametrize(
