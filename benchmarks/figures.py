@@ -337,6 +337,7 @@ _TOLD: dict[str, Callable[[Figures], str]] = {
     "features_*": _features, "agreement": _agreement, "auto": runtime.auto,
     "gpu_right": gpu.right, "gpu_fast": gpu.fast, "gpu_labels": gpu.labels,
     "gpu_decode": gpu.decode, "gpu_real": gpu.real, "real_weights": bits.real_weights, "size": bits.size,
+    "real_beside": bits.real_beside,
     "large_*": router.large, "callers": runtime.callers, "mixed": runtime.mixed, "views_memory": train.views_memory,
 }  # fmt: skip
 # What the README's table says of a file beside the demos.

@@ -17,6 +17,7 @@ from typing import Any
 import click
 import torch
 
+from benchmarks.code import code_sha256
 from benchmarks.decode.real_speed import speed
 from benchmarks.decode.scored import HERE, Scorer, pieces, texts_of
 from benchmarks.machine import RESULTS, keep
@@ -28,8 +29,10 @@ from export.rounding.layers import every_layer
 from export.rounding.sensitivity import Losses, losses
 
 PAGES = ("docs/training.md", "docs/data.md", "docs/server.md", "docs/runtime.md")
-_CALIBRATED, _MEASURED = 2048, 4
+_CALIBRATED, _MEASURED = 4096, 4
 _NAME = "real_weights"
+calibration_cpu_s: dict[str, float] = {}  # of precisions that were rounded with calibration
+REAL_MODEL = "SmolLM2-135M-Instruct, channels shuffled (benchmarks/real_weights.py)"
 
 
 @click.command()
@@ -44,37 +47,54 @@ def main(folder: Path, only: tuple[str, ...], plain: bool, threads: int) -> None
     torch.set_num_threads(threads)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows = _rows(model, tokenizer)
+    rows = calibrated_rows(model, tokenizer)
     made_for = target("ort-cpu")
-    measured = _measured(folder, model, rows, sorted({w for c in made_for.choices.values() for w in c.forms}))
     scorer = Scorer(model, texts_of(tokenizer))
-    sizes = {layer.name: layer.size for layer in every_layer(model)[:-1]}
     tokens = {"scored": scorer.tokens, "calibrated": sum(row.shape[1] for row in rows)}
     for name in only or made_for.choices:
         words = made_for.words(name)
         if plain:
             _keep(f"{name}, to the nearest", scorer.facts(Recipe(words), {}), tokens)
-        recipe = Recipe(dict(words) | cheapest_loss(measured, sizes, made_for.choices[name]))
-        started = time.process_time()
-        if calibrated_layers(model, recipe.words):
-            recipe = replace(recipe, numbers=calibrate(model, rows, recipe.words, lambda steps: None))
-        seconds = time.process_time() - started
-        foretold = sum(measured[layer][recipe.word(layer)] for layer in sizes)
+        measured = _measured(folder, model, rows)
+        recipe = recipe_of(folder, model, rows, name)
+        seconds = calibration_cpu_s.get(name, 0.0)
+        foretold = sum(by_form[recipe.word(layer)] for layer, by_form in measured.items())
         facts = scorer.facts(recipe, recipe.numbers) | {"foretold_kl": foretold, "calibration_cpu_s": seconds}
         _keep(name, facts, tokens)
         _keep(name, facts | speed(model, recipe), tokens)
 
 
-def _rows(model: Any, tokenizer: Any) -> list[torch.Tensor]:
+def recipe_of(folder: Path, model: Any, rows: list[torch.Tensor], name: str) -> Recipe:
+    """A precision of `ort-cpu` calibrated with rows. What was measured of layers, and numbers that the same code found,
+    are kept in a folder."""
+    made_for, sizes = target("ort-cpu"), {layer.name: layer.size for layer in every_layer(model)[:-1]}
+    measured = _measured(folder, model, rows)
+    recipe = Recipe(dict(made_for.words(name)) | cheapest_loss(measured, sizes, made_for.choices[name]))
+    if not calibrated_layers(model, recipe.words):
+        return recipe
+    file, asked = folder / f"numbers.{name}.pt", [code_sha256("export.rounding.calibrate"), dict(recipe.words)]
+    kept: tuple[Any, Any, float] = torch.load(file, weights_only=False) if file.is_file() else (None, None, 0.0)
+    code, numbers, seconds = kept
+    if code != asked:
+        started = time.process_time()
+        numbers = calibrate(model, rows, recipe.words, lambda steps: None)
+        seconds = time.process_time() - started
+        torch.save((asked, numbers, seconds), file)
+    calibration_cpu_s[name] = seconds
+    return replace(recipe, numbers=numbers)
+
+
+def calibrated_rows(model: Any, tokenizer: Any) -> list[torch.Tensor]:
     """Embeddings of the pages that are calibrated with, (1, S, D) each."""
     table, root = model.get_input_embeddings(), HERE.parents[1]
     apart = _CALIBRATED // len(PAGES)
     return [table(ids).detach() for page in PAGES for ids in pieces((root / page).read_text(), tokenizer, apart)]
 
 
-def _measured(folder: Path, model: Any, rows: list[torch.Tensor], forms: list[str]) -> Losses:
-    """What each form of each layer costs, kept beside the model: one precision after another asks for it."""
+def _measured(folder: Path, model: Any, rows: list[torch.Tensor]) -> Losses:
+    """What each form of each layer costs, kept in a folder: one precision after another asks for it."""
     file = folder / "losses.json"
+    forms = sorted({word for choice in target("ort-cpu").choices.values() for word in choice.forms})
     found: Losses = json.loads(file.read_text()) if file.is_file() else {}
     if not found or set(next(iter(found.values()))) != set(forms):
         some = [(row, 0) for row in rows[:: max(len(rows) // _MEASURED, 1)]]
@@ -92,7 +112,7 @@ def _keep(name: str, facts: dict[str, Any], tokens: dict[str, Any]) -> None:
     keep(
         _NAME, "python -m benchmarks.decode.real FOLDER", precisions=kept.get("precisions", {}) | {name: facts},
         peers=kept.get("peers", {}), tokens=tokens,
-        model="SmolLM2-135M-Instruct, channels shuffled (benchmarks/real_weights.py)",
+        model=REAL_MODEL,
     )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ HERE = Path(__file__).parent
 # What was looked at while forms were chosen, and what was not.
 TEXTS = {"seen": HERE / "text.txt", "kept_back": HERE / "text_kept_back.txt"}
 _PIECE = 256
+# A row's reference answer, for what rows differ by.
+ANSWER = 8
 _FACTS = ("kl", "top1", "nats")
 
 
@@ -56,14 +58,34 @@ class Scorer:
 
     def scored(self, logits_of: Any) -> dict[str, Any]:
         """What `logits_of` makes of every piece, ids (1, S) -> logits (S, V), against the model's own."""
-        means, counts = {}, self.tokens
+        means, counts, rows = {}, self.tokens, []
         for name, read in self.texts.items():
-            seen = Fidelity()
+            seen, lengths = Fidelity(), []
             for ids, wanted in zip(read, self.wanted[name], strict=True):
-                seen.see(wanted, logits_of(ids)[:-1], ids[0, 1:])
-            means[name] = _weighed(seen, [len(wanted) for wanted in self.wanted[name]])
+                found, given = logits_of(ids)[:-1], ids[0, 1:]
+                for part in zip(*(x.split(ANSWER) for x in (wanted, found, given)), strict=True):
+                    seen.see(*part)
+                    lengths.append(len(part[0]))
+            means[name] = _weighed(seen, lengths)
+            rows += [kl for kl, length in zip(seen.kl, lengths, strict=True) if length == ANSWER]
         both = {fact: sum(means[name][fact] * counts[name] for name in means) / sum(counts.values()) for fact in _FACTS}
-        return both | {"by_text": means}
+        return both | {"by_text": means, "kl_of_rows": {"tokens": ANSWER, "spread": _spread(rows)}}
+
+
+def limit(facts: Mapping[str, Any], rows: int = 24) -> float:
+    """The divergence that verification may allow a precision, from what it was measured to cost a real model.
+
+    Twice the upper end of the 95 % interval of so many rows of that model, as `mvlm verify` takes them: once for the
+    rows, which differ, and once more for models that lose more.
+    """
+    mean: float = facts["kl"]
+    spread: float = facts["kl_of_rows"]["spread"]
+    return 2 * (mean + 1.96 * spread / rows**0.5)
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    """The standard deviation of rows, where there are several."""
+    return float(torch.tensor(values, dtype=torch.float64).std()) if len(values) > 1 else None
 
 
 def _weighed(seen: Fidelity, counts: Sequence[int]) -> dict[str, float]:

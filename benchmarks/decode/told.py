@@ -28,6 +28,30 @@ def real_weights(found: Figures) -> str:
     return "\n".join(lines)
 
 
+def real_beside(found: Figures) -> str:
+    """A row for each peer: its quality first, then its speed at each number of threads."""
+    model = found["model"]
+    lines = [
+        f"**Everybody's decoders of {model}, at the quality each has**: {found['choices']} choices of a token behind"
+        f" prompts of {found['prompt']}, held against float32; MiB of decoder and head. Tokens a second are medians of"
+        f" rounds in which everybody has one turn; the load of the machine while they were taken stands beside them.\n",
+        "| decoder | KL | first choice kept | MiB | threads | decode | prompts of 36 / 144 / 576 | rounds, load |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in found["peers"].items():
+        facts = [name, f"{row['kl']:.4f}", f"{row['top1']:.3f}", f"{row['mib']:.1f}"]
+        for threads, times in row["times"].items():
+            prompts = " / ".join(f"{value:.0f}" for value in times["prefill_tokens_s"].values())
+            load = f"{times['rounds']}, {times['load']['median']:.1f}"
+            decode = f"{times['decode_tokens_s']:.1f}"
+            lines.append(f"| {' | '.join([*facts, threads, decode, prompts, load])} |")
+            facts = [""] * len(facts)
+        if not row["times"]:
+            lines.append(f"| {' | '.join([*facts, '', '', '', ''])} |")
+    missing = [f"{name} ({reason})" for name, reason in found["absent"].items()]
+    return "\n".join([*lines, *([f"\nLeft out: {'; '.join(missing)}."] if missing else [])])
+
+
 def size(found: Figures) -> str:
     """A row for each verb of each size."""
     lines = [

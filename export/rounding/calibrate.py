@@ -14,7 +14,7 @@ from export.graphs.recipe import Recipe
 
 from .gptq import gptq
 from .kept import KeptNumbers
-from .layers import BlockInputs, Layer, every_layer, layers_of
+from .layers import BlockInputs, Caught, every_layer, layers_of, reading_one_input
 
 # Massive activations (arXiv 2402.17762) stand at one or two positions, whose answers nobody asks for; unclipped, they
 # alone would say how to round. A position's input counts as at most so many times the median's size.
@@ -36,24 +36,29 @@ def calibrate(
 ) -> Mapping[str, Numbers]:
     """Round every layer that `words` gives four bits to: embeddings of rows, (1, S, D) each -> layer -> numbers.
 
-    Later blocks see what the rounded ones before them put out. The model is as it was afterwards.
+    Every layer is fitted to what the rounded ones before it put out, those of its own block among them. A block with
+    few bits is passed five times. The model is as it was afterwards.
     """
     recipe, few, found = Recipe(words), calibrated_layers(model, words), KeptNumbers()
     inputs = BlockInputs(model, rows)
     for number, block in enumerate(model.model.layers):
-        layers = layers_of(block, number)
-        squares = _squares(block, layers, inputs)
         rounded: dict[nn.Module, Tensor] = {}
-        for layer in layers:
-            form = recipe.of(layer.name)
-            grid = form.grid_of(layer.shape[1])
-            if grid is not None and layer.name in few:
-                numbers = gptq(layer.weight, squares[layer.name], grid)
-                found.keep(layer.name, numbers)
-                restored = numbers.restored()
-            else:
-                restored = form.rounded(layer.weight)
-            rounded |= dict(zip(layer.modules, restored.split([m.weight.shape[0] for m in layer.modules]), strict=True))
+        for layers in reading_one_input(layers_of(block, number)):
+            squares = None
+            if any(layer.name in few for layer in layers):
+                with other_weights(rounded):
+                    squares = _squares(block, layers[0].modules[0], inputs)
+            for layer in layers:
+                form = recipe.of(layer.name)
+                grid = form.grid_of(layer.shape[1])
+                if grid is not None and squares is not None and layer.name in few:
+                    numbers = gptq(layer.weight, squares, grid)
+                    found.keep(layer.name, numbers)
+                    restored = numbers.restored()
+                else:
+                    restored = form.rounded(layer.weight)
+                parts = restored.split([module.weight.shape[0] for module in layer.modules])
+                rounded |= dict(zip(layer.modules, parts, strict=True))
         with other_weights(rounded):
             inputs.states = list(inputs.through(block))
         progress(1)
@@ -73,28 +78,21 @@ def other_weights(weights: Mapping[nn.Module, Tensor]) -> Iterator[None]:
             module.weight = kept
 
 
-def _squares(block: nn.Module, layers: Sequence[Layer], inputs: BlockInputs) -> dict[str, Tensor]:
-    """The sum of the outer products of what each layer reads: layer -> (K, K). Those that read one input share it."""
-    sums: dict[str, Tensor] = {}
+def _squares(block: nn.Module, layer: nn.Module, inputs: BlockInputs) -> Tensor:
+    """The sum of the outer products of what a layer of a block reads: (K, K). Nothing behind it is computed."""
+    sums: list[Tensor] = []
 
-    def adds(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def add(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = clipped(args[0].float().flatten(0, -2))
-            sums[name] = sums[name].addmm_(x.T, x) if name in sums else x.T @ x
+    def add(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = clipped(args[0].float().flatten(0, -2))
+        sums[:] = [sums[0].addmm_(x.T, x) if sums else x.T @ x]
+        raise Caught
 
-        return add
-
-    hooks = [
-        layer.modules[0].register_forward_pre_hook(adds(layer.name))
-        for layer in layers if not layer.name.endswith("up_proj")
-    ]  # fmt: skip
+    hook = layer.register_forward_pre_hook(add)
     try:
-        for _ in inputs.through(block):
-            pass
+        inputs.until_caught(block)
     finally:
-        for hook in hooks:
-            hook.remove()
-    return sums | {name.replace("gate", "up"): sums[name] for name in list(sums) if name.endswith("gate_proj")}
+        hook.remove()
+    return sums[0]
 
 
 def clipped(x: Tensor) -> Tensor:

@@ -61,8 +61,19 @@ def every_layer(model: Any) -> list[Layer]:
     return [*found, Layer(HEAD, (model.lm_head,))]
 
 
-class _Caught(Exception):
-    """Ends a pass once the first block was called."""
+def reading_one_input(layers: Sequence[Layer]) -> list[list[Layer]]:
+    """The products of a block in the order in which they are computed, those that read one input together."""
+    together: list[list[Layer]] = []
+    for layer in layers:
+        if layer.name.endswith("up_proj"):  # reads what `gate_proj` before it reads
+            together[-1].append(layer)
+        else:
+            together.append([layer])
+    return together
+
+
+class Caught(Exception):
+    """Ends a pass, from a hook, once what it was made for was seen."""
 
 
 class BlockInputs:
@@ -78,14 +89,14 @@ class BlockInputs:
             named = dict(named)
             self.states.append(args[0] if args else named.pop("hidden_states"))
             self._others.append(named)
-            raise _Caught
+            raise Caught
 
         hook = model.model.layers[0].register_forward_pre_hook(catch, with_kwargs=True)
         try:
             for row in rows:
                 try:
                     model.model(inputs_embeds=row, use_cache=False)
-                except _Caught:
+                except Caught:
                     continue
         finally:
             hook.remove()
@@ -96,3 +107,12 @@ class BlockInputs:
         for state, others in zip(self.states, self._others, strict=True):
             made = block(state, **others)
             yield made[0] if isinstance(made, tuple) else made
+
+    @torch.no_grad()
+    def until_caught(self, block: nn.Module) -> None:
+        """Let each row into a block until a hook raises `Caught`."""
+        for state, others in zip(self.states, self._others, strict=True):
+            try:
+                block(state, **others)
+            except Caught:
+                continue

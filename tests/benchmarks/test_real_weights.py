@@ -43,6 +43,8 @@ def test_scores_are_nothing_for_the_model_itself_and_grow_with_rounding():
     assert whole["top1"] == 1
     assert rounded["kl"] > 1e-6
     assert rounded["mib"] < whole["mib"]
+    assert rounded["kl_of_rows"]["tokens"] == 8
+    assert rounded["kl_of_rows"]["spread"] > whole["kl_of_rows"]["spread"]
     by_text = {name: found["kl"] for name, found in rounded["by_text"].items()}
     assert rounded["kl"] == pytest.approx((19 * by_text["long"] + 6 * by_text["short"]) / 25)
 
