@@ -47,12 +47,13 @@ def test_run_as_json(made, mvlm):
     asked = mvlm("run", made.picture(0), QUESTIONS[0], "--bundle", made.bundle, "--scale", "36", "--json")
     value = json.loads(asked.stdout)
     assert value["num_visual_tokens"] == 36
+    assert (value["scale"], value["views"], value["separators"]) == (36, 1, 0)
     assert value["probability"] is None
     assert set(value) == {
         "picture", "text", "num_visual_tokens", "reason", "probability", "probabilities", "confidence",
         "out_of_distribution", "escalated",
         "finish", "choices", "token_ids", "logprobs", "timings", "scales", "prompt_tokens", "new_tokens",
-        "dropped_turns",
+        "dropped_turns", "scale", "views", "separators",
     }  # fmt: skip
 
 

@@ -99,11 +99,11 @@ def test_choose_shows_the_router_at_many_prices(served, runtime, picture):
 
 
 def test_the_question_is_looked_at_once_whatever_the_number_of_prices(served, runtime, picture, monkeypatch):
-    from export.runtime import answerer
+    from export.runtime import choosing
 
     looked = []
-    features = answerer.question_features
-    monkeypatch.setattr(answerer, "question_features", lambda *of: looked.append(1) or features(*of))
+    features = choosing.question_features
+    monkeypatch.setattr(choosing, "question_features", lambda *of: looked.append(1) or features(*of))
     asked = {"picture": data_url(picture), "question": QUESTION, "prices": [0.01 * place for place in range(256)]}
     assert served.request("POST", "/v1/mvlm/choose", asked)[0] == 200
     assert len(looked) == 1
