@@ -48,13 +48,11 @@ class Demo:
         self._verb("train", self._path("train.yaml"), *self.size.training(), "--out", run, *again)
         self._verb("label", run, "--rows", rows, "--out", labels, *again)
         self._verb("fit-router", labels, "--out", router, *again)
-        if not self.large:  # a bundle holds models of one view so far
-            self._verb("export", run, "--router", router, "--rows", rows, "--out", bundle, *again)
+        self._verb("export", run, "--router", router, "--rows", rows, "--out", bundle, *again)
         self._verb("report", router, "--labels", labels, "--out", report, *again)
-        if not self.large:
-            picture, question, answer = self._example(Path(rows))
-            self._verb("run", picture, question, "--bundle", bundle)
-            click.echo(f"(right is: {answer}; the picture is {picture})")
+        picture, question, answer = self._example(Path(rows))
+        self._verb("run", picture, question, "--bundle", bundle)
+        click.echo(f"(right is: {answer}; the picture is {picture})")
         facts = describe(
             "demo", family=self.family, seed=self.seed, rehearsal=self.size == REHEARSAL, size=asdict(self.size),
             large=self.large, seconds=self.seconds,
@@ -86,10 +84,10 @@ class Demo:
             refuse_if_filled(self.out, overwrite=overwrite)
 
     def _example(self, rows: Path) -> tuple[str, str, str]:
-        """A test question whose picture decides how many tokens it needs."""
+        """A test question whose picture decides how many tokens it needs; of sheets the first."""
         with (rows / "rows.jsonl").open(encoding="utf-8") as lines:
             for row in map(json.loads, lines):
-                if row["split"] == "test" and row["task"] == _SHOWN_KIND:
+                if row["split"] == "test" and (self.large or row["task"] == _SHOWN_KIND):
                     return (rows / row["image"]).as_posix(), row["question"], row["answers"][0]
         raise MvlmError(f"{rows} has no test row of the kind {_SHOWN_KIND}")
 
@@ -101,13 +99,10 @@ class Demo:
         }  # fmt: skip
         click.echo()
         for name, what in lies.items():
-            if self.large and name == "bundle":
-                continue
             click.echo(f"  {self._path(name):<18} {what}")
         spent = "  ".join(f"{verb} {seconds:.0f} s" for verb, seconds in self.seconds.items())
         click.echo(f"\ntime: {spent}  in all {sum(self.seconds.values()):.0f} s")
-        if self.large:
-            return
         picture = next((self.out / "rows" / "pictures" / "test").rglob("*.png")).as_posix()
-        asked = ["mvlm", "run", picture, "what time of day is it?", "--bundle", self._path("bundle")]
+        question = self._example(self.out / "rows")[1] if self.large else "what time of day is it?"
+        asked = ["mvlm", "run", picture, question, "--bundle", self._path("bundle")]
         click.echo(f"next: {shlex.join(asked)}")

@@ -95,7 +95,7 @@ def test_a_demo_is_long_or_rehearsed(tmp_path, mvlm):
     assert "--size large and --long exclude each other" in refused.output
 
 
-def test_a_demo_of_sheets_goes_as_far_as_the_report(tmp_path, monkeypatch):
+def test_a_demo_of_sheets_goes_all_the_way(tmp_path, monkeypatch):
     _, asked = told_by(Demo(tmp_path / "demo", "pool", 0, SHEETS, large=True), monkeypatch)
-    assert [words[0] for words in asked] == ["data", "train", "label", "fit-router", "report"]
+    assert [words[0] for words in asked] == ["data", "train", "label", "fit-router", "export", "report", "run"]
     assert asked[0][asked[0].index("--size") + 1] == "large"
