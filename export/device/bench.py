@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from export.runtime import Answer, Runtime
 from export.runtime.backends.cuda import Cuda
 from export.runtime.backends.onnx import TENSORRT, Device
+from export.runtime.errors import MvlmError
 from export.runtime.image import Picture
 from export.runtime.machine import resident_mib
 from export.runtime.manifest import Manifest
@@ -100,7 +101,16 @@ class Samples:
 
 
 def open_runtime(manifest: Manifest, device: Device) -> Runtime:
-    """The bundle as an application opens it, but that no token ends an answer and the router keeps its own costs."""
+    """The bundle as an application opens it, but that no token ends an answer and the router keeps its own costs.
+
+    Raises `MvlmError` for one that shows pictures in tiles or frames, which are not measured yet.
+    """
+    if many := [scale for scale in manifest.scales if isinstance(scale, str)]:
+        raise MvlmError(
+            f"{manifest.folder} shows pictures in several views ({many[0]}), and bench measures scales of one view so"
+            " far: the router keeps its costs in tokens",
+            code="unsupported",
+        )
     return Runtime(replace(manifest, stop_ids=frozenset()), device)
 
 

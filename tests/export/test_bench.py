@@ -227,6 +227,12 @@ def test_percentiles():
     assert percentiles(np.arange(101.0)) == {"best": 0, "p50": 50, "p90": 90, "p99": 99}
 
 
+def test_tiles_are_not_measured_yet():
+    manifest = replace(read_manifest(pool_bundle().bundle), scales=(1, "1@4"))
+    with pytest.raises(MvlmError, match=r"in several views \(1@4\), and bench measures scales of one view so far"):
+        open_runtime(manifest, Device(threads=THREADS))
+
+
 def test_every_scale_the_same():
     manifest = read_manifest(pool_bundle().bundle)
     runtime = open_runtime(replace(manifest, router=None), Device(threads=THREADS))
