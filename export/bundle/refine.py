@@ -15,7 +15,8 @@ from export.rounding.calibrate import calibrate, calibrated_layers
 from export.rounding.layers import every_layer
 from export.rounding.sensitivity import Losses, losses
 from export.runtime.errors import MvlmError
-from mvlm_core.data.row import Row, questions_of
+from mvlm_core.data.labelled import labelled
+from mvlm_core.data.row import Row
 
 from .embed import embed_rows
 from .source import Source
@@ -62,7 +63,7 @@ def calibration_rows(rows: Sequence[Row], verified: Sequence[Row], count: int) -
     Raises `MvlmError` when there are none.
     """
     taken = {row.group for row in verified}
-    pool = [q for row in rows if row.split != "test" and row.group not in taken for q in questions_of(row)]
+    pool = [q for row in rows if row.split != "test" and row.group not in taken for q in labelled(row)]
     if not pool:
         raise MvlmError(
             "no row is left to calibrate with, beside those that are verified: fewer --verify-rows, more rows, or"

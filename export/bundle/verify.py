@@ -33,7 +33,8 @@ from export.runtime.routing.by_picture import in_tokens
 from export.runtime.routing.reading import Read, read_question
 from export.runtime.routing.router import Router
 from export.runtime.views.scale import ScaleWord
-from mvlm_core.data.row import Row, questions_of
+from mvlm_core.data.labelled import labelled
+from mvlm_core.data.row import Row
 from mvlm_core.label.shown_pictures import ShownPictures
 from mvlm_core.modeling.kv_cache import cache_argument, cache_of
 from mvlm_core.modeling.processing import prompt_of
@@ -87,12 +88,12 @@ class ScaleReport:
 def sample_rows(rows: Sequence[Row], count: int) -> list[Row]:
     """`count` questions spread evenly over the `test` split, or over all rows when there is none.
 
-    Raises `MvlmError` when no row asks about one picture.
+    Of a conversation each question about a picture is asked by itself. Raises `MvlmError` when no row asks about one.
     """
-    pool = [q for row in rows if row.split == "test" and not row.has_clip for q in questions_of(row)]
-    pool = pool or [q for row in rows if not row.has_clip for q in questions_of(row)]
+    pool = [q for row in rows if row.split == "test" and not row.has_clip for q in labelled(row)]
+    pool = pool or [q for row in rows if not row.has_clip for q in labelled(row)]
     if not pool:
-        raise MvlmError("no row asks about one picture that stands before the question: name others with --rows")
+        raise MvlmError("no row asks about a picture: name others with --rows")
     picked = np.linspace(0, len(pool) - 1, min(count, len(pool))).round().astype(int)
     return [pool[i] for i in picked]
 

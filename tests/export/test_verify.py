@@ -373,3 +373,25 @@ def rewrite(bundle, change) -> None:
             change(model)
             onnx.save(model, file)  # with its weights inside
     reseal(bundle)
+
+
+def test_questions_of_conversations_are_asked_by_themselves(made, tmp_path):
+    """Rows with a system text, and with several pictures: each question about a picture is one to verify with."""
+    shown = [{"type": "image", "image": str(made.picture(number))} for number in range(2)]
+    told = [{"role": "assistant", "content": "red"}]
+    brief = {"role": "system", "content": "Be brief."}
+    lines = [
+        {"id": "system", "messages": [brief, {"role": "user", "content": [shown[0], says("what?")]}, *told]},
+        {"id": "two", "messages": [{"role": "user", "content": [*shown, says("alike?")]}, *told]},
+    ]
+    (tmp_path / "rows.jsonl").write_text(
+        "\n".join(json.dumps(line | {"split": "test", "group": "g"}) for line in lines)
+    )
+    rows = sample_rows(read_rows(tmp_path / "rows.jsonl"), 99)
+    assert [(row.id, row.question) for row in rows] == [("system", "what?"), ("two@0", "alike?"), ("two@1", "alike?")]
+    report = verify_bundle(replace(made.source, scales=(4, 9)), made.bundle, rows, lambda steps: None, LOSS)
+    assert report["rows"] == ["system", "two@0", "two@1"]
+
+
+def says(text: str) -> dict:
+    return {"type": "text", "text": text}

@@ -108,7 +108,7 @@ def test_probes_that_are_not_those_of_the_labels(tmp_path):
 
 
 def test_rows_that_ask_about_no_picture_alone():
-    with pytest.raises(MvlmError, match="no row asks about one picture that stands before the question"):
+    with pytest.raises(MvlmError, match="no row asks about a picture: name others"):
         sample_rows([], 3)
 
 
