@@ -151,6 +151,7 @@ def _show(answer: Answer) -> None:
 def _explained(view: View, question: str, answer: Answer, options: dict[str, Any]) -> str:
     """The router's decision as a table: what each scale costs, how likely it is right, and what that is worth."""
     from export.runtime.request import request_of
+    from export.runtime.routing.by_picture import in_tokens
 
     runtime = view.runtime
     if runtime.router is None:
@@ -160,7 +161,8 @@ def _explained(view: View, question: str, answer: Answer, options: dict[str, Any
     router = runtime.router
     unit, dearest = router.facts.cost_unit, max(router.facts.costs)
     lines = [f"{'tokens':>8} {'P(right)':>9} {f'cost, {unit}':>13} {'worth':>7}"]
-    for m, cost in zip(router.offered, router.costs.tolist(), strict=True):
+    here = in_tokens(router, view, anew=True)  # what this picture cost before anything of it was there
+    for m, cost in zip(router.offered, (router.costs if here is None else here).tolist(), strict=True):
         worth = choice.probabilities[m] - choice.price * cost / dearest
         mark = " <- answered" if m == answer.scale else ""
         lines.append(f"{m:>8} {choice.probabilities[m]:>9.3f} {cost:>13.4g} {worth:>7.3f}{mark}")

@@ -15,6 +15,7 @@ from torch import nn
 
 from export.runtime import Runtime
 from export.runtime.features import SIZE_FEATURES, image_feature_names, question_features
+from export.runtime.routing.by_picture import in_tokens
 from export.runtime.routing.router import Terms
 from mvlm_core.checkpoints.run_folder import load_run
 from mvlm_core.data.pictures import PictureFile
@@ -207,4 +208,5 @@ def chooses_on_a_device(folder: Path, mvlm) -> None:
         view.ask("what?", "16@4", max_new_tokens=1)
         paid = view.choose("what?", price=0.0, cap=len(view.at("16@4"))).cost
         assert paid <= len(view.at("16@4"))  # tiles that are there cost nothing more
+        assert in_tokens(runtime.router, view, anew=True).tolist() == costs
     assert facts.scales == (1, 4, 16, "4@4", "16@4")

@@ -20,16 +20,20 @@ if TYPE_CHECKING:
 _NEVER = 1e30
 
 
-def in_tokens(router: Router, looked: Looked) -> NDArray[np.float64] | None:
+def in_tokens(router: Router, looked: Looked, *, anew: bool = False) -> NDArray[np.float64] | None:
     """The positions of a picture at each scale, and for each tile that is yet to be encoded what that is worth: (k,).
+    `anew`: as if none were encoded yet.
 
     None where a scale costs every picture the same, or where costs are in another unit.
     """
     worth = router.facts.tile_tokens
     if worth is None or router.costs_replaced or router.facts.cost_unit != "tokens":
         return None
-    at = [looked.at(scale) for scale in router.offered]
-    return np.array([len(one) + worth * len(looked.seen.missing(one.laid.shown.views)) for one in at], np.float64)
+    costs = []
+    for at in map(looked.at, router.offered):
+        views = at.laid.shown.views
+        costs.append(len(at) + worth * (len(views) - 1 if anew else len(looked.seen.missing(views))))
+    return np.array(costs, np.float64)
 
 
 def only(
