@@ -23,13 +23,14 @@ _SHOWN_KIND = "colour_of"
 
 @dataclass
 class Demo:
-    """One demo in one folder, of pictures of one view or, with `large`, of sheets with tiles."""
+    """One demo in one folder, of pictures of one view, of either `world`, or, with `large`, of sheets with tiles."""
 
     out: Path
     family: Family
     seed: int
     size: Size = SHORT
     large: bool = False
+    world: str = "plain"
     seconds: dict[str, float] = field(default_factory=dict)
     clock: Clock | None = None  # a rehearsal has none
 
@@ -43,7 +44,8 @@ class Demo:
             click.echo(f"This takes {spoken(self.clock.left())} on this machine.")
         self._verb(
             "data", "scenes", "--out", rows, "--family", self.family, "--seed", str(self.seed),
-            *(("--size", "large") if self.large else ()), *self.size.drawing(), *again,
+            *(("--size", "large") if self.large else ()), *(("--world", self.world) if self.world != "plain" else ()),
+            *self.size.drawing(), *again,
         )  # fmt: skip
         self._verb("train", self._path("train.yaml"), *self.size.training(), "--out", run, *again)
         self._verb("label", run, "--rows", rows, "--out", labels, *again)
@@ -55,7 +57,7 @@ class Demo:
         click.echo(f"(right is: {answer}; the picture is {picture})")
         facts = describe(
             "demo", family=self.family, seed=self.seed, rehearsal=self.size == REHEARSAL, size=asdict(self.size),
-            large=self.large, seconds=self.seconds,
+            large=self.large, world=self.world, seconds=self.seconds,
         )  # fmt: skip
         write_json(self.out / "demo.json", facts)
         self._say_where_everything_lies()

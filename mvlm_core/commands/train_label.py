@@ -15,8 +15,13 @@ from export.runtime.families import FAMILIES, Family
 from mvlm_core.progress import Bars, quiet
 
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
+SMALL_WORLDS = ("plain", "varied")
 _FLAT_LADDER = 0.05
 _NOTHING_RIGHT = 0.02
+_WORLD = click.option(
+    "--world", type=click.Choice(SMALL_WORLDS), default="plain", show_default=True,
+    help="Of pictures of one view: things of a few sizes, or of every size, and some for the finest scale alone.",
+)  # fmt: skip
 Size = Literal["small", "large"]
 SIZES: tuple[Size, ...] = ("small", "large")
 Verb = TypeVar("Verb", bound=Callable[..., Any])
@@ -32,6 +37,12 @@ def rows_option() -> Callable[[Verb], Verb]:
     return click.option(
         "--rows", type=click.Path(path_type=Path), default="rows", show_default=True, help="Rows folder or data file."
     )
+
+
+def _refuse_world(world: str, other: bool) -> None:
+    """Raise `MvlmError` for a world of pictures of one view where clips or sheets are asked for."""
+    if world != "plain" and other:
+        raise MvlmError(f"--world {world} is of pictures of one view: leave --clips and --size large away")
 
 
 def say_next(command: str) -> None:
@@ -60,12 +71,13 @@ def data() -> None:
     "--size", type=click.Choice(SIZES), default="small", show_default=True,
     help="One view a picture, or sheets of up to sixteen tiles.",
 )  # fmt: skip
+@_WORLD
 @click.option("--clips", is_flag=True, help="Short clips, whose questions need one frame, a few or all.")
 @click.option("--seed", default=0, show_default=True)
 @OVERWRITE
 def scenes(
-    out: Path, train: int | None, val: int | None, test: int | None, family: Family, size: Size, clips: bool,
-    seed: int, overwrite: bool,
+    out: Path, train: int | None, val: int | None, test: int | None, family: Family, size: Size, world: str,
+    clips: bool, seed: int, overwrite: bool,
 ) -> None:  # fmt: skip
     """Draw the benchmark: pictures whose questions need different amounts of sight. Writes a train.yaml beside it.
 
@@ -79,8 +91,9 @@ def scenes(
 
     if clips and size != "small":
         raise MvlmError("--clips and --size large exclude each other: name one of them")
-    world: WorldName = "clips" if clips else size
-    asked, usual = (train, val, test), WORLDS[world].pictures
+    _refuse_world(world, clips or size != "small")
+    drawn: WorldName = "clips" if clips else "varied" if world == "varied" else size
+    asked, usual = (train, val, test), WORLDS[drawn].pictures
     counts = SceneCounts(*(n if said is None else said for said, n in zip(asked, usual, strict=True)))
     if min(counts.train, counts.val, counts.test) < 1:
         raise MvlmError("each split needs at least one picture")
@@ -89,8 +102,8 @@ def scenes(
         raise MvlmError(f"{config_file} is there already: move it away, or replace it with --overwrite")
     with output_folder(out, overwrite=overwrite) as folder, Bars() as bars:
         bar = bars.start("drawing pictures", counts.train + counts.val + counts.test)
-        kinds = write_scenes(folder, counts, seed, bar, world)
-    write_config(config_file, scenes_config(family, rows=out, seed=seed, world=world))
+        kinds = write_scenes(folder, counts, seed, bar, drawn)
+    write_config(config_file, scenes_config(family, rows=out, seed=seed, world=drawn))
     click.echo(f"{sum(kinds.values())} rows of {len(kinds)} kinds in {out}; look at {out / 'contact_sheet.png'}")
     words = [] if out == Path("rows") else [str(out)]
     words += [] if config_file == Path("train.yaml").absolute() else ["--config", str(config_file)]
@@ -289,8 +302,11 @@ def _require_unlearned(run: Path, rows: Path, splits: Sequence[str]) -> None:
     "--size", type=click.Choice(SIZES), default="small", show_default=True,
     help="One view a picture, or sheets of up to sixteen tiles (without a bundle so far).",
 )  # fmt: skip
+@_WORLD
 @OVERWRITE
-def demo(out: Path, family: Family, seed: int, rehearse: bool, at_length: bool, size: Size, overwrite: bool) -> None:
+def demo(
+    out: Path, family: Family, seed: int, rehearse: bool, at_length: bool, size: Size, world: str, overwrite: bool
+) -> None:  # fmt: skip
     """The whole way in one command: draw, train, label, fit a router, report, export, and ask.
 
     \b
@@ -304,5 +320,6 @@ def demo(out: Path, family: Family, seed: int, rehearse: bool, at_length: bool, 
     if at_length and (rehearse or large):
         other = "--rehearse" if rehearse else "--size large"
         raise MvlmError(f"{other} and --long exclude each other: name one of them")
+    _refuse_world(world, large)
     usual = SHEETS if large else LONG if at_length else SHORT
     Demo(out, family, seed, REHEARSAL if rehearse else usual, large).run(overwrite=overwrite)

@@ -8,6 +8,7 @@ in the measured recipe (reference/feasibility.md, part 2, second data set).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,7 +22,7 @@ from .question_templates import wording
 
 SIZE_PX = 96
 GRID_SIDE = 12
-_PATCH_PX = SIZE_PX // GRID_SIDE
+PATCH_PX = SIZE_PX // GRID_SIDE
 
 TIMES: dict[str, Colour] = {"day": (150, 205, 245), "dusk": (235, 150, 110), "night": (25, 28, 66)}
 GROUNDS: dict[str, Colour] = {
@@ -36,13 +37,16 @@ SIZES_PX = {"small": (8, 11), "medium": (13, 17), "large": (22, 28), "huge": (38
 DIGITS = "0123456789"
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
 _FONTS_PX = ((14, 17), (21, 26), (32, 40))
-_SKY_PX = 24
-_DOT_PX = 4
+SKY_PX = 24
+DOT_PX = 4
 _MARGIN_PX, _GAP_PX = 4, 2
 _HIDDEN_SHARE = 0.6
 _CLEARLY_PX = 3
-_INK: Colour = (16, 16, 20)
-_MOST_DOTS = 3
+INK: Colour = (16, 16, 20)
+MOST_DOTS = 3
+
+ThingKind = Literal["shape", "dots", "number", "letter", "code", "flag"]
+_WRITTEN = ("number", "letter", "code")
 
 KINDS: dict[str, Sight] = {
     "time_of_day": "one-token", "ground": "one-token", "framed": "one-token",
@@ -71,7 +75,7 @@ class Thing:
     """Something drawn: its box, and what can be said of it."""
 
     box: tuple[int, int, int, int]
-    kind: Literal["shape", "dots", "number", "letter"]
+    kind: ThingKind
     shape: str = ""
     colour: str = ""
     size: str = ""
@@ -95,9 +99,11 @@ class Scene:
     framed: bool
     things: list[Thing] = field(default_factory=list)
     image: Image.Image = field(default_factory=lambda: Image.new("RGB", (SIZE_PX, SIZE_PX)))
-    tags: dict[str, NDArray[np.uint8]] = field(
-        default_factory=lambda: {group: np.zeros((GRID_SIDE, GRID_SIDE), np.uint8) for group in TAG_WORDS}
-    )
+    tag_words: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: TAG_WORDS)
+    tags: dict[str, NDArray[np.uint8]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tags = {group: np.zeros((GRID_SIDE, GRID_SIDE), np.uint8) for group in self.tag_words}
 
     def shapes(self) -> list[Thing]:
         return [thing for thing in self.things if thing.kind == "shape"]
@@ -106,17 +112,17 @@ class Scene:
 def draw_scene(random: Generator) -> Scene:
     """Compose and draw one scene; all chance comes from `random`."""
     scene = Scene(pick(random, TIMES), pick(random, GROUNDS), bool(random.random() < 0.5))
-    _paint_background(scene, random)
+    paint_background(scene, random)
     for thing in _compose(random):
-        placed = _place(scene, thing, random)
+        placed = place(scene, thing, random)
         if placed:
             scene.things.append(placed)
-            _paint(scene, placed)
-    for _ in range(int(random.integers(0, _MOST_DOTS + 1))):
-        dot = _place(scene, Thing((0, 0, _DOT_PX, _DOT_PX), "dots"), random, top=_SKY_PX)  # black on night is no dot
+            paint(scene, placed)
+    for _ in range(int(random.integers(0, MOST_DOTS + 1))):
+        dot = place(scene, Thing((0, 0, DOT_PX, DOT_PX), "dots"), random, top=SKY_PX)  # black on night is no dot
         if dot:
             scene.things.append(dot)
-            _paint(scene, dot)
+            paint(scene, dot)
     return scene
 
 
@@ -145,7 +151,7 @@ def _about_shapes(shapes: list[Thing], random: Generator) -> list[tuple[str, str
         asked.append(("colour_of", thing.colour, {"shape": thing.shape}))
     for thing in some(random, shapes, 2):
         asked.append(("shape_of", thing.shape, {"colour": thing.colour}))
-    off_centre = [t for t in shapes if all(abs(x - SIZE_PX / 2) > _PATCH_PX for x in t.centre)]
+    off_centre = [t for t in shapes if all(abs(x - SIZE_PX / 2) > PATCH_PX for x in t.centre)]
     for thing in some(random, off_centre, 2):
         asked.append(("where", "top" if thing.centre[1] < SIZE_PX / 2 else "bottom", {"shape": thing.shape}))
     sides = [(t, t.centre[0] < SIZE_PX / 2) for t in off_centre]
@@ -193,7 +199,7 @@ def font_of(size_px: int) -> ImageFont.FreeTypeFont:
     return _fonts[size_px]
 
 
-def _place(scene: Scene, thing: Thing, random: Generator, top: int = _MARGIN_PX) -> Thing | None:
+def place(scene: Scene, thing: Thing, random: Generator, top: int = _MARGIN_PX) -> Thing | None:
     """Find a free place under `top`, or give up: a thing that finds none is not drawn and not asked about."""
     width, height = thing.box[2:]
     for _ in range(40):
@@ -205,28 +211,28 @@ def _place(scene: Scene, thing: Thing, random: Generator, top: int = _MARGIN_PX)
     return None
 
 
-def _paint_background(scene: Scene, random: Generator) -> None:
+def paint_background(scene: Scene, random: Generator) -> None:
     pixels = np.empty((SIZE_PX, SIZE_PX, 3), np.float32)
-    pixels[:_SKY_PX] = TIMES[scene.time]
-    pixels[_SKY_PX:] = GROUNDS[scene.ground]
+    pixels[:SKY_PX] = TIMES[scene.time]
+    pixels[SKY_PX:] = GROUNDS[scene.ground]
     pixels += random.normal(0, 5, (SIZE_PX, SIZE_PX, 1))
     scene.image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    scene.tags["sky"][: _SKY_PX // _PATCH_PX] = TAG_WORDS["sky"].index(scene.time) + 1
-    scene.tags["ground"][_SKY_PX // _PATCH_PX :] = TAG_WORDS["ground"].index(scene.ground) + 1
+    scene.tags["sky"][: SKY_PX // PATCH_PX] = scene.tag_words["sky"].index(scene.time) + 1
+    scene.tags["ground"][SKY_PX // PATCH_PX :] = scene.tag_words["ground"].index(scene.ground) + 1
     if scene.framed:
         scene.tags["frame"][:] = 1
         scene.tags["frame"][1:-1, 1:-1] = 0
         ImageDraw.Draw(scene.image).rectangle([0, 0, SIZE_PX - 1, SIZE_PX - 1], outline=(60, 40, 28), width=3)
 
 
-def _paint(scene: Scene, thing: Thing) -> None:
+def paint(scene: Scene, thing: Thing) -> None:
     """Draw a thing, and tag the patches that show it."""
-    if thing.kind in ("number", "letter"):
-        _paint_text(scene, thing)
+    if thing.kind in _WRITTEN:
+        paint_text(scene, thing)
         return
     mask = Image.new("L", (SIZE_PX, SIZE_PX))
     draw_shape(ImageDraw.Draw(mask), thing.shape or "circle", thing.box)
-    colour = COLOURS[thing.colour] if thing.colour else _INK
+    colour = COLOURS[thing.colour] if thing.colour else INK
     scene.image.paste(colour, mask=mask)
     words: dict[str, str] = {"thing": thing.kind}
     if thing.kind == "shape":
@@ -235,27 +241,27 @@ def _paint(scene: Scene, thing: Thing) -> None:
             ("left", "right")[thing.centre[0] > SIZE_PX / 2],
         )
         words |= {"shape": thing.shape, "colour": thing.colour, "size": thing.size, "row": row, "column": column}
-    _tag(scene, np.asarray(mask) > 0, words, share=0.3)
+    tag_patches(scene, np.asarray(mask) > 0, words, share=0.3)
 
 
-def _paint_text(scene: Scene, thing: Thing) -> None:
+def paint_text(scene: Scene, thing: Thing) -> None:
     """Draw text with a light rim, so that it can be read on any sky and ground; each character is tagged."""
     font = font_of(int(thing.size))
     left, top = font.getbbox(thing.text)[:2]
     x, y = thing.box[0] - left, thing.box[1] - top
     ImageDraw.Draw(scene.image).text(
-        (x, y), thing.text, font=font, fill=_INK, stroke_width=1, stroke_fill=(252, 252, 252)
+        (x, y), thing.text, font=font, fill=INK, stroke_width=1, stroke_fill=(252, 252, 252)
     )
     for character in thing.text:
         mask = Image.new("L", (SIZE_PX, SIZE_PX))
         ImageDraw.Draw(mask).text((x, y), character, font=font, fill=255)
-        _tag(scene, np.asarray(mask) > 127, {"thing": thing.kind, "character": character}, share=0.1)
+        tag_patches(scene, np.asarray(mask) > 127, {"thing": thing.kind, "character": character}, share=0.1)
         x += font.getlength(character)
 
 
-def _tag(scene: Scene, mask: NDArray[np.bool_], words: dict[str, str], *, share: float) -> None:
+def tag_patches(scene: Scene, mask: NDArray[np.bool_], words: dict[str, str], *, share: float) -> None:
     """Tag the patches that `mask` (height, width) covers; sky and ground are no longer seen where it hides them."""
-    covered = tag(scene.tags, mask, words, TAG_WORDS, share)
+    covered = tag(scene.tags, mask, words, scene.tag_words, share)
     for behind in ("sky", "ground"):
         scene.tags[behind][covered > _HIDDEN_SHARE] = 0
 

@@ -14,7 +14,7 @@ from PIL import Image
 Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]
 T = TypeVar("T")
-WorldName = Literal["small", "large", "clips"]
+WorldName = Literal["small", "varied", "large", "clips"]
 # How much sight a kind of question needs; `picture` means that one picture makes it easy and another makes it hard.
 Sight = Literal["one-token", "coarse", "fine", "picture"]
 

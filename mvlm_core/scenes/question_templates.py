@@ -71,6 +71,18 @@ WORDINGS: dict[str, Wordings] = {
         ("what letter is printed?", "which letter does the picture show?", "read the letter."),
         ("which letter is printed?",),
     ),
+    "count_shapes": Wordings(
+        ("how many shapes are there?", "count the shapes.", "how many shapes does the picture show?"),
+        ("how many shapes are in the picture?",),
+    ),
+    "code": Wordings(
+        ("what code is printed?", "which code does the picture show?", "read the code."),
+        ("which code is printed?",),
+    ),
+    "flag": Wordings(
+        ("which colours does the flag have?", "what colours are on the flag?", "colours of the flag?"),
+        ("which colours are on the flag?",),
+    ),
     "paper": Wordings(
         ("what colour is the paper?", "which colour does the paper have?", "colour of the paper?"),
         ("which colour is the paper?",),

@@ -22,9 +22,10 @@ from .draw import SMALL
 from .drawn import World, WorldName
 from .large import LARGE
 from .moving import CLIPS
+from .varied import VARIED
 
 TAGS_FILE = "patch_tags.npz"
-WORLDS: dict[WorldName, World] = {"small": SMALL, "large": LARGE, "clips": CLIPS}
+WORLDS: dict[WorldName, World] = {"small": SMALL, "varied": VARIED, "large": LARGE, "clips": CLIPS}
 _CHUNK = 200
 _SHEET_COLUMNS, _SHEET_ROWS, _SHEET_GAP_PX, _SMALLEST_CELL_PX = 10, 6, 8, 96
 

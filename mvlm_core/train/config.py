@@ -115,11 +115,18 @@ def read_config(file: Path, overrides: tuple[str, ...] = ()) -> TrainConfig:
     return _validated(file, tree)
 
 
+_RECIPES: dict[WorldName, str] = {
+    "small": "scenes.yaml", "varied": "scenes.yaml", "large": "large.yaml", "clips": "clips.yaml"
+}  # fmt: skip
+
+
 def scenes_config(family: Family, *, rows: Path, seed: int, world: WorldName = "small") -> TrainConfig:
-    """The recipe for the drawn benchmark of pictures of that size, or of clips, for one family."""
+    """The recipe for a drawn world, for one family."""
     recipes = Path(__file__).parent / "recipes"
-    recipe = recipes / {"small": "scenes.yaml", "large": "large.yaml", "clips": "clips.yaml"}[world]
+    recipe = recipes / _RECIPES[world]
     tree = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    if world == "varied":
+        tree["stages"][-1] |= yaml.safe_load((recipes / "scenes_varied.yaml").read_text(encoding="utf-8"))
     if family != tree["model"]["connector"]:
         tree["model"] |= yaml.safe_load((recipes / f"scenes_{family}.yaml").read_text(encoding="utf-8"))
     return _validated(recipe, tree | {"seed": seed}).model_copy(update={"rows": rows.absolute()})

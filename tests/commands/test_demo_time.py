@@ -99,3 +99,11 @@ def test_a_demo_of_sheets_goes_all_the_way(tmp_path, monkeypatch):
     _, asked = told_by(Demo(tmp_path / "demo", "pool", 0, SHEETS, large=True), monkeypatch)
     assert [words[0] for words in asked] == ["data", "train", "label", "fit-router", "export", "report", "run"]
     assert asked[0][asked[0].index("--size") + 1] == "large"
+
+
+def test_a_demo_of_the_varied_world_draws_it(tmp_path, monkeypatch, mvlm):
+    _, asked = told_by(Demo(tmp_path / "demo", "pool", 0, world="varied"), monkeypatch)
+    assert asked[0][asked[0].index("--world") + 1] == "varied"
+    refused = mvlm("demo", "--world", "varied", "--size", "large", "--out", tmp_path / "x")
+    assert refused.exit_code == 2
+    assert "--world varied is of pictures of one view" in refused.output

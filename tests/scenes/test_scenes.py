@@ -9,7 +9,7 @@ from PIL import Image
 
 from export.runtime.artefact import sha256_file
 from mvlm_core.data.reading import read_rows
-from mvlm_core.scenes import large, moving
+from mvlm_core.scenes import large, moving, varied
 from mvlm_core.scenes.draw import GRID_SIDE, KINDS, SHAPES, TAG_WORDS, ask, draw_scene
 from mvlm_core.scenes.question_templates import WORDINGS
 
@@ -75,7 +75,7 @@ def test_things_do_not_overlap_and_tags_say_what_is_there(drawn):
 def test_held_out_wordings_use_known_words():
     seen = {word for kind in WORDINGS.values() for text in kind.seen for word in _words(text)}
     held_out = {text for kind in WORDINGS.values() for text in kind.held_out}
-    assert set(WORDINGS) == set(KINDS) | set(large.KINDS) | set(moving.KINDS)
+    assert set(WORDINGS) == set(KINDS) | set(varied.KINDS) | set(large.KINDS) | set(moving.KINDS)
     assert {word for text in held_out for word in _words(text)} <= seen
     assert not held_out & {text for kind in WORDINGS.values() for text in kind.seen}
 
