@@ -57,7 +57,8 @@ class Percent(click.ParamType):
 @click.option("--bound", type=click.Choice(["net", "harm"]), default="net", show_default=True,
               help="Bound the net loss, by betting, or how often an answer is made worse, exactly.")  # fmt: skip
 @click.option("--out-of-distribution", type=Percent(), default="0.25%", show_default=True,
-              help="The share of ordinary questions that may be taken for out of distribution.")  # fmt: skip
+              help="The share of ordinary questions that may be taken for out of distribution; the fit takes less"
+                   " where that costs right answers.")  # fmt: skip
 @click.option("--target", type=click.Choice(["score", "agreement", "likelihood"]), default="score", show_default=True,
               help="What counts: `score`, by the metrics that `mvlm label --metric` was told or guessed, or"
                    " `agreement`, the very answer of the finest scale, for labels without scores, or `likelihood`, what"
@@ -135,6 +136,7 @@ def summary_of_fit(fitted: Fitted, facts: dict[str, Any], table: Table) -> list[
         lines.append("THE ROUTER IS CONSTANT: nothing that it could see helps to choose a scale on these labels.")
     unit = facts["cost_unit"]
     lines += [f"risk bound: {p.words(unit)}" for p in fitted.risk_bounds]
+    lines += fitted.ood_rule.words(unit)
     if fitted.escalation:
         what = "an escalation after an unsure answer brings" if fitted.escalation.pays else (
             "an escalation does not pay, and is off:"

@@ -18,7 +18,8 @@ Floats = NDArray[np.floating]
 # The more folds, the more a fit without a row is like the fit that ships, whose distances must mean the same.
 _FOLDS = 10
 _DIRECTIONS = 48
-_CALIBRATION_ROWS = 999
+# So that a share of a few in ten thousand can still be told from a smaller one.
+_CALIBRATION_ROWS = 3999
 # A direction with less of the mean variance than this counts as much as one that has it: it is mostly rounding.
 _LEAST_VARIANCE = 0.01
 # The distance at which either of the two is as strange as the other: this share of ordinary rows lies below.

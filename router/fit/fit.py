@@ -25,6 +25,7 @@ from router.metrics import Interval, Resamples, gain_samples, interval, regrets
 from router.policy import Point, choose, follow, operating_points, price_for_budget
 
 from .escalation import Escalation, fit_escalation
+from .ood_rule import MOST, OodRule, fit_ood_rule
 from .risk_bound import RiskBound, Wanted, risk_bound, set_apart
 from .spending import Fits, Spending, spending_of
 
@@ -33,10 +34,8 @@ FOLDS = 3
 _REGRET_PRICES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 # The default price may cost this much of the finest scale's score.
 DEFAULT_LOSS = 0.01
-# The share of ordinary questions that may be taken for out of distribution, and be given the finest scale.
+# The largest share of ordinary questions that may be taken for out of distribution, and be given the finest scale.
 LEAST_P_VALUE = 0.0025
-# Of few rows no p-value is so small; then it is those that are stranger than every one of them.
-_STRANGER_THAN_ALL = 1.5
 
 READER = "reader"
 
@@ -74,7 +73,7 @@ class Fitted:
     seed: int
     calibration: PlattScaling
     p_value: Familiarity
-    least_p_value: float
+    ood_rule: OodRule
     candidates: list[Candidate]
     out_of_fold: Floats
     prices: list[Point]
@@ -87,6 +86,10 @@ class Fitted:
     strange: NDArray[np.bool_]
     policy: Policy
     spending: Spending
+
+    @property
+    def least_p_value(self) -> float:
+        return self.ood_rule.least_p_value
 
     @property
     def constant(self) -> bool:
@@ -118,9 +121,12 @@ def contenders(table: Table, seed: int) -> dict[str, ScaleEstimator]:
 
 def fit_table(
     table: Table, *, seed: int, progress: Callable[[int], None], wanted: Wanted | None = None,
-    least_p_value: float = LEAST_P_VALUE,
+    least_p_value: float = LEAST_P_VALUE, rule_costs: float = MOST,
 ) -> Fitted:  # fmt: skip
-    """Fit on the rows of `table`, without those that a wanted risk bound needs; `progress` is told of every step."""
+    """Fit on the rows of `table`, without those that a wanted risk bound needs; `progress` is told of every step.
+
+    A `least_p_value` is the largest that is held against p-values, and `rule_costs` what that may cost ordinary rows.
+    """
     apart = set_apart(table.groups, seed) if wanted else np.zeros(len(table), bool)
     part = table.take(~apart)
     x, y = features(part), part.scores
@@ -145,14 +151,17 @@ def fit_table(
     probability[~apart] = calibration.probability(chosen.margins if name != "constant" else estimator.margins(x))
     if apart.any():
         probability[apart] = calibration.probability(estimator.margins(seen_by(estimator, table.take(apart))))
-    if least_p_value > 0:
-        least_p_value = max(least_p_value, _STRANGER_THAN_ALL / (1 + len(p_value.calibration_)))
-    strange = np.empty(len(table), bool)
-    strange[~apart] = is_strange(p_value.out_of_fold_, least_p_value)
-    strange[apart] = is_strange(p_value.p_value(features(table.take(apart))), least_p_value)
     escalation = _escalation(name, probability, table, wanted)
     policy = Policy(table.cost, table.costs.unit, escalation.rule if escalation and escalation.pays else None)
-    seen = Seen(probability, strange, table.margins, table.costs.of_rows)
+    strange = np.zeros(len(table), bool)
+    plain = Seen(probability, strange.copy(), table.margins, table.costs.of_rows)
+    ood_rule = fit_ood_rule(
+        policy, plain.take(~apart), p_value.out_of_fold_, y, least_p_value, rows=len(p_value.calibration_),
+        most=rule_costs,
+    )  # fmt: skip
+    strange[~apart] = is_strange(p_value.out_of_fold_, ood_rule.least_p_value)
+    strange[apart] = is_strange(p_value.p_value(features(table.take(apart))), ood_rule.least_p_value)
+    seen = replace(plain, strange=strange)
     fits = chosen.fits if name != "constant" else ()
     spending = spending_of(seen, apart, seen_by(estimator, part), estimator, fits, calibration)
     points = operating_points(policy, seen, table.scores)
@@ -160,7 +169,7 @@ def fit_table(
     prices = [replace(point, mean_cost=float(cost)) for point, cost in zip(points, costs, strict=True)]
     risk_bounds = _risk_bounds(probability[apart], strange[apart], table.take(apart), wanted)
     return Fitted(
-        name, estimator, seed, calibration, p_value, least_p_value, judged, probability, prices,
+        name, estimator, seed, calibration, p_value, ood_rule, judged, probability, prices,
         _default_price(prices, table.scores, risk_bounds), gain, why, risk_bounds, escalation, apart, strange, policy,
         spending,
     )  # fmt: skip

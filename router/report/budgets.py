@@ -100,6 +100,15 @@ def ceiling(lookup: Contender, test: Table, budgets: list[float]) -> list[tuple[
     return [(budget, interval(ahead)) for budget, ahead in zip(budgets, ours - theirs, strict=True)]
 
 
+def ood_costs(router: Contender, test: Table, budgets: list[float]) -> list[tuple[float, Interval]]:
+    """What giving the finest scale to what is out of distribution costs test rows at exactly each budget, paired; below
+    0 where it brings right answers."""
+    never = replace(router, test=replace(router.test, strange=np.zeros(len(test), bool)))
+    resamples = Resamples(test.groups)
+    without, ours = (samples(one, test, budgets, resamples) for one in (never, router))
+    return [(budget, interval(lost)) for budget, lost in zip(budgets, without - ours, strict=True)]
+
+
 def samples(contender: Contender, test: Table, budgets: list[float], resamples: Resamples) -> Floats:
     """Gains over the hull at exactly each budget, under each resample: (budgets, 1 + R)."""
     outcomes = [exactly(contender.policy, contender.test, test.scores, budget) for budget in budgets]

@@ -39,7 +39,7 @@ from .breakdown import (
     share_of,
     without_luck,
 )
-from .budgets import LOOKUP, Contender, Standing, ceiling, compare, samples
+from .budgets import LOOKUP, Contender, Standing, ceiling, compare, ood_costs, samples
 from .learning import PARTS, Learned, learning_curve
 
 Floats = NDArray[np.floating]
@@ -85,6 +85,8 @@ class Evaluation:
     half_cost: float
     half: Interval
     out_of_distribution: dict[str, float]
+    ood_costs: list[tuple[float, Interval]]
+    ood_words: list[str]
     cascade: list[CascadePoint]
     not_learned: list[str]
     picture_tasks: list[str]
@@ -129,8 +131,8 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in (
             "scales", "cost", "cost_unit", "tile_tokens", "rows", "groups", "ladder", "measures", "scored_by", "share",
-            "random_mix", "strange", "rows_labelled", "out_of_distribution", "not_learned", "picture_tasks",
-            "default_price", "default", "chosen",
+            "random_mix", "strange", "rows_labelled", "out_of_distribution", "ood_words", "not_learned",
+            "picture_tasks", "default_price", "default", "chosen",
         )}  # fmt: skip
         return plain | {
             "flat": self.flat,
@@ -145,6 +147,7 @@ class Evaluation:
             "steepness": asdict(self.steepness),
             "policies": [asdict(policy) for policy in self.policies],
             "learning": [asdict(one) for one in self.learning],
+            "ood_costs": [{"budget": budget, **asdict(lost)} for budget, lost in self.ood_costs],
             "ceiling": [{"budget": budget, **asdict(ahead)} for budget, ahead in self.ceiling],
             "picture_gain": [{"budget": budget, **asdict(gain)} for budget, gain in self.picture_gain],
             "picture_mean": asdict(self.picture_mean) if self.picture_mean else None,
@@ -227,6 +230,7 @@ def evaluate(
         random_mix=follow(mixed, test.scores, test.costs).mean, parts=parts, strange=float(router.test.strange.mean()),
         risk_bounds=bounds_kept(facts["risk_bounds"], router.test, test), rows_labelled=len(fit),
         half_cost=half[0], half=half[1], out_of_distribution=_ood_probes(folder, facts, table),
+        ood_costs=ood_costs(router, test, budgets), ood_words=facts.get("out_of_distribution", {}).get("words", []),
         cascade=cascade(fit, test, budgets),
         not_learned=not_learned,
         picture_tasks=picture_tasks, picture_gain=gains, picture_mean=mean, default_price=facts["default_price"],

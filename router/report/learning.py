@@ -23,7 +23,8 @@ from .budgets import Contender, samples
 PARTS = (1 / 8, 1 / 4, 1 / 2)
 # More labels are worth it while twice as many bring this much.
 WORTH = 0.001
-_MOST = 1_000_000
+# Labels tell of so many times as many pictures, and of no more: farther out a curve of four points is a guess.
+FARTHEST = 4
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,15 @@ def learning_curve(
 def enough(curve: Sequence[Learned]) -> int | None:
     """About how many pictures are worth labelling: from there on twice as many bring less than `WORTH`.
 
-    By the least squares line of what it is ahead over one by the root of the pictures; None where the curve does not
-    rise.
+    By the least squares line of what it is ahead over one by the root of the pictures, however far out; None where the
+    curve does not rise.
     """
     root = np.array([one.pictures**-0.5 for one in curve])
     ahead = np.array([one.ahead.value for one in curve])
     slope = np.polyfit(root, ahead, 1)[0]
     if slope >= 0:
         return None
-    at = (-slope * (1 - 2**-0.5) / WORTH) ** 2
-    return min(_round(at), _MOST)
+    return _round((-slope * (1 - 2**-0.5) / WORTH) ** 2)
 
 
 def _round(number: float) -> int:
@@ -91,4 +91,7 @@ def in_words(curve: Sequence[Learned]) -> list[str]:
         return [told, "more labelled pictures brought nothing here: label no more"]
     if wanted <= has:
         return [told, f"label about {wanted:,} pictures: there are {has:,}, and more of them would bring little"]
-    return [told, f"label about {wanted:,} pictures: there are {has:,}, and each doubling still pays"]
+    pays = f"there are {has:,}, and each doubling still pays"
+    if wanted > FARTHEST * has:
+        return [told, f"label {FARTHEST * has:,} pictures or more: {pays}, for how long so few do not tell"]
+    return [told, f"label about {wanted:,} pictures: {pays}"]

@@ -111,6 +111,7 @@ def _decided(e: Evaluation, plots: dict[str, Path]) -> list[str]:
         "<p>Pictures unlike those of the fit get the finest scale that the cap allows. The share (%) that was sent"
         " there:</p>",
         _html_table(["pictures", "sent, %"], summary.out_of_distribution(e)),
+        *(f"<p>{html.escape(line)}.</p>" for line in summary.ood_cost(e)),
     ]
 
 

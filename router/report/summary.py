@@ -162,6 +162,12 @@ def out_of_distribution(e: Evaluation) -> list[list[str]]:
     ]
 
 
+def ood_cost(e: Evaluation) -> list[str]:
+    """What sending ordinary rows there costs: by the fit, and on the test rows."""
+    costs = ", ".join(f"{lost.points()} at {budget:g}" for budget, lost in e.ood_costs)
+    return [*e.ood_words, f"points that this costs the ordinary test rows at exactly a mean of so many: {costs}"]
+
+
 def kept(e: Evaluation) -> list[str]:
     """Each risk bound, and what the test rows say of it."""
     said = []
@@ -232,9 +238,10 @@ def lines(e: Evaluation) -> list[str]:
         "",
         "sent to the finest scale as out of distribution (%): "
         + ", ".join(f"{k} {v}" for k, v in out_of_distribution(e)),
+        *ood_cost(e),
     ]
     out += [f"risk bound: {line}" for line in kept(e)]
-    out += in_words(e.learning)
+    out += in_words(e.learning) or ["how many pictures are worth labelling: mvlm report --learning-curve says"]
     return [*out, "", *claims(e)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,11 @@ from router.estimators.learned import ScaleLogistic
 from router.fit.fit import features
 from router.labels import read_table
 from router.metrics import Interval
+from router.report import summary
 from router.report.budgets import Contender
 from router.report.evaluate import evaluate, router_of_labels, steps
 from router.report.learning import PARTS, Learned, enough, in_words, learning_curve
+from router.report.report import write_report
 from tests.support.labels_maker import PICTURE_DECIDES, make_labels, quick
 
 
@@ -82,11 +85,14 @@ def test_how_many_are_enough():
     def curve(*points):
         return [Learned(n, Interval(v, v, v)) for n, v in points]
 
-    law = curve(*((n, 0.03 - 0.4 * n**-0.5) for n in (100, 200, 400, 800)))
+    law = curve(*((n, 0.03 - 0.15 * n**-0.5) for n in (100, 200, 400, 800)))
     n = enough(law)
-    brought = 0.4 * (n**-0.5 - (2 * n) ** -0.5)
+    brought = 0.15 * (n**-0.5 - (2 * n) ** -0.5)
     assert brought == pytest.approx(0.001, rel=0.05)
     assert f"label about {n:,} pictures: there are 800, and each doubling still pays" in in_words(law)
+    steep = curve(*((n, 0.1 - 1.2 * n**-0.5) for n in (100, 200, 400, 800)))
+    assert enough(steep) > 4 * 800
+    assert "label 3,200 pictures or more: there are 800" in in_words(steep)[1]
     there = curve(*((n, 0.03 - 0.02 * n**-0.5) for n in (100, 200, 400)))
     assert "and more of them would bring little" in in_words(there)[1]
     assert enough(curve((100, 0.01), (200, 0.0))) is None
@@ -94,7 +100,7 @@ def test_how_many_are_enough():
     assert in_words([]) == []
 
 
-def test_the_report_shows_it_where_it_was_asked_for(made):
+def test_the_report_shows_it_where_it_was_asked_for(made, tmp_path):
     folder, table, e = made("question")
     assert e.learning == []
     facts, told = router_of_labels(folder / "router", table, folder / "labels"), []
@@ -103,3 +109,12 @@ def test_the_report_shows_it_where_it_was_asked_for(made):
     assert sum(told) == steps(True, table) == steps(False, table) + len(PARTS)
     assert asked.learning[-1] == Learned(120, asked.policy("router").mean_ahead)
     assert asked.to_json()["learning"][0]["pictures"] == 15
+    (curve, many) = in_words(asked.learning)
+    assert many.startswith("label ") or "label no more" in many
+    assert [line for line in summary.lines(asked) if line in (curve, many)] == [curve, many]
+    (tmp_path / "report").mkdir()
+    write_report(tmp_path / "report", asked, table, {}, ({}, ""))
+    page = html.unescape((tmp_path / "report" / "index.html").read_text())
+    assert curve in page
+    assert many in page
+    assert any("mvlm report --learning-curve" in line for line in summary.lines(e))

@@ -46,7 +46,7 @@ def make_at(folder):
 def shipped(request, table, tmp_path_factory):
     """A router folder, with a rule for an escalation that is on or off: (table, device's router, evaluation)."""
     with quick():
-        fitted = fit_table(table.fit_rows, seed=0, progress=lambda fits: None, least_p_value=0.02)
+        fitted = fit_table(table.fit_rows, seed=0, progress=lambda fits: None, least_p_value=0.02, rule_costs=1)
         on = request.param == "looking again"
         gain = Interval(0.1, 0.05, 0.2) if on else Interval(-0.1, -0.2, -0.05)
         escalation = Escalation(RULE, gain)
