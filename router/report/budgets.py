@@ -22,6 +22,7 @@ from router.policy import Costs, exactly, operating_points, outcome_of, plain
 
 Floats = NDArray[np.floating]
 LOOKUP = "lookup by task"
+_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,14 @@ def ood_costs(router: Contender, test: Table, budgets: list[float]) -> list[tupl
 
 
 def samples(contender: Contender, test: Table, budgets: list[float], resamples: Resamples) -> Floats:
-    """Gains over the hull at exactly each budget, under each resample: (budgets, 1 + R)."""
-    outcomes = [exactly(contender.policy, contender.test, test.scores, budget) for budget in budgets]
-    return np.array([gain_samples(outcome, test.scores, test.costs, resamples) for outcome in outcomes])
+    """Gains over the hull at exactly each budget, under each resample: (budgets, 1 + R).
+
+    What rounding leaves is no gain: a router that is constant mixes the very scales of the hull.
+    """
+    scores = test.scores.astype(np.float64)
+    outcomes = [exactly(contender.policy, contender.test, scores, budget) for budget in budgets]
+    gains = np.array([gain_samples(outcome, scores, test.costs, resamples) for outcome in outcomes])
+    return gains.round(_DIGITS)
 
 
 def _standing(contender: Contender, gains: Floats, lookup: Floats, test: Table, budgets: list[float]) -> Standing:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,8 @@ from router.metrics import (
     regrets,
     reliability,
 )
-from router.policy import Outcome, best_mix, choose, follow
+from router.policy import Outcome, best_mix, choose, costs_of, follow
+from router.report.budgets import Contender, samples
 
 COST = np.array([1.0, 4.0, 9.0, 36.0])
 
@@ -139,3 +142,16 @@ def test_outcomes_are_paired():
     samples = gain_samples(other, scores, COST, resamples) - gain_samples(one, scores, COST, resamples)
     difference = interval(samples)
     assert (difference.low, difference.high) == pytest.approx((0.1, 0.1))
+
+
+def test_what_rounding_leaves_is_no_gain():
+    """A policy that knows nothing of a row mixes the very scales of the hull; its scores are in single precision."""
+    random, cost = np.random.default_rng(0), np.array([1.0, 4.0, 9.0, 36.0])
+    known = np.array([0.3, 0.6, 0.86, 0.946])
+    scores = (random.random((800, 4)) < known).astype(np.float32)
+    test = SimpleNamespace(scores=scores, costs=costs_of(cost))
+    said = np.tile(known, (800, 1))
+    gains = samples(
+        Contender.plain("same", said, said, cost), test, [4.0, 9.0, 18.0], Resamples(np.repeat(np.arange(80), 10))
+    )  # fmt: skip
+    assert (gains == 0).all()
