@@ -338,7 +338,8 @@ _TOLD: dict[str, Callable[[Figures], str]] = {
     "gpu_right": gpu.right, "gpu_fast": gpu.fast, "gpu_labels": gpu.labels,
     "gpu_decode": gpu.decode, "gpu_real": gpu.real, "real_weights": bits.real_weights, "size": bits.size,
     "real_beside": bits.real_beside,
-    "large_*": router.large, "callers": runtime.callers, "mixed": runtime.mixed, "views_memory": train.views_memory,
+    "large_*": router.large, "reader_width": router.reader_width, "ood_rule": router.ood_rule,
+    "callers": runtime.callers, "mixed": runtime.mixed, "views_memory": train.views_memory,
 }  # fmt: skip
 # What the README's table says of a file beside the demos.
 _IN_SHORT: dict[str, tuple[str, Callable[[Figures], str]]] = {

@@ -31,3 +31,46 @@ def large(found: Figures) -> str:
             f"| {pair['many']} against {pair['few']} | {pair['pictures']} | {tokens} | {value} [{low}, {high}] |"
         )
     return "\n".join(lines)
+
+
+def reader_width(found: Figures) -> str:
+    """The reader's part of a picture beside the least that an answer takes, by the language model's width."""
+    lines = [
+        f"**A reader before wide language models**: {found['patches']} patches, once a picture, beside the products of"
+        f" an answer that reads one visual token and {found['prompt']} of a prompt and writes one more; one thread,"
+        " float32.\n",
+        "| sizes of | width | averaging, ms | its graph, ms | reader.onnx, kB | least answer, ms | share |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, one in found["widths"].items():
+        reader, answer = one["reader"], sum(one["least_answer"].values())
+        lines.append(
+            f"| {name} | {one['width']} | {reader['averaging_ms']:.2f} | {reader['graph_ms']:.2f} |"
+            f" {reader['bytes'] / 1e3:.0f} | {answer:.0f} | {100 * one['share']:.2f} % |"
+        )
+    over = [name for name, one in found["widths"].items() if one["share"] > found["most"]]
+    bound = f"{100 * found['most']:.0f} %"
+    said = f"over {bound}: {', '.join(over)}" if over else f"nowhere over {bound}, so the projection stays where it is"
+    return "\n".join([*lines, "", f"{said[0].upper()}{said[1:]}."])
+
+
+def ood_rule(found: Figures) -> str:
+    """What the rule costs ordinary rows, and what it still notices, by table."""
+    tables = found["tables"]
+    some = next(iter(tables.values()))
+    budgets = "/".join(f"{budget:.3g}" for budget in some["budgets"])
+    moved = list(some["other_rows"]["as asked"]["noticed"])
+    lines = [
+        "**What is out of distribution, and what the rule for it costs**: on rows that it was not chosen on, by known"
+        f" probabilities; {100 * found['asked']:.2g} % of ordinary rows may be taken for such.\n",
+        f"| table | share | ordinary, % | points lost at {budgets} | "
+        + " | ".join(f"noticed at {by} sd, %" for by in moved)
+        + " |",
+        "|---" * (4 + len(moved)) + "|",
+    ]
+    for name, table in tables.items():
+        for how, at in table["other_rows"].items():
+            lost = "/".join(f"{100 * cost:.2f}" for cost in at["costs"])
+            noticed = " | ".join(f"{100 * share:.0f}" for share in at["noticed"].values())
+            lines.append(f"| {name} | {how} | {100 * at['ordinary']:.2f} | {lost} | {noticed} |")
+    return "\n".join(lines)
