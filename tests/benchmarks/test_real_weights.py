@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -9,7 +11,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import real_weights
 from benchmarks.decode.real import Scorer
+from benchmarks.decode.scored import limit
+from benchmarks.machine import RESULTS
 from benchmarks.real_weights import mix_channels, save_real_model
+from export.bundle.tolerance import TOLERANCES
 from export.graphs.recipe import Recipe
 
 
@@ -55,3 +60,9 @@ def test_packages_that_cannot_be_had(tmp_path, monkeypatch):
         save_real_model(tmp_path / "model")
     told = CliRunner().invoke(real_weights.main, [str(tmp_path / "model")])  # which CI tells from a failure by this
     assert told.exit_code == real_weights.NOT_TO_BE_HAD
+
+
+def test_four_bits_may_lose_what_a_real_model_lost_and_not_twice_that():
+    assert limit({"kl": 0.05, "kl_of_rows": {"spread": 0.1}}, 100) == pytest.approx(2 * (0.05 + 0.0196))
+    measured = json.loads((RESULTS / "real_weights.json").read_text())["precisions"]["int4"]
+    assert limit(measured) <= TOLERANCES["int4"].kl < 2 * limit(measured)
