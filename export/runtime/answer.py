@@ -49,6 +49,7 @@ class Answer:
             last one's, None where none was shown.
         views: how many views of pictures were shown, overviews and tiles.
         separators: the marks and newlines that stood beside the visual tokens.
+        tiles: for each picture rows and columns of the tiles that it was shown in; (0, 0) where it had none.
         finish: what ended the answer: the model or a stop text (`stop`), the longest answer allowed (`length`), the
             `deadline`, or the caller (`stopped`).
         choices: with `choices`, the share of each.
@@ -80,6 +81,7 @@ class Answer:
     scale: ScaleWord | None = None
     views: int = 0
     separators: int = 0
+    tiles: tuple[tuple[int, int], ...] = ()
 
 
 class Stream:

@@ -62,6 +62,7 @@ class Begun:
             scale=scale,
             views=laid.views,
             separators=len(laid) - laid.num_visual_tokens,
+            tiles=(laid.tiles,),
             reason=choice.reason if choice else named_reason(scale),
             probability=choice.probabilities[scale] if choice else None,
             probabilities=choice.probabilities if choice else {},

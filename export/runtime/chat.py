@@ -342,6 +342,7 @@ class Chats:
             scale=last.scale if last else None,
             views=sum(one.views for one in laid),
             separators=sum(map(len, laid)) - visual,
+            tiles=tuple(one.tiles for one in laid),
             reason="no picture is shown" if last is None else choice.reason if choice else named_reason(last.scale),
             probability=choice.probabilities[choice.scale] if choice else None,
             probabilities=choice.probabilities if choice else {},

@@ -19,7 +19,8 @@ from export.bundle.files import write_bundle
 from export.bundle.source import Source, read_source
 from export.graphs.targets import plan
 from export.runtime.artefact import describe, sha256_file, write_json
-from export.runtime.features import FEATURE_VERSION, image_feature_names, question_feature_names
+from export.runtime.features import FEATURE_VERSION, SIZE_FEATURES, image_feature_names, question_feature_names
+from export.runtime.views.scale import ScaleWord
 from mvlm_core.checkpoints.run_folder import model_sha256
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
 from router.estimators.base import PlattScaling
@@ -117,29 +118,33 @@ def write_rows(folder: Path, count: int = 6) -> None:
     (folder / "rows.jsonl").write_text("\n".join(lines))
 
 
-def write_router(folder: Path, run: Path, scales: tuple[int, ...] = SCALES, **other_facts) -> None:
-    """A router of two random matrices, with the tensor names of the design."""
+def write_router(
+    folder: Path, run: Path, scales: tuple[ScaleWord, ...] = SCALES, sizes: tuple[float, ...] = (), **other_facts
+) -> None:
+    """A router of two random matrices, with the tensor names of the design. With tiles, `sizes` are what the scales
+    cost."""
     folder.mkdir()
-    onnx.save(_router_graph(scales), folder / "router.onnx")
+    image = [*image_feature_names(), *(SIZE_FEATURES if sizes else ())]
+    onnx.save(_router_graph(scales, sizes, len(image)), folder / "router.onnx")
     facts = {
-        "scales": list(scales), "costs": [float(scale) for scale in scales], "cost_unit": "tokens",
+        "scales": list(scales), "costs": [float(cost) for cost in sizes or scales], "cost_unit": "tokens",
         "default_price": PRICE, "feature_version": FEATURE_VERSION, "model_sha256": model_sha256(run),
-        "feature_names": {"image": image_feature_names(), "question": question_feature_names()},
+        "feature_names": {"image": image, "question": question_feature_names()},
         "files": {"router.onnx": sha256_file(folder / "router.onnx")},
     }  # fmt: skip
     write_json(folder / "router.json", describe("router", **(facts | other_facts)))
 
 
-def _router_graph(scales: tuple[int, ...]) -> onnx.ModelProto:
+def _router_graph(scales: tuple[ScaleWord, ...], sizes: tuple[float, ...], d_image: int) -> onnx.ModelProto:
     generator = np.random.default_rng(0)
-    widths = len(image_feature_names()), len(question_feature_names())
+    widths = d_image, len(question_feature_names())
     x = generator.standard_normal((64, sum(widths))).astype(np.float32)
     estimator, calibration = ScaleLogistic().fit(x, generator.random((64, len(scales)))), PlattScaling()
     estimator.weights_ = 0.02 * generator.standard_normal(estimator.weights_.shape)
     calibration.slope_, calibration.intercept_ = 1.0, 0.0
     known = {
         "scales": list(scales), "least_p_value": 0.0, "validation": generator.random((50, len(scales))).tolist(),
-        "risk_bounds": [], "escalation": None,
+        "risk_bounds": [], "escalation": None, **({"sizes": list(sizes)} if sizes else {}),
     }  # fmt: skip
     p_value = Familiarity().fit(x, np.arange(64).astype(str))
     return router_graph(estimator, calibration, p_value, known, d_image=widths[0], d_question=widths[1])

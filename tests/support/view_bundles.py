@@ -17,9 +17,11 @@ from export.bundle.files import write_bundle
 from export.bundle.source import Source, read_source
 from export.graphs.targets import plan
 from mvlm_core.checkpoints.import_checkpoint import import_checkpoint
+from tests.support.bundles import write_router
 from tests.support.families import QUESTION, make, picture
 
 SCALES = (1, 4, "1@2", "4@4", "4@native", "native")
+SIZES = (1.0, 4.0, 23.0, 60.0, 90.0, 200.0)  # what they cost a router, in tokens
 PICTURES = {
     "wide": picture(200, 90), "tall": picture(100, 240), "small": picture(60, 60), "line": picture(640, 10),
     "grey": picture(180, 150).convert("L"), "one pixel": Image.new("RGB", (1, 1), (3, 200, 7)),
@@ -39,14 +41,18 @@ class MadeOfViews:
 
 
 @functools.cache
-def view_bundle(kind: str) -> MadeOfViews:
+def view_bundle(kind: str, *, routed: bool = False) -> MadeOfViews:
+    """With `routed`, the bundle holds a router of random matrices."""
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "run").mkdir()
     (folder / "bundle").mkdir()
     checkpoint = make(kind, folder / "checkpoint")
     import_checkpoint(checkpoint, folder / "run", vision_tower=None, num_heads=16, bar=lambda *_: lambda _: None)
-    source = read_source(folder / "run", None, SCALES)
+    router = folder / "router" if routed else None
+    if router:
+        write_router(router, folder / "run", SCALES, SIZES, tile_tokens=10.0)
+    source = read_source(folder / "run", router, SCALES)
     write_bundle(source, plan("ort-cpu", None, None, source.positions), folder / "bundle", lambda steps: None)
     return MadeOfViews(folder, source)
 

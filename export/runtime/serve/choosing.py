@@ -8,6 +8,7 @@ from typing import Any
 from export.runtime.data_url import read_data_url
 from export.runtime.engine import Runtime
 from export.runtime.errors import MvlmError
+from export.runtime.routing.by_picture import in_tokens
 from export.runtime.view import View
 
 from .body import BadField, read_json, require_text
@@ -49,9 +50,12 @@ def choices_at(runtime: Runtime, view: View, asked: Asked, job: Job) -> dict[str
             raise MvlmError("the caller has gone", code="closed")
     router = runtime.router
     assert router is not None  # `choose_at` would have raised
+    laid = [view.at(scale).laid for scale in router.offered]
+    costs = in_tokens(router, view, anew=True)  # with tiles, what this picture costs
     return {
         "scales": list(router.offered), "probabilities": list(choices[0].probabilities.values()),
-        "costs": router.costs.tolist(), "cost_unit": router.facts.cost_unit,
+        "tokens": [one.num_visual_tokens for one in laid], "tiles": [list(one.tiles) for one in laid],
+        "costs": (router.costs if costs is None else costs).tolist(), "cost_unit": router.facts.cost_unit,
         "choices": [choice.scale for choice in choices], "reasons": [choice.reason for choice in choices],
         "out_of_distribution": choices[0].out_of_distribution, "patches": view.words.shape[0],
     }  # fmt: skip

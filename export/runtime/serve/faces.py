@@ -123,7 +123,9 @@ def event(value: dict[str, Any], name: str | None = None) -> bytes:
 def facts_of(answer: Answer, chat: Chat) -> dict[str, Any]:
     """What stands under `mvlm` beside an API's own fields."""
     return {
-        "num_visual_tokens": answer.num_visual_tokens, "reason": answer.reason, "probability": answer.probability,
+        "scale": answer.scale, "num_visual_tokens": answer.num_visual_tokens, "views": answer.views,
+        "separators": answer.separators, "tiles": [list(grid) for grid in answer.tiles],
+        "reason": answer.reason, "probability": answer.probability,
         "probabilities": answer.probabilities, "confidence": answer.confidence,
         "out_of_distribution": answer.out_of_distribution,
         "escalated": answer.escalated, "finish": answer.finish, "choices": answer.choices, "timings": answer.timings,

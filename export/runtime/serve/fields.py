@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from export.runtime.request import scale_word
+from export.runtime.views.scale import is_word
+
 from .answer_form import read_form, read_logprobs
 from .body import BadField, short
 
@@ -157,8 +160,10 @@ def scale_of(models: Mapping[str, Any], model: object, named: object) -> Any:
     of_model = models[model]
     if named in (None, "auto"):
         return of_model
-    if not isinstance(named, int) or isinstance(named, bool) or of_model not in ("auto", named):
+    scale = scale_word(named)
+    spelled = scale if isinstance(scale, int) else isinstance(scale, str) and is_word(scale)
+    if isinstance(scale, bool) or not spelled or of_model not in ("auto", scale):
         raise BadField(
             f"the model is {model}, and mvlm.scale is {short(named)}: name one scale", "mvlm", code="bad-scale"
         )
-    return named
+    return scale

@@ -32,6 +32,10 @@ from .worker import Part
 
 LATEST = ":latest"
 _ROLES = ("system", "user", "assistant")
+# The stages of an answer until the prompt is read, with tiles those of their own.
+_BEFORE_WRITING = (
+    "image", "vision", "vision_overview", "image_tiles", "vision_tiles", "connector", "prefill",
+)  # fmt: skip
 
 
 def read_ollama(value: dict[str, Any], limits: Limits, models: Mapping[str, Scale]) -> Chat:
@@ -131,7 +135,7 @@ class OllamaAnswer:
         return {
             "done": True, "done_reason": finish_reason(answer),
             "total_duration": int(1e9 * (time.perf_counter() - self.started)), "load_duration": 0,
-            "prompt_eval_count": usage.prompt, "prompt_eval_duration": ns("image", "vision", "connector", "prefill"),
+            "prompt_eval_count": usage.prompt, "prompt_eval_duration": ns(*_BEFORE_WRITING),
             "eval_count": usage.completion, "eval_duration": ns("decode"), "mvlm": facts_of(answer, self.chat),
         }  # fmt: skip
 

@@ -173,7 +173,7 @@ class Service:
         if first.prompt_tokens:
             return Usage(first.prompt_tokens, first.prompt_tokens - first.new_tokens, written)
         _, question = single_turn(chat)
-        return Usage(self.runtime.reader.positions(question, first.num_visual_tokens, 0), 0, written)
+        return Usage(self.runtime.reader.positions(question, first.num_visual_tokens + first.separators, 0), 0, written)
 
     # Who may ask, and what went wrong
 

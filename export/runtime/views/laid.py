@@ -50,6 +50,12 @@ class Laid:
     def views(self) -> int:
         return len(self.shown.views)
 
+    @property
+    def tiles(self) -> Size:
+        """Rows and columns of its tiles; (0, 0) where it has none."""
+        canvas = next((view.canvas for view in self.shown.views if view.canvas), None)
+        return (canvas.rows, canvas.cols) if canvas else (0, 0)
+
 
 class Layout:
     """How pictures and clips stand in the prompts of one model; without a `spec` a picture is its overview alone."""
