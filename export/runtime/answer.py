@@ -189,6 +189,12 @@ class Clock:
         other.timings, other._started = dict(self.timings), self._started
         return other
 
+    def shared(self, among: int) -> Clock:
+        """A clock of the same stages for one of several things, each with its share of the time that is left."""
+        other = Clock(None if self._deadline_ms is None else self.left_ms / among)
+        other.timings = self.timings
+        return other
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         started = time.perf_counter()

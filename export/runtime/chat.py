@@ -185,7 +185,7 @@ class Chats:
 
         What the router says of it is of the last question.
         """
-        choices = [self._choice(looked, one.text, self._share(request, one.pictures), clock) for one in questions]
+        choices = [self._choice(looked, one, request, clock) for one in questions]
         if not choices:  # nobody asked anything in words
             return Picked(looked, self._manifest.finest, None)
         last, finest = choices[-1], max(choices, key=lambda choice: Scale.parse(choice.scale).order)
@@ -194,11 +194,13 @@ class Chats:
             last = replace(last, scale=finest.scale, cost=finest.cost, reason=why)
         return Picked(looked, last.scale, last)
 
-    def _choice(self, looked: Looked, question: str, request: Request, clock: Clock) -> Choice:
-        asked = replace(request, question=question, scale=AUTO)
+    def _choice(self, looked: Looked, question: Question, request: Request, clock: Clock) -> Choice:
+        """For a question about one of its pictures, with its share of what there is for all of them."""
+        request = self._share(request, question.pictures)
+        asked = replace(request, question=question.text, scale=AUTO)
         if request.deadline_ms is not None:
-            return self._answerer.choose(looked, asked, clock)
-        key = (looked.key, question, request.terms)
+            return self._in_time(looked, asked, clock, question.pictures)
+        key = (looked.key, question.text, request.terms)
         with self._lock:
             known = self._choices.pop(key, None)
         choice = known or self._answerer.choose(looked, asked, clock)
@@ -207,6 +209,17 @@ class Chats:
             while len(self._choices) > _CHOICES_KEPT:
                 self._choices.popitem(last=False)
         return choice
+
+    def _in_time(self, looked: Looked, asked: Request, clock: Clock, pictures: int) -> Choice:
+        """With a deadline: the time that is left is shared as budget and cap are."""
+        try:
+            return self._answerer.choose(looked, asked, clock.shared(pictures))
+        except MvlmError as error:
+            if error.code != "deadline" or pictures == 1:
+                raise
+            raise MvlmError(
+                f"each of {pictures} pictures has its share of the time: {error}, or show fewer", code="deadline"
+            ) from None
 
     def _share(self, request: Request, pictures: int) -> Request:
         """A turn's budget and cap as those of each of its pictures, which are chosen for one by one.

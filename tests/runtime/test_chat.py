@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 import torch
 
 from export.runtime import MvlmError, Runtime
+from export.runtime.backends.onnx import Device
 from export.runtime.chat import Chats
-from tests.support.tiny import QUESTIONS
+from export.runtime.routing.costs import CostTable
+from tests.support.tiny import QUESTIONS, SCALES
 
+# What scales cost, as `mvlm bench` would have left it: a second for each token.
+MEASURED = CostTable(
+    costs={m: 10.0 + m for m in SCALES}, floor=1, answer_tokens=1, look_ms=5.0,
+    first_token_ms={m: 1000.0 * m for m in SCALES}, token_ms=dict.fromkeys(SCALES, 1.0),
+)  # fmt: skip
 SAID = {"role": "assistant", "content": [{"type": "text", "text": "red"}]}
 
 
@@ -277,8 +285,6 @@ def test_a_stopped_conversation_leaves_nothing_half_read(made, runtime, fresh):
 
 
 def test_a_bundle_of_before_has_no_template(made, runtime, monkeypatch):
-    from dataclasses import replace
-
     runtime.__dict__.pop("chats", None)
     monkeypatch.setattr(runtime, "manifest", replace(runtime.manifest, chat=None))
     with pytest.raises(MvlmError, match="no chat template: export again"):
@@ -301,3 +307,26 @@ def test_budget_and_cap_are_of_the_turn(made, runtime, fresh):
     for name in ("budget", "cap"):
         with pytest.raises(MvlmError, match=rf"a {name} of .* is too little for 3 pictures, which cost {cheapest:g}"):
             runtime.chat([asks(*pictures, "which?")], max_new_tokens=1, **{name: 2.5 * cheapest})
+
+
+def test_the_time_that_is_left_is_of_the_turn(made, monkeypatch):
+    """Each picture is chosen for as alone with its share of the deadline, and all together are read in time."""
+    loaded = Runtime.load(made.bundle, threads=1)
+    runtime = Runtime(loaded.manifest, Device(threads=1), MEASURED)
+    chosen, choose = [], runtime.choose
+    monkeypatch.setattr(
+        runtime, "choose", lambda looked, asked, clock: chosen.append(choose(looked, asked, clock)) or chosen[-1]
+    )
+    for count, deadline_ms in ((1, 40_500.0), (3, 40_500.0), (3, 30_000.0), (3, 4_500.0)):
+        pictures, chosen[:] = [made.picture(number) for number in range(count)], []
+        answer = runtime.chat([asks(*pictures, "which?")], max_new_tokens=1, price=0.0, deadline_ms=deadline_ms)
+        finest = max(m for m in SCALES if MEASURED.answer_ms(m) <= deadline_ms / count - 300 / count)
+        assert [choice.terms.cap for choice in chosen] == [MEASURED.costs[finest]] * count
+        assert sum(map(MEASURED.answer_ms, answer.scales)) <= deadline_ms
+    with pytest.raises(
+        MvlmError,
+        match=r"each of 3 pictures has its share of the time: \d+ ms are left, and the cheapest scale takes 1000 ms"
+        r" here: allow more, or show fewer",
+    ) as told:
+        runtime.chat([asks(*(made.picture(number) for number in range(3)), "which?")], deadline_ms=2_900)
+    assert told.value.code == "deadline"

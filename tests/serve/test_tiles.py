@@ -82,7 +82,7 @@ def test_a_scale_in_a_body_is_a_word_or_a_number(served, picture, scale):
         ("mvlm-4", "4@4", "the model is mvlm-4, and mvlm.scale is '4@4': name one scale"),
         ("mvlm-auto", "fine", "the model is mvlm-auto, and mvlm.scale is 'fine': name one scale"),
         ("mvlm-auto", True, "the model is mvlm-auto, and mvlm.scale is 'true': name one scale"),
-        ("mvlm-auto", ["4@4"], 'the model is mvlm-auto, and mvlm.scale is \'["4@4"]\': name one scale'),
+        ("mvlm-auto", ["4@4"], "the model is mvlm-auto, and mvlm.scale is '[\"4@4\"]': name one scale"),
         ("mvlm-auto", 4.0, "the model is mvlm-auto, and mvlm.scale is '4.0': name one scale"),
     ],
 )
