@@ -10,8 +10,11 @@ import pytest
 
 from export.runtime import Choice, Runtime
 from tests.support.bundles import FAMILIES, Made
+from tests.support.families import QUESTION as QUESTION_OF_TILES
 from tests.support.serving import serving
 from tests.support.tiny import QUESTIONS, SCALES
+from tests.support.view_bundles import PICTURES, view_bundle
+from tests.support.view_bundles import SCALES as VIEW_SCALES
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 860}
@@ -220,4 +223,45 @@ def test_a_token_is_asked_for_once(browser, made):
         page.fill("#token", "secret")
         page.press("#token", "Enter")
         page.wait_for_selector("#ladder li")
+        page.close()
+
+
+@pytest.mark.parametrize(("kind", "routed"), [("internvl", True), ("llava_next", False), ("smolvlm", False)])
+def test_tiles_lie_over_the_picture_as_the_server_says(browser, tmp_path, kind, routed):
+    path = tmp_path / "wide.png"
+    PICTURES["wide"].save(path)
+    runtime = Runtime.load(view_bundle(kind, routed=routed).bundle, threads=1)
+    laid = {scale: runtime.look(path).at(scale).laid for scale in VIEW_SCALES}
+    with serving(runtime) as server:
+        page = opened(browser.new_page(viewport=DESK), server)
+        names = [rung.get_attribute("data-scale") for rung in page.locator("#ladder li").all()]
+        assert names == [str(scale) for scale in VIEW_SCALES]
+        assert "NaN" not in page.inner_html("#ladder")
+        page.set_input_files("#file", path)
+        page.fill("#question", QUESTION_OF_TILES)
+        if routed:
+            page.wait_for_selector("#ladder li.chosen")
+        else:
+            page.hover("#ladder li[data-scale='4@native']")
+            assert "into how many, the answer says" in page.inner_text("#caption")  # nothing is guessed
+        page.click("#every")
+        page.wait_for_selector("#ladder li.answered[data-scale='native']")
+        wait(page, "!state.busy")
+        drawn = {}
+        for scale, one in laid.items():
+            page.hover(f"#ladder li[data-scale='{scale}']")
+            (rows, cols), caption = one.tiles, page.inner_text("#caption")
+            assert (f"{rows} × {cols} tiles" in caption) == (rows > 0), caption
+            number = page.inner_text(f"#ladder li[data-scale='{scale}'] .number")
+            assert number.split()[:2] == ([str(scale), str(one.num_visual_tokens)] if isinstance(scale, str) else
+                                          [str(scale), "token" if scale == 1 else "tokens"])  # fmt: skip
+            drawn[rows, cols] = page.evaluate("canvas.toDataURL()")
+        assert len(set(drawn.values())) == len(drawn) > 1
+        page.click("#ask")
+        wait(page, "!state.busy && state.turns.length == 1")
+        asked = page.evaluate("[onStage().scale, onStage().seen[onStage().scale].tiles]")
+        assert asked[1] == list(laid[asked[0]].tiles)
+        if not routed:
+            assert asked[0] == "native"
+        assert page.problems == []
         page.close()

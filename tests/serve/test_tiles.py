@@ -7,7 +7,9 @@ import io
 import json
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from export.runtime import Runtime
 from tests.serve.test_clients import shows, text_of, told
@@ -169,6 +171,21 @@ def test_tiles_are_encoded_once_and_counted_once(fresh, picture):
         (total,) = re.findall(rf'mvlm_stage_seconds_sum\{{stage="{stage}"\}} (\S+)', text)
         assert float(total) == pytest.approx(first[f"{stage}_ms"] / 1000)
     assert 'mvlm_answers_total{chosen="named",scale="4@4"} 2.0' in text
+
+
+@pytest.mark.parametrize(("kind", "fit"), [("internvl", "stretch"), ("smolvlm", "stretch"), ("llava_next", "pad")])
+def test_the_bundle_says_how_pictures_fill_their_tiles(kind, fit):
+    runtime = Runtime.load(view_bundle(kind, routed=kind == "internvl").bundle, threads=1)
+    with serving(runtime) as server:
+        facts = json.loads(server.request("GET", "/v1/mvlm/bundle")[2])
+    assert (facts["scales"], facts["tiles_fit"]) == (list(SCALES), fit)
+    for scale, tokens in zip(SCALES, facts["view_tokens"], strict=True):
+        assert tokens == runtime.look(PICTURES["tall"]).at(scale).laid.shown.tokens
+    # A wide picture that is white all over: where it keeps its shape, black stands in its tiles too.
+    white = Image.new("RGB", (640, 90), "white")
+    source, at = runtime.source(white), runtime.look(white).at("4@native").laid.shown
+    tiles = source.pixels([view for view in at.views if view.canvas])
+    assert bool((np.ptp(tiles, axis=(0, 2, 3)) > 1e-6).any()) == (fit == "pad")
 
 
 def test_choosing_gives_words_tokens_and_tiles_of_this_picture(served, runtime):

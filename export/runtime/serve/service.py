@@ -127,9 +127,11 @@ class Service:
     async def bundle(self, request: Request) -> Response:
         """What the page must know of the bundle."""
         manifest, router, costs = self.runtime.manifest, self.runtime.router, self.runtime.costs
+        view_tokens = [self.runtime.layout.tokens(scale) for scale in manifest.scales]
         return JSONResponse(
             {
-                "family": manifest.family, "scales": list(manifest.scales), "fit": manifest.image.fit,
+                "family": manifest.family, "scales": list(manifest.scales), "view_tokens": view_tokens,
+                "fit": manifest.image.fit, "tiles_fit": manifest.views.rule.fit if manifest.views else None,
                 "size_px": manifest.image.size_px, "mean": list(manifest.image.mean), "models": list(self.models),
                 "conversations": manifest.chat is not None,
                 "router": router is not None,

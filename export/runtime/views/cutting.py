@@ -57,6 +57,8 @@ def tiles_of(canvas: Canvas) -> list[View]:
 
 
 class _Rule:
+    fit = "stretch"  # how a picture fills its canvas; pad: it keeps its shape, in the middle of black
+
     def before_overview(self, size: Size, size_px: int) -> list[Size]:
         """The sizes that a picture passes through on its way to the overview."""
         return []
@@ -104,6 +106,7 @@ class Pinpoints(_Rule):
 
     grids: tuple[tuple[int, int], ...]
     kind = "pinpoints"
+    fit = "pad"
 
     def native(self, size: Size, size_px: int) -> Canvas | None:
         return Canvas(*_least_waste(size, size_px, self.grids))

@@ -1,11 +1,13 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 const canvas = $("canvas"), pen = canvas.getContext("2d");
-const COLOURS = { image: "#8a9ba8", vision: "#5f7fa6", features: "#a58bb8", router: "#c9861a", connector: "#d2a679",
+const COLOURS = { image: "#8a9ba8", vision: "#5f7fa6", vision_overview: "#5f7fa6", image_tiles: "#b3bfc7", vision_tiles: "#8fa9c9",
+                  features: "#a58bb8", router: "#c9861a", connector: "#d2a679",
                   prefill: "#0d6e66", decode: "#58b09c" };
 const MOST_SIDE = 1600, WAIT_MS = 250;
-// `pictures` are all of the conversation in their order: { url, image, turn, scale }; `turn` is null until one is asked
-// about, and `scale` says how it was shown last. `at` is the one on the stage.
+// `pictures` are all of the conversation in their order: { url, image, turn, scale, seen }; `turn` is null until one is asked
+// about, and `scale` says how it was shown last. `seen` holds by scale what the server said of it there: { tokens, tiles },
+// rows and columns of tiles. `at` is the one on the stage.
 const state = { bundle: null, pictures: [], at: -1, turns: [], choice: null, shown: null, answers: {}, busy: false, stream: null };
 const onStage = () => state.pictures[state.at] || null;
 
@@ -33,7 +35,8 @@ async function start() {
     state.bundle = await (await call("v1/mvlm/bundle")).json();
   } catch (error) { return fail(error); }
   const b = state.bundle;
-  $("about").textContent = b.family === "pool" ? `one model, ${b.scales.length} grids of the same picture`
+  $("about").textContent = b.tiles_fit ? `one model, ${b.scales.length} scales, from ${b.scales[0]} to ${b.scales[b.scales.length - 1]}`
+    : b.family === "pool" ? `one model, ${b.scales.length} grids of the same picture`
     : `one model, its first ${b.scales.join(", ")} ${b.family === "nested_pool" ? "tokens, coarse to fine" : "queries"}`;
   $("priced").hidden = !b.router;
   if (b.router) {
@@ -47,28 +50,50 @@ async function start() {
 function rung(m) {
   const li = document.createElement("li");
   li.dataset.scale = m;
-  li.innerHTML = `${glyph(m)}<div class="number"></div><div class="bar"><i></i><span></span></div><div class="time"></div>`;
-  li.querySelector(".number").innerHTML = `${m}<small>${m === 1 ? "token" : "tokens"}</small>`;
+  li.innerHTML = `<div></div><div class="number"></div><div class="bar"><i></i><span></span></div><div class="time"></div>`;
+  label(li, m);
   li.addEventListener("pointerenter", () => draw(m));
   li.addEventListener("pointerleave", () => draw(state.shown));
   return li;
 }
 
-// The same square that lies over the picture: a grid where tokens are cells, a filled share where they are the first of many.
+// What the picture on the stage is at a scale: tokens of one view, of all (null while the server has not said), and tiles.
+function shape(m, picture = onStage()) {
+  const view = state.bundle.view_tokens[state.bundle.scales.indexOf(m)], said = picture && picture.seen[m];
+  const [rows, cols] = said ? said.tiles : [0, 0];
+  return { view, rows, cols, tokens: said ? said.tokens : typeof m === "number" ? view : null };
+}
+
+const plural = (tokens) => (tokens === 1 ? "token" : "tokens");
+
+function label(li, m) {
+  const { tokens } = shape(m), small = typeof m === "number" ? plural(m) : tokens ? `${tokens} ${plural(tokens)}` : "with tiles";
+  li.firstElementChild.innerHTML = glyph(m);
+  li.querySelector(".number").innerHTML = `${m}<small>${small}</small>`;
+}
+
+const relabel = () => { for (const m of state.bundle.scales) label(find(m), m); };
+
+// The same square that lies over the picture: tiles, or a grid where tokens are cells, or a filled share where they are the
+// first of many.
 function glyph(m) {
-  const side = Math.round(Math.sqrt(m)), stroke = `stroke="currentColor" stroke-opacity=".55" fill="none"`;
-  if (state.bundle.family !== "pool") {
-    const most = Math.max(...state.bundle.scales), height = Math.max(1.5, 30 * Math.log(1 + m) / Math.log(1 + most));
-    return `<svg class="glyph" viewBox="0 0 34 34" aria-hidden="true"><rect x="2" y="2" width="30" height="30" rx="3" ${stroke}/>
-      <rect x="2" y="${32 - height}" width="30" height="${height}" rx="2" fill="currentColor" fill-opacity=".45"/></svg>`;
+  const { view, tokens, rows, cols } = shape(m), stroke = `stroke="currentColor" stroke-opacity=".55" fill="none"`;
+  const frame = `<svg class="glyph" viewBox="0 0 34 34" aria-hidden="true"><rect x="2" y="2" width="30" height="30" rx="3" ${stroke}/>`;
+  if (state.bundle.tiles_fit || state.bundle.family !== "pool") {
+    const all = state.bundle.scales.map((one) => shape(one)).map((one) => one.tokens ?? one.view);
+    const height = Math.max(1.5, 30 * Math.log(1 + (tokens ?? view)) / Math.log(1 + Math.max(...all)));
+    return `${frame}<rect x="2" y="${32 - height}" width="30" height="${height}" rx="2" fill="currentColor" fill-opacity=".45"/>
+      <path d="${cuts(rows, cols)}" ${stroke}/></svg>`;
   }
+  const side = Math.round(Math.sqrt(m));
+  return `${frame}<path d="${cuts(side, side)}" ${stroke} stroke-width="${side > 8 ? 0.5 : 1}"/></svg>`;
+}
+
+function cuts(rows, cols) {
   let lines = "";
-  for (let i = 1; i < side; i++) {
-    const at = 2 + (30 * i) / side;
-    lines += `M${at} 2V32M2 ${at}H32`;
-  }
-  return `<svg class="glyph" viewBox="0 0 34 34" aria-hidden="true"><rect x="2" y="2" width="30" height="30" rx="3" ${stroke}/>
-    <path d="${lines}" ${stroke} stroke-width="${side > 8 ? 0.5 : 1}"/></svg>`;
+  for (let i = 1; i < cols; i++) lines += `M${2 + (30 * i) / cols} 2V32`;
+  for (let i = 1; i < rows; i++) lines += `M2 ${2 + (30 * i) / rows}H32`;
+  return lines;
 }
 
 // The picture
@@ -91,7 +116,7 @@ async function take(blob) {
     reader.readAsDataURL(blob);
   });
   if (!state.bundle.conversations) Object.assign(state, { pictures: [], turns: [] });
-  state.pictures.push({ url, image, turn: null, scale: null });
+  state.pictures.push({ url, image, turn: null, scale: null, seen: {} });
   show(state.pictures.length - 1);
 }
 
@@ -101,6 +126,7 @@ function show(at) {
   $("drop").hidden = true;
   canvas.hidden = false;
   forget();
+  relabel();
   draw(onStage().scale);
   strip();
   choose();
@@ -115,8 +141,9 @@ function strip() {
     button.type = "button";
     button.setAttribute("aria-pressed", at === state.at);
     small.width = small.height = 144;
-    drawOn(small, picture.image, picture.scale, 0);
-    const told = picture.scale ? `${picture.scale} ${picture.scale === 1 ? "token" : "tokens"}` : "not asked yet";
+    drawOn(small, picture, picture.scale, 0);
+    const told = !picture.scale ? "not asked yet"
+      : typeof picture.scale === "number" ? `${picture.scale} ${plural(picture.scale)}` : picture.scale;
     button.append(small, told);
     button.addEventListener("click", () => { if (!state.busy) show(at); });
     return button;
@@ -124,10 +151,11 @@ function strip() {
 }
 
 // Drawn as the model gets it: stretched, cropped or padded to a square, in as many pixels as it is given; over it the
-// grid of a scale, where tokens are cells.
-function drawOn(target, image, m, patches) {
-  const side = target.width, brush = target.getContext("2d");
+// grid of a scale, where tokens are cells. A scale with tiles shows these.
+function drawOn(target, picture, m, patches) {
+  const side = target.width, brush = target.getContext("2d"), { image } = picture;
   brush.clearRect(0, 0, side, side);
+  if (m && shape(m, picture).rows) return drawTiles(brush, side, picture, shape(m, picture));
   const { fit, size_px: px, mean } = state.bundle, { width, height } = image;
   const seen = document.createElement("canvas");
   seen.width = seen.height = px;
@@ -143,11 +171,38 @@ function drawOn(target, image, m, patches) {
   brush.imageSmoothingEnabled = px >= side / 3;
   brush.drawImage(seen, 0, 0, side, side);
   if (!m) return;
-  grid(brush, side, patches, "rgba(255,255,255,.2)", 1);
-  if (state.bundle.family !== "pool") return;
-  const cells = Math.round(Math.sqrt(m)), thick = side / 480;
-  grid(brush, side, cells, "rgba(0,0,0,.45)", 2.5 * thick);
-  grid(brush, side, cells, "rgba(255,255,255,.9)", thick);
+  const whole = [0, 0, side, side];
+  grid(brush, whole, patches, patches, "rgba(255,255,255,.2)", 1);
+  if (state.bundle.family === "pool") cells(brush, whole, Math.round(Math.sqrt(shape(m, picture).view)), side / 480);
+}
+
+// The tiles that are looked at besides the overview, each in as many pixels as it is given. The picture fills them, or stands
+// in the middle of black.
+function drawTiles(brush, side, { image }, { rows, cols, view }) {
+  const tile = side / Math.max(rows, cols), w = tile * cols, h = tile * rows, x = (side - w) / 2, y = (side - h) / 2;
+  const { tiles_fit: fit, size_px: px, family } = state.bundle, seen = document.createElement("canvas");
+  const each = Math.min(px, Math.ceil(tile)), small = seen.getContext("2d");
+  seen.width = each * cols;
+  seen.height = each * rows;
+  let [wide, high] = [seen.width, seen.height];
+  if (fit === "pad") {
+    const shrink = Math.min(wide / image.width, high / image.height);
+    small.fillRect(0, 0, wide, high);
+    [wide, high] = [image.width * shrink, image.height * shrink];
+  }
+  small.drawImage(image, (seen.width - wide) / 2, (seen.height - high) / 2, wide, high);
+  brush.imageSmoothingEnabled = px >= tile / 3;
+  brush.drawImage(seen, x, y, w, h);
+  if (family === "pool") {
+    const cut = Math.round(Math.sqrt(view));
+    grid(brush, [x, y, w, h], rows * cut, cols * cut, "rgba(255,255,255,.45)", side / 480);
+  }
+  cells(brush, [x, y, w, h], rows, side / 240, cols);
+}
+
+function cells(brush, box, rows, thick, cols = rows) {
+  grid(brush, box, rows, cols, "rgba(0,0,0,.45)", 2.5 * thick);
+  grid(brush, box, rows, cols, "rgba(255,255,255,.9)", thick);
 }
 
 function draw(m) {
@@ -155,10 +210,14 @@ function draw(m) {
   pen.clearRect(0, 0, canvas.width, canvas.height);
   if (!picture || !state.bundle) return;
   const patches = state.choice ? Math.round(Math.sqrt(state.choice.patches)) : 0, { family, size_px: px } = state.bundle;
-  drawOn(canvas, picture.image, m, patches);
-  if (m && family === "pool") {
-    const cells = Math.round(Math.sqrt(m));
-    $("caption").textContent = `${cells} × ${cells} cells, a token each, averaged from ${tower(patches)}`;
+  drawOn(canvas, picture, m, patches);
+  const { view, rows, cols } = m ? shape(m) : {}, cut = Math.round(Math.sqrt(view));
+  if (m && typeof m !== "number") {
+    $("caption").textContent = rows ? `the overview and ${rows} × ${cols} tiles of it, ${view} ${plural(view)} each`
+      : picture.seen[m] ? `the overview alone, ${view} ${plural(view)}: this picture has no tiles here`
+      : `the overview and tiles, ${view} ${plural(view)} each: into how many, the answer says`;
+  } else if (m && family === "pool") {
+    $("caption").textContent = `${cut} × ${cut} cells, a token each, averaged from ${tower(patches)}`;
   } else if (m) {
     $("caption").textContent = family === "nested_pool"
       ? `the first ${m} tokens of ${tower(patches)}: the mean, then what each finer grid adds`
@@ -169,16 +228,13 @@ function draw(m) {
 // How many patches there are is known once the router has looked; a bundle without one never says.
 const tower = (patches) => (patches ? `${patches} × ${patches} patches` : "all patches");
 
-function grid(brush, side, cells, colour, width) {
-  if (!cells) return;
+function grid(brush, [x, y, w, h], rows, cols, colour, width) {
+  if (!rows) return;
   brush.strokeStyle = colour;
   brush.lineWidth = width;
   brush.beginPath();
-  for (let i = 0; i <= cells; i++) {
-    const at = (side * i) / cells;
-    brush.moveTo(at, 0); brush.lineTo(at, side);
-    brush.moveTo(0, at); brush.lineTo(side, at);
-  }
+  for (let i = 0; i <= cols; i++) { brush.moveTo(x + (w * i) / cols, y); brush.lineTo(x + (w * i) / cols, y + h); }
+  for (let i = 0; i <= rows; i++) { brush.moveTo(x, y + (h * i) / rows); brush.lineTo(x + w, y + (h * i) / rows); }
   brush.stroke();
 }
 

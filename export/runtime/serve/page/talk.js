@@ -7,9 +7,12 @@ async function choose() {
   if (!onStage() || !question || !state.bundle || !state.bundle.router) return;
   const turn = ++asking;
   try {
-    const choice = await (await call("v1/mvlm/choose", { picture: onStage().url, question, prices: PRICES })).json();
+    const picture = onStage();
+    const choice = await (await call("v1/mvlm/choose", { picture: picture.url, question, prices: PRICES })).json();
     if (turn !== asking) return;
     state.choice = choice;
+    choice.scales.forEach((m, i) => { picture.seen[m] = { tokens: choice.tokens[i], tiles: choice.tiles[i] }; });
+    relabel();
     showChoice();
   } catch (error) { if (turn === asking) fail(error); }
 }
@@ -84,7 +87,7 @@ async function ask(model, terms, messages) {
 function keep({ text, facts }, m) {
   const li = find(m);
   if (!li) return; // no picture was shown
-  const spent = ["connector_ms", "prefill_ms", "decode_ms"].reduce((sum, stage) => sum + (facts.timings[stage] || 0), 0);
+  const spent = ["image_tiles_ms", "vision_tiles_ms", "connector_ms", "prefill_ms", "decode_ms"].reduce((sum, stage) => sum + (facts.timings[stage] || 0), 0);
   state.answers[m] = text;
   li.classList.add("answered");
   li.querySelector(".time").innerHTML = `${spent.toFixed(1)}<small>ms here</small>`;
@@ -123,15 +126,25 @@ async function work(task) {
   ready();
 }
 
+// Into how many tiles a picture was cut, as its answer says it.
+function saw(picture, m, facts, at) {
+  const tokens = facts.tiles.length === 1 ? facts.num_visual_tokens : picture.seen[m] ? picture.seen[m].tokens : null;
+  picture.seen[m] = { tokens, tiles: facts.tiles[at] };
+  relabel();
+}
+
 // What was said moves up, and each picture keeps the scale at which it was shown. Turns that did not fit were left out,
 // and their pictures with them.
 function remember(question, { text, facts }) {
   const asked = state.pictures.filter((picture) => picture.turn === null);
   for (const picture of asked) picture.turn = state.turns.length;
   state.turns.push({ question, answer: text });
-  const scales = facts.scales.length ? facts.scales : [facts.num_visual_tokens];
-  const shown = state.pictures.slice(Math.max(0, state.pictures.length - scales.length));
-  shown.forEach((picture, at) => { picture.scale = scales[at]; });
+  const scales = facts.scales.length ? facts.scales : facts.scale === null ? [] : [facts.scale];
+  const shown = scales.length ? state.pictures.slice(-scales.length) : [];
+  shown.forEach((picture, at) => {
+    picture.scale = scales[at];
+    saw(picture, scales[at], facts, at);
+  });
   showTalk(state.turns.slice(0, -1)); // the last one stands below
 }
 
@@ -172,6 +185,7 @@ const askEvery = () => work(async () => {
   let got;
   for (const m of state.bundle.scales) {
     got = await ask("mvlm-" + m, {}, [said(question, [onStage()])]);
+    saw(onStage(), m, got.facts, 0);
     keep(got, m);
     draw(m);
   }
