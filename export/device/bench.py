@@ -30,6 +30,7 @@ from export.runtime.machine import resident_mib
 from export.runtime.manifest import Manifest
 from export.runtime.request import Request
 from export.runtime.routing.parts import Parts, Work
+from export.runtime.views.cutting import Whole
 
 from .parts import PartSamples, PartsMeter
 from .power import PowerMeter
@@ -45,6 +46,12 @@ _CLEAR = Path("/proc/self/clear_refs")
 # only where a scale is chosen.
 STAGES = ("image", "vision", "features", "router", "connector", "prefill")
 LOOK = ("image", "vision")
+# The same where a scale may show tiles: the overview first.
+STAGES_OF_TILES = (
+    "image", "vision_overview", "features", "router", "image_tiles", "vision_tiles", "connector", "prefill",
+)  # fmt: skip
+LOOK_OF_TILES = ("image", "vision_overview")
+_CHOOSING = ("features", "router")
 
 
 @dataclass(frozen=True)
@@ -63,16 +70,37 @@ class Samples:
     """Milliseconds as they were measured: by scale and stage, one for each round.
 
     `whole` is what a question took from outside, by scale; `chosen` the same where a scale was chosen, and which.
+    `many_views`: whether the model has views beside the overview. `around` are the positions beside the picture's.
     """
 
-    scales: tuple[int, ...]
-    stages: dict[int, dict[str, list[float]]] = field(default_factory=dict)
-    whole: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
-    chosen: list[tuple[int, float]] = field(default_factory=list)
+    scales: tuple[Any, ...]
+    many_views: bool = False
+    around: int = 0
+    stages: dict[Any, dict[str, list[float]]] = field(init=False)
+    whole: dict[Any, list[float]] = field(default_factory=lambda: defaultdict(list))
+    chosen: list[tuple[Any, float]] = field(default_factory=list)
     parts: PartSamples = field(default_factory=PartSamples)
-    work: dict[int, Work] = field(default_factory=dict)
-    watts: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
-    peak_mib: dict[int, float] = field(default_factory=dict)
+    work: dict[Any, Work] = field(default_factory=dict)
+    watts: dict[Any, list[float]] = field(default_factory=lambda: defaultdict(list))
+    peak_mib: dict[Any, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.stages = {scale: defaultdict(list) for scale in self.scales}
+
+    @property
+    def look(self) -> tuple[str, ...]:
+        """The stages of looking at a picture."""
+        return LOOK_OF_TILES if self.many_views else LOOK
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """All stages in the order in which they happen."""
+        return STAGES_OF_TILES if self.many_views else STAGES
+
+    @property
+    def reading(self) -> tuple[str, ...]:
+        """The stages between looking and the first token that are there whoever chose the scale."""
+        return tuple(stage for stage in self.order if stage not in (*self.look, *_CHOOSING))
 
     def medians(self) -> Parts:
         """The parts that costs are composed of."""
@@ -85,7 +113,12 @@ class Samples:
 
     def looks(self) -> Floats:
         """Every look at a picture, whichever scale then answered: (R * K,)."""
-        return np.concatenate([np.sum([at[stage] for stage in LOOK], axis=0) for at in self.stages.values()])
+        return np.concatenate([np.sum([at[stage] for stage in self.look], axis=0) for at in self.stages.values()])
+
+    def first_token(self, scale: Any) -> Floats:
+        """From a look to the first token: (R,)."""
+        found: Floats = np.sum([self.stages[scale][stage] for stage in self.reading], axis=0)
+        return found
 
     def totals(self, answer_tokens: int) -> Floats:
         """A question about a new picture and its answer, without the router: (R, K).
@@ -94,8 +127,7 @@ class Samples:
         hide what the scales differ in.
         """
         columns = [
-            np.sum([at["connector"], at["prefill"]], axis=0) + (answer_tokens - 1) * np.array(at["token"])
-            for at in self.stages.values()
+            self.first_token(scale) + (answer_tokens - 1) * np.array(at["token"]) for scale, at in self.stages.items()
         ]
         return np.stack(columns, axis=1) + np.median(self.looks())
 
@@ -103,15 +135,19 @@ class Samples:
 def open_runtime(manifest: Manifest, device: Device) -> Runtime:
     """The bundle as an application opens it, but that no token ends an answer and the router keeps its own costs.
 
-    Raises `MvlmError` for one that shows pictures in tiles or frames, which are not measured yet.
+    Raises `MvlmError` for one whose scales are of clips alone, which are not measured yet.
     """
-    if many := [scale for scale in manifest.scales if isinstance(scale, str)]:
+    if (many := [scale for scale in manifest.scales if isinstance(scale, str)]) and not _has_tiles(manifest):
         raise MvlmError(
-            f"{manifest.folder} shows pictures in several views ({many[0]}), and bench measures scales of one view so"
-            " far: the router keeps its costs in tokens",
+            f"{manifest.folder} shows several frames of clips ({many[0]}), and bench measures pictures so far: the"
+            " router keeps its costs in tokens",
             code="unsupported",
         )
     return Runtime(replace(manifest, stop_ids=frozenset()), device)
+
+
+def _has_tiles(manifest: Manifest) -> bool:
+    return manifest.views is not None and not isinstance(manifest.views.rule, Whole)
 
 
 def answers(manifest: Manifest, plan: Plan) -> int:
@@ -124,12 +160,19 @@ def measure(runtime: Runtime, plan: Plan, power: PowerMeter, progress: Callable[
 
     Raises `MvlmError` for a question that cannot be asked or a picture that cannot be read.
     """
-    scales = runtime.manifest.scales
-    request = Request(plan.question, max(scales), max_new_tokens=plan.answer_tokens)
+    scales, many_views = (
+        runtime.router.offered if runtime.router else runtime.manifest.scales,
+        runtime.manifest.many_views,
+    )
+    request = Request(plan.question, scales[-1], max_new_tokens=plan.answer_tokens)
     runtime.require_answerable(request)
-    meter = PartsMeter(runtime, request)
-    samples = Samples(scales, {m: defaultdict(list) for m in scales}, work={m: meter.work(m) for m in scales})
-    order, warming = np.random.default_rng(0), Samples(scales, {m: defaultdict(list) for m in scales})
+    view = runtime.look(plan.picture)
+    for scale in scales:
+        runtime.require_answerable(replace(request, scale=scale), view)
+    meter = PartsMeter(runtime, request, plan.picture, view)
+    samples = Samples(scales, many_views, meter.around, work={m: meter.work(m) for m in scales})
+    samples.parts.views_at_once = meter.views_at_once
+    order, warming = np.random.default_rng(0), Samples(scales, many_views)
     for i in range(-plan.warmup_rounds, plan.rounds):
         _round(runtime, plan, power, progress, samples if i >= 0 else warming, order)
         meter.round(runtime.look(plan.picture), (samples if i >= 0 else warming).parts, order)
@@ -142,7 +185,7 @@ def _round(
     order: np.random.Generator,
 ) -> None:  # fmt: skip
     """Whole questions: one at each scale, and one where the router chooses."""
-    for m in order.permutation(samples.scales).tolist():
+    for m in (samples.scales[at] for at in order.permutation(len(samples.scales))):
         (answer, started, ended), peak_mib = _with_peak(lambda m=m: _ask(runtime, plan, m))  # type: ignore[misc]
         samples.whole[m].append(1000 * (ended - started))
         _keep(samples, m, answer, peak_mib, power.watts(started, ended))
@@ -150,7 +193,7 @@ def _round(
     if runtime.manifest.router is not None:
         answer, started, ended = _ask(runtime, plan, "auto")
         if answer.escalated is None:
-            samples.chosen.append((answer.num_visual_tokens, 1000 * (ended - started)))
+            samples.chosen.append((answer.scale, 1000 * (ended - started)))
         progress(1)
 
 
@@ -160,10 +203,10 @@ def _ask(runtime: Runtime, plan: Plan, scale: Any) -> Asked:
     return answer, started, time.perf_counter()
 
 
-def _keep(samples: Samples, m: int, answer: Answer, peak_mib: float | None, watts: float | None) -> None:
+def _keep(samples: Samples, m: Any, answer: Answer, peak_mib: float | None, watts: float | None) -> None:
     at = samples.stages[m]
-    for stage in (*LOOK, "connector", "prefill"):
-        at[stage].append(answer.timings[f"{stage}_ms"])
+    for stage in (*samples.look, *samples.reading):
+        at[stage].append(answer.timings.get(f"{stage}_ms", 0.0))  # where there are no tiles
     at["token"].append(answer.timings["decode_ms"] / (len(answer.token_ids) - 1))
     if peak_mib is not None:
         samples.peak_mib[m] = max(samples.peak_mib.get(m, 0.0), peak_mib)

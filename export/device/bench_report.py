@@ -14,14 +14,21 @@ from export.runtime.backends.onnx import Device
 from export.runtime.machine import machine
 from export.runtime.manifest import Manifest
 from export.runtime.routing.costs import NAME
+from export.runtime.views.scale import ScaleWord
 
-from .bench import LOOK, STAGES, Floats, Plan, Samples, costs_of, floor_index, percentiles
+from .bench import STAGES, STAGES_OF_TILES, Floats, Plan, Samples, costs_of, floor_index, percentiles
 from .power import PowerMeter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = ("#c9ced6", "#2b6cb0", "#8a8f98", "#e0a100", "#2f855a", "#c8102e", "#f3a6b2")
+_COLOURS = dict(
+    zip(
+        [*STAGES, "answer", *(stage for stage in STAGES_OF_TILES if stage not in STAGES)],
+        ["#c9ced6", "#2b6cb0", "#8a8f98", "#e0a100", "#2f855a", "#c8102e", "#f3a6b2", "#2b6cb0", "#a3a9b3", "#6ba3dc"],
+        strict=True,
+    )
+)
 _MUCH = 0.5
 
 
@@ -45,21 +52,33 @@ class Bench:
 
     plan: Plan
     samples: Samples
-    floor: int  # a scale
-    costs: dict[int, float]
+    floor: ScaleWord
+    costs: dict[Any, float]
     router_ms: float  # the router and the features of picture and question; 0 without a router
     checks: tuple[Check, ...]
 
     @property
-    def scales(self) -> tuple[int, ...]:
+    def scales(self) -> tuple[Any, ...]:
         return self.samples.scales
 
-    def stage_ms(self, m: int) -> dict[str, float]:
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """In the order in which they happen, the answer's further tokens last."""
+        return *self.samples.order, "answer"
+
+    @property
+    def below(self) -> list[Any]:
+        """The scales that save nothing against the floor."""
+        return list(self.scales[: self.scales.index(self.floor)])
+
+    def stage_ms(self, m: ScaleWord) -> dict[str, float]:
         """Medians in the order in which they happen, the answer's further tokens last; looking is the same for all."""
         at = {stage: float(np.median(values)) for stage, values in self.samples.stages[m].items()}
-        shared = {stage: float(np.median([at[stage] for at in self.samples.stages.values()])) for stage in LOOK}
+        shared = {
+            stage: float(np.median([at[stage] for at in self.samples.stages.values()])) for stage in self.samples.look
+        }
         chosen = self.choosing_ms()
-        shown = {stage: (at | shared | chosen).get(stage, 0.0) for stage in STAGES}
+        shown = {stage: (at | shared | chosen).get(stage, 0.0) for stage in self.samples.order}
         return shown | {"answer": at["token"] * (self.plan.answer_tokens - 1)}
 
     def choosing_ms(self) -> dict[str, float]:
@@ -118,6 +137,7 @@ def to_json(bench: Bench, manifest: Manifest, device: Device, memory: dict[str, 
         sentence=sentence(bench),
         look_ms=percentiles(samples.looks()),
         parts=samples.parts.to_json(percentiles),
+        around=samples.around,
         work={str(m): asdict(work) for m, work in samples.work.items()},
         composed=[asdict(check) | {"error": round(check.error, 4)} for check in bench.checks],
         scales={str(m): _scale_json(bench, m) for m in bench.scales},
@@ -126,12 +146,11 @@ def to_json(bench: Bench, manifest: Manifest, device: Device, memory: dict[str, 
     )
 
 
-def _scale_json(bench: Bench, m: int) -> dict[str, Any]:
+def _scale_json(bench: Bench, m: ScaleWord) -> dict[str, Any]:
     samples = bench.samples
     at = samples.stages[m]
-    first = np.sum([at["connector"], at["prefill"]], axis=0)
     facts: dict[str, Any] = {stage: percentiles(values) for stage, values in at.items()}
-    facts |= {"first_token": percentiles(first), "peak_memory_mib": samples.peak_mib.get(m)}
+    facts |= {"first_token": percentiles(samples.first_token(m)), "peak_memory_mib": samples.peak_mib.get(m)}
     watts = samples.watts.get(m)
     if watts:
         facts |= {"watts": round(float(np.mean(watts)), 2)}
@@ -145,7 +164,7 @@ def sentence(bench: Bench) -> str:
     if floor == finest:
         return f"Every scale takes {bench.costs[finest]:.3g} ms here: ask at {finest}, fewer tokens save nothing."
     saved = 1 - bench.costs[floor] / bench.costs[finest]
-    below = [m for m in bench.scales if m < floor]
+    below = bench.below
     text = f"A question takes {bench.costs[floor]:.3g} ms at {floor} and {bench.costs[finest]:.3g} ms at {finest}"
     text += f" ({saved:.0%} less)"
     if below:
@@ -160,6 +179,9 @@ def sentence(bench: Bench) -> str:
 
 _ADVICE = {
     "image": "send smaller pictures, reading them takes most",
+    "vision_overview": "look at a picture once and ask it several questions, the vision tower takes most",
+    "image_tiles": "send smaller pictures, cutting them into tiles takes most",
+    "vision_tiles": "a scale of fewer tiles would pay, encoding them takes most",
     "vision": "look at a picture once and ask it several questions, the vision tower takes most",
     "features": "fix a scale with --scale, the router's features take most",
     "router": "fix a scale with --scale, the router takes most",
@@ -171,15 +193,19 @@ _ADVICE = {
 
 def table(bench: Bench) -> list[str]:
     """One line for each scale: milliseconds of each stage (medians), what the router weighs, memory and power."""
-    stages = [*STAGES, "answer"]
-    lines = ["".join(f"{name:>10}" for name in ["tokens", *stages, "cost", "peak MiB", "watts"])]
+    names = ["scale" if bench.samples.many_views else "tokens", *bench.stages, "cost", "peak MiB", "watts"]
+    lines = ["".join(f"{name:>{_width(name)}}" for name in names)]
     for m in bench.scales:
         at = bench.stage_ms(m)
         peak, watts = bench.samples.peak_mib.get(m), bench.samples.watts.get(m)
-        cells = [str(m), *(f"{at[stage]:.2f}" for stage in stages), f"{bench.costs[m]:.2f}"]
+        cells = [str(m), *(f"{at[stage]:.2f}" for stage in bench.stages), f"{bench.costs[m]:.2f}"]
         cells += ["-" if peak is None else f"{peak:.0f}", f"{np.mean(watts):.1f}" if watts else "-"]
-        lines.append("".join(f"{cell:>10}" for cell in cells))
+        lines.append("".join(f"{cell:>{_width(name)}}" for name, cell in zip(names, cells, strict=True)))
     return lines
+
+
+def _width(name: str) -> int:
+    return max(10, len(name) + 2)
 
 
 def draw(bench: Bench, file: Path) -> None:
@@ -197,24 +223,25 @@ def _fill(bench: Bench, figure: Figure) -> None:
     axes = figure.subplots()
     places = np.arange(len(bench.scales))
     left = np.zeros(len(bench.scales))
-    alpha = [0.45 if m < bench.floor else 1.0 for m in bench.scales]
-    for stage, colour in zip([*STAGES, "answer"], _COLOURS, strict=True):
+    below = bench.below
+    alpha = [0.45 if m in below else 1.0 for m in bench.scales]
+    for stage in bench.stages:
         width = np.array([bench.stage_ms(m)[stage] for m in bench.scales])
-        bars = axes.barh(places, width, left=left, color=colour, height=0.7)
+        bars = axes.barh(places, width, left=left, color=_COLOURS[stage], height=0.7)
         for bar, opacity in zip(bars, alpha, strict=True):
             bar.set_alpha(opacity)
         left += width
     for place, m, end in zip(places, bench.scales, left, strict=True):
-        note = f"{bench.costs[m]:.3g} ms" + (f", as {bench.floor} does" if m < bench.floor else "")
+        note = f"{bench.costs[m]:.3g} ms" + (f", as {bench.floor} does" if m in below else "")
         axes.annotate(note, (end, place), textcoords="offset points", xytext=(5, -3), fontsize=9)
     axes.set_yticks(places, [str(m) for m in bench.scales])
-    axes.set_ylabel("visual tokens")
+    axes.set_ylabel("scale" if bench.samples.many_views else "visual tokens")
     axes.set_xlabel(f"milliseconds from picture to an answer of {bench.plan.answer_tokens} tokens (medians)")
     axes.set_xlim(0, 1.25 * max(left.max(), max(bench.costs.values())))
     axes.spines[["top", "right"]].set_visible(False)
-    named = [Patch(color=colour, label=stage) for stage, colour in zip([*STAGES, "answer"], _COLOURS, strict=True)]
+    named = [Patch(color=_COLOURS[stage], label=stage) for stage in bench.stages]
     figure.legend(handles=named, loc="outside upper center", ncols=len(named), frameon=False, fontsize=9)
 
 
-def _listed(scales: list[int]) -> str:
+def _listed(scales: list[Any]) -> str:
     return " and ".join(filter(None, [", ".join(map(str, scales[:-1])), str(scales[-1])]))

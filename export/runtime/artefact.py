@@ -21,8 +21,9 @@ from .errors import MvlmError
 
 FORMAT_VERSION = 1
 # Of those kinds that were changed since; every earlier one is read too.
-# A bench: since 2 it holds the parts that costs are composed of. A bundle: since 2 a model with tiles may be in it.
-_FORMATS = {"bench": 2, "bundle": 2}
+# A bench: since 2 it holds the parts that costs are composed of, since 3 those of tiles. A bundle: since 2 a model with
+# tiles may be in it.
+_FORMATS = {"bench": 3, "bundle": 2}
 _JSON_LIMIT_BYTES = 64 * 2**20
 
 

@@ -14,7 +14,7 @@ from export.runtime.decode.conversation import Reader
 from export.runtime.decode.sampling import EmbeddingTable, first_margin
 from export.runtime.routing.by_picture import in_tokens, only
 from export.runtime.routing.costs import CostTable
-from export.runtime.routing.parts import Work
+from export.runtime.routing.parts import Parts, Work
 from export.runtime.routing.reading import Read, read_question
 from export.runtime.routing.router import Choice, Router, Terms
 from export.runtime.routing.settled import Here, here, with_cache
@@ -87,7 +87,7 @@ class Choosing:
         """The router's choice for a question about a picture, or one scale where that is worth more than choosing."""
         assert self.router is not None  # `require_answerable` saw to it
         terms, (costs, overhead) = self._terms(looked, request, clock.left_ms), self._now(looked)
-        terms, costs = self._that_fit(looked, request, terms, costs)
+        terms, costs = self._that_fit(looked, request, terms, costs, clock.left_ms)
         settled = self.router.settled(terms, costs, overhead)
         if settled is not None:
             return settled
@@ -111,8 +111,8 @@ class Choosing:
         return None if self.costs else in_tokens(self.router, looked), None
 
     def _here(self, looked: Looked) -> Here | None:
-        """What each scale costs a question about this picture, where some of it was computed already. None: as usual,
-        or nothing was measured here."""
+        """What each scale costs a question about this picture, where some of it was computed already, or it has tiles
+        of its own. None: as usual, or nothing was measured here."""
         if self.costs is None or self.router is None:
             return None
         ready, costs, offered, composed = (
@@ -124,6 +124,10 @@ class Choosing:
         if composed is None:
             nested = self.reader.nested and not self.manifest.many_views
             return Here(with_cache(costs, offered, ready, nested=nested), self.costs.router_ms) if ready else None
+        if self.manifest.many_views:
+            left = composed.usual.looking_ms(1) + self._left_ms(looked, composed.usual)
+            choosing = composed.usual.choosing_ms(picture_seen=looked.seen_by_router)
+            return Here(left + choosing, choosing)
         if not ready and not looked.seen_by_router:
             return None
         return here(
@@ -135,14 +139,26 @@ class Choosing:
         """What is left of a question, as long as the one that was measured, about a picture that was looked at."""
         assert self.costs is not None
         assert self.costs.composed is not None  # who asks saw to it
-        whole, kept = self.costs.composed.work[scale], looked.shelf.kept(scale)
-        connected = int(kept < len(looked.at(scale)))
-        return replace(whole, views=0, connected=connected, read=whole.read - kept, behind=whole.behind + kept)
+        picture, kept, around = looked.at(scale), looked.shelf.kept(scale), self.costs.composed.around
+        needed = picture.views_behind(kept)
+        return Work(
+            views=0, connected=len(needed), tokens=picture.laid.shown.tokens, read=around + len(picture) - kept,
+            behind=self.reader.lead.used + kept, tiles=len(looked.seen.missing(needed)),
+        )  # fmt: skip
+
+    def _left_ms(self, looked: Looked, parts: Parts) -> NDArray[np.float64]:
+        """What is left of it at each scale on offer, (k,): neither the look nor choosing."""
+        assert self.router is not None
+        assert self.costs is not None  # `parts` are of them
+        tokens = self.costs.answer_tokens
+        return np.array([parts.ms(self._left(looked, scale), tokens) for scale in self.router.offered])
 
     def _that_fit(
-        self, looked: Looked, request: Request, terms: Terms, costs: NDArray[np.float64] | None
-    ) -> tuple[Terms, NDArray[np.float64] | None]:
-        """Terms and costs that leave out the scales at which this picture has more tiles than there is room for."""
+        self, looked: Looked, request: Request, terms: Terms, costs: NDArray[np.float64] | None,
+        left_ms: float = math.inf,
+    ) -> tuple[Terms, NDArray[np.float64] | None]:  # fmt: skip
+        """Terms and costs that leave out the scales at which this picture has more tiles than there is room or time
+        for."""
         assert self.router is not None
         if not self.manifest.many_views:
             return terms, costs
@@ -151,7 +167,13 @@ class Choosing:
             fits = np.array([self._fits(looked, request, scale, room) for scale in self.router.offered])
             if fits.any():
                 break
-        return only(fits, here, terms) if fits.any() and not fits.all() else (terms, costs)
+        offered = self.router.offered
+        fitting = [scale for scale, fit in zip(offered, fits, strict=True) if fit] or offered
+        in_time = self._in_time(looked, fitting, left_ms)
+        if len(in_time) == len(offered):
+            return terms, costs
+        least = float(self.router.costs.min()) - self.router.overhead
+        return only(np.array([scale in in_time for scale in offered]), here, terms, least)
 
     def choose_each(self, looked: Looked, requests: Sequence[Request]) -> Iterator[Choice]:
         """The router's choices for requests that ask one question about a view, each as `choose` makes it."""
@@ -168,9 +190,18 @@ class Choosing:
 
     def _terms(self, looked: Looked, request: Request, left_ms: float) -> Terms:
         """The request's terms, with a cap where only some scales can answer in the time that is left."""
+        if self.costs is None or math.isinf(left_ms) or self.manifest.many_views:
+            return request.terms  # with tiles, `_that_fit` leaves scales out
+        in_time = self._in_time(looked, self.manifest.scales, left_ms)
+        # Choosing is not in these milliseconds, and one scale for all needs none.
+        cap = self.costs.costs[in_time[-1]] - self.costs.router_ms
+        return replace(request.terms, cap=cap if request.cap is None else min(cap, request.cap))
+
+    def _in_time(self, looked: Looked, scales: Sequence[Any], left_ms: float) -> list[Any]:
+        """Those of some scales that answer in the time that is left. Raises `MvlmError` where none does."""
         if self.costs is None or math.isinf(left_ms):
-            return request.terms
-        takes = {m: self._answer_ms(looked, m) for m in self.manifest.scales}
+            return list(scales)
+        takes = {m: self._answer_ms(looked, m) for m in scales}
         in_time = [m for m, ms in takes.items() if ms <= left_ms]
         if not in_time:
             raise MvlmError(
@@ -178,9 +209,7 @@ class Choosing:
                 " allow more",
                 code="deadline",
             )
-        # Choosing is not in these milliseconds, and one scale for all needs none.
-        cap = self.costs.costs[in_time[-1]] - self.costs.router_ms
-        return replace(request.terms, cap=cap if request.cap is None else min(cap, request.cap))
+        return in_time
 
     def _answer_ms(self, looked: Looked, scale: Any) -> float:
         """A question about a picture that has been looked at, and its answer, as nine of ten take at most."""
@@ -196,4 +225,6 @@ class Choosing:
             return None
         nested = self.reader.nested and not self.manifest.many_views
         costs = None if self.costs else in_tokens(self.router, looked)
+        if self.costs and self.costs.composed and self.manifest.many_views:
+            costs = self._left_ms(looked, self.costs.composed.usual)
         return self.router.escalate(choice, first_margin(logits), keeps_cache=nested, costs=costs)

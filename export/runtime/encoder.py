@@ -34,6 +34,11 @@ class Encoder:
             self._connector(m)
         self.newline = _newline(manifest)
 
+    @property
+    def views_at_once(self) -> int:
+        """How many views one run takes."""
+        return self._files.views_at_once
+
     def look(self, pixels: Array) -> tuple[Array, Array]:
         """Views (n, 3, height, width) -> values (n, P, ·) and words (n, P, D)."""
         values, words = self._batches(pixels, ["values", "words"])
@@ -45,14 +50,14 @@ class Encoder:
 
     def _batches(self, pixels: Array, roles: list[str]) -> list[Array]:
         """As many views at once as the engine takes."""
-        most = self._files.views_at_once
+        most = self.views_at_once
         parts = [self._run(pixels[at : at + most], roles) for at in range(0, len(pixels), most)]
         return parts[0] if len(parts) == 1 else [np.concatenate(each) for each in zip(*parts, strict=True)]
 
     def tokens(self, values: Array, num_visual_tokens: int) -> Array:
         """Values of views (n, P, ·) -> their tokens (n, m, D)."""
         graph, session = self._manifest.connectors[num_visual_tokens], self._connector(num_visual_tokens)
-        most, found = self._files.views_at_once, []
+        most, found = self.views_at_once, []
         for at in range(0, len(values), most):
             part = values[at : at + most]
             tokens = run_session(session, [graph.outputs["tokens"]], {graph.inputs["values"]: part})[0]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .answer import Clock
 from .encoder import Encoder
+from .views.cutting import View
 from .views.laid import Laid
 from .views.scale import ScaleWord
 from .views.seen import Seen
@@ -59,7 +60,7 @@ class Pictured:
             clock.add("connector", 0.0)
             return self._rows([0])[:0]
         shown, places, first = self.laid.shown, self.laid.places, self._first(since)
-        views = shown.views[first:]
+        views = self.views_behind(since)
         values = self._seen.values(views, clock) if views else None
         with clock.stage("connector"):
             ids = np.asarray(self.laid.ids)
@@ -72,8 +73,12 @@ class Pictured:
 
     def encode(self, since: int, clock: Clock) -> None:
         """Encode what `embeddings` would, so that it finds it ready."""
-        if since < len(self) and (views := self.laid.shown.views[self._first(since) :]):
+        if views := self.views_behind(since):
             self._seen.values(views, clock)
+
+    def views_behind(self, since: int) -> list[View]:
+        """The views that are needed for what stands behind its first `since` positions."""
+        return self.laid.shown.views[self._first(since) :] if since < len(self) else []
 
     def _first(self, since: int) -> int:
         """The first view that is needed: none whose tokens all stand before, unless tokens are made of several's."""

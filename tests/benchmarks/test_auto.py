@@ -29,7 +29,9 @@ def world(*, nested: bool) -> World:
     seen = Seen(0.05 + 0.9 * right, np.zeros(4, bool))
     policy = Policy(router.costs, float(max(router.facts.costs)))
     groups = np.array(["a", "a", "b", "b"])
-    return World(router, Composed(PARTS, PARTS, WORK), policy, seen, right, groups, ANSWER, nested, may_settle=False)
+    return World(
+        router, Composed(PARTS, PARTS, WORK, 10), policy, seen, right, groups, ANSWER, nested, may_settle=False
+    )
 
 
 def new(m: int) -> float:

@@ -174,12 +174,14 @@ def test_parts_that_are_not_in_order(bundle):
         ({"work": {}}, "what is to be done is not said of every scale"),
         ({"parts": parts | {"vision": {"4": points["1"]}}}, "nobody measured the encoding of one view"),
         ({"parts": parts | {"token": {}}}, "a part that nobody measured"),
-        ({"format_version": 3}, "has format 3, and this mvlm reads up to 2"),
+        ({"format_version": 3}, "KeyError: 'around'"),
+        ({"format_version": 4}, "has format 4, and this mvlm reads up to 3"),
     ):
         shutil.rmtree(bundle / "bench", ignore_errors=True)
         write_bench(bundle, sha256, **(told | change))
         if says is None:
-            assert Runtime.load(bundle, threads=THREADS).costs.composed.most.image == 2.0
+            composed = Runtime.load(bundle, threads=THREADS).costs.composed
+            assert (composed.most.image, composed.around, composed.work[9].tiles) == (2.0, 8, 0)
         else:
             with pytest.raises(MvlmError, match=says):
                 Runtime.load(bundle, threads=THREADS)
@@ -225,12 +227,6 @@ def test_costs_never_fall_and_are_one_below_the_floor():
 
 def test_percentiles():
     assert percentiles(np.arange(101.0)) == {"best": 0, "p50": 50, "p90": 90, "p99": 99}
-
-
-def test_tiles_are_not_measured_yet():
-    manifest = replace(read_manifest(pool_bundle().bundle), scales=(1, "1@4"))
-    with pytest.raises(MvlmError, match=r"in several views \(1@4\), and bench measures scales of one view so far"):
-        open_runtime(manifest, Device(threads=THREADS))
 
 
 def test_every_scale_the_same():

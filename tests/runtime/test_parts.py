@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
@@ -38,15 +37,14 @@ def test_what_is_done_already_costs_nothing():
     assert PARTS.ms(Work(0, 0, 36, 0, behind=40), 3) == pytest.approx(2 * (2 + 30 / 90))
 
 
-@pytest.mark.parametrize("views", range(14))
-def test_views_are_encoded_in_the_batches_that_take_least(views):
-    sizes = dict(PARTS.vision)
-    every = [c for n in range(views + 1) for c in combinations_with_replacement(sizes, n) if sum(c) == views]
-    best = min(sum(map(sizes.__getitem__, c)) for c in every)
-    found = PARTS.batches(views)
-    assert sum(found) == views
-    assert sum(map(sizes.__getitem__, found)) == pytest.approx(best)
-    assert PARTS.ms(Work(views, 0, 36, 0, 10), 1) == pytest.approx(views + best)
+@pytest.mark.parametrize(("at_once", "vision_ms"), [(1, 90.0), (4, 28.0 + 28.0 + 10.0), (5, 34.0 + 28.0), (32, 58.0)])
+def test_tiles_are_encoded_in_the_batches_that_the_encoder_makes(at_once, vision_ms):
+    tiled = replace(PARTS, views_at_once=at_once)  # 6 ms for each view beside the first
+    assert tiled.ms(Work(0, 0, 36, 0, 10, tiles=9), 1) == pytest.approx(9 * 1.0 + vision_ms)
+    cut = replace(tiled, image_tiles=((2, 3.0), (10, 19.0)))
+    assert cut.ms(Work(0, 0, 36, 0, 10, tiles=9), 1) == pytest.approx(17.0 + vision_ms)
+    assert cut.ms(Work(1, 0, 36, 0, 10, tiles=9), 1) == pytest.approx(1.0 + 10.0 + 17.0 + vision_ms)
+    assert cut.ms(Work(0, 0, 36, 0, 10), 1) == 0
 
 
 def test_what_a_scale_costs_here():

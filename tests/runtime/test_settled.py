@@ -155,7 +155,7 @@ def test_the_choice_knows_what_was_read_already(made):
     line = ((1, 1.0), (1001, 1001.0))  # a millisecond a position
     parts = Parts(1.0, ((1, 5.0),), line, line, ((1, 2.0),), picture=0.5, question=0.25, router=0.25)
     work = {m: Work(1, 1, m, around + m, runtime.reader.lead.used) for m in SCALES}
-    runtime.costs = replace(runtime.costs, composed=Composed(parts, parts, work))
+    runtime.costs = replace(runtime.costs, composed=Composed(parts, parts, work, around))
     runtime.router = runtime.router.with_costs({m: parts.ms(work[m], 5) + 1.0 for m in SCALES}, "ms", 1.0)
     left = {m: m for m in SCALES} | ({36: 0} if made is pool_bundle else {m: max(0, m - 36) for m in SCALES})
     found = dict(zip(SCALES, runtime._here(view).costs, strict=True))

@@ -37,9 +37,10 @@ def in_tokens(router: Router, looked: Looked, *, anew: bool = False) -> NDArray[
 
 
 def only(
-    allowed: NDArray[np.bool_], costs: NDArray[np.float64], terms: Terms
+    allowed: NDArray[np.bool_], costs: NDArray[np.float64], terms: Terms, least: float
 ) -> tuple[Terms, NDArray[np.float64]]:  # fmt: skip
-    """Terms and costs (k,) by which some scales alone are chosen from; at least one is allowed."""
-    dearest = float(costs[allowed].max())
+    """Terms and costs (k,) by which some scales alone are chosen from; at least one is allowed. No cap below `least`,
+    what the cheapest scale usually costs, is made of them: what was read already may cost less."""
+    dearest = max(float(costs[allowed].max()), least)
     cap = dearest if terms.cap is None else min(terms.cap, dearest)
     return replace(terms, cap=cap), np.where(allowed, costs, _NEVER)

@@ -16,6 +16,7 @@ from typing import Any
 from export.runtime.artefact import read_artefact
 from export.runtime.errors import MvlmError
 from export.runtime.machine import device_name, machine
+from export.runtime.views.scale import Scale, ScaleWord
 
 from .parts import Parts, Work
 
@@ -30,17 +31,20 @@ class UnusedCosts(UserWarning):
 class Composed:
     """The parts of a question, as half of them take and as nine of ten take at most, and what `costs` are composed of.
 
-    `work` is a question about a picture that nobody has looked at, by scale: the one that was measured.
+    `work` is a question about a picture that nobody has looked at, by scale: the one that was measured. Of what it
+    reads, `around` positions are the question and what else stands around the picture.
     """
 
     usual: Parts
     most: Parts
-    work: dict[int, Work]
+    work: dict[Any, Work]
+    around: int
 
 
 @dataclass(frozen=True)
 class CostTable:
-    """Milliseconds of a question about a new picture at each scale of a bundle, ascending.
+    """Milliseconds of a question about a new picture at each scale of a bundle, ascending. With tiles, about a picture
+    of the size of the one that was measured.
 
     Attributes:
         costs: what a router weighs; never falling from one scale to the next, and the same up to `floor`.
@@ -53,16 +57,16 @@ class CostTable:
         composed: what costs of any question are composed of; None of a measurement of before there was that.
     """
 
-    costs: dict[int, float]
-    floor: int
+    costs: dict[Any, float]
+    floor: ScaleWord
     answer_tokens: int
     look_ms: float
-    first_token_ms: dict[int, float]
-    token_ms: dict[int, float]
+    first_token_ms: dict[Any, float]
+    token_ms: dict[Any, float]
     router_ms: float = 0.0
     composed: Composed | None = None
 
-    def answer_ms(self, scale: int) -> float:
+    def answer_ms(self, scale: ScaleWord) -> float:
         """A question about a picture that has been looked at, until the last of `answer_tokens`, nine times of ten."""
         return self.first_token_ms[scale] + (self.answer_tokens - 1) * self.token_ms[scale]
 
@@ -123,7 +127,7 @@ def _table(facts: dict[str, Any]) -> CostTable:
     before = facts.get("router_ms", {}).values()  # where parts were not measured yet
     table = CostTable(
         costs=_by_scale(facts["costs"]),
-        floor=int(facts["floor"]),
+        floor=_word(facts["floor"]),
         answer_tokens=int(facts["answer_tokens"]),
         look_ms=_milliseconds(facts["look_ms"]["p90"]),
         first_token_ms=_by_scale({m: at["first_token"]["p90"] for m, at in facts["scales"].items()}),
@@ -146,14 +150,26 @@ def _composed(facts: dict[str, Any]) -> Composed:
         Parts.from_json(facts["parts"], lambda at, name=name: _milliseconds(at[name]))  # type: ignore[misc]
         for name in ("p50", "p90")
     )
-    work = {int(m): Work(**{name: int(count) for name, count in of.items()}) for m, of in facts["work"].items()}
-    if sorted(work) != sorted(map(int, facts["costs"])):
+    work = {_word(m): Work(**{name: int(count) for name, count in of.items()}) for m, of in facts["work"].items()}
+    if set(work) != set(map(_word, facts["costs"])):
         raise ValueError("what is to be done is not said of every scale")
-    return Composed(usual, most, work)
+    if facts["format_version"] > 2:
+        return Composed(usual, most, work, int(facts["around"]))
+    one = next(iter(work.values()))  # of before there were tiles: a picture was its tokens
+    return Composed(usual, most, work, one.read - one.tokens)
 
 
-def _by_scale(values: Mapping[str, Any]) -> dict[int, float]:
-    return dict(sorted((int(scale), _milliseconds(value)) for scale, value in values.items()))
+def _by_scale(values: Mapping[str, Any]) -> dict[Any, float]:
+    """Ascending: numbers of tokens by themselves, and with tiles in the order of the file, that of their costs."""
+    found = [(_word(scale), _milliseconds(value)) for scale, value in values.items()]
+    return dict(found if any(isinstance(scale, str) for scale, _ in found) else sorted(found))
+
+
+def _word(text: Any) -> ScaleWord:
+    try:
+        return Scale.parse(text).word
+    except MvlmError as error:
+        raise ValueError(str(error)) from None
 
 
 def _milliseconds(value: Any) -> float:

@@ -19,11 +19,12 @@ class Work:
     """What is left to be done for a question.
 
     Attributes:
-        views: to be encoded, the overview among them while nobody has looked at it.
+        views: to be encoded by themselves: 1 while nobody has looked at the picture, for its overview.
         connected: views whose tokens are to be made.
         tokens: of each of these.
         read: positions that the language model has to read; none where only the tokens of the answer are counted.
         behind: positions that stand in its cache already.
+        tiles: views beside the overview that are to be encoded, together.
     """
 
     views: int
@@ -31,6 +32,7 @@ class Work:
     tokens: int
     read: int
     behind: int = 0
+    tiles: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,15 @@ class Parts:
     """Milliseconds of each part.
 
     Attributes:
-        image: preparing the pixels of a view.
+        image: preparing the pixels of the overview.
         vision: encoding, by the number of views that are encoded at once.
         connector: making the tokens of a view, by their number.
         prefill: by the number of positions that are read at once.
         token: one more token of an answer, by the number of positions before it.
         picture, question: what a router looks at, the first once for a picture.
         router: asking it.
+        image_tiles: preparing the pixels of tiles, by their number; where nobody measured it, as for overviews.
+        views_at_once: how many views the tower takes in one run.
     """
 
     image: float
@@ -55,14 +59,23 @@ class Parts:
     picture: float = 0.0
     question: float = 0.0
     router: float = 0.0
+    image_tiles: Points = ()
+    views_at_once: int = 1
 
     def ms(self, work: Work, answer_tokens: int) -> float:
         """What is left, and an answer of so many tokens, the first of which comes out of the reading."""
         return _ms(self, work, answer_tokens)
 
     def looking_ms(self, views: int) -> float:
-        """So many views prepared and encoded, in the batches that take least."""
-        return views * self.image + sum(dict(self.vision)[n] for n in self.batches(views))
+        """So many views prepared and encoded, each by itself."""
+        return views * (self.image + self.vision[0][1])
+
+    def tiles_ms(self, tiles: int) -> float:
+        """So many tiles cut and encoded, in the batches that the encoder makes of them."""
+        if not tiles:
+            return 0.0
+        cut = between(self.image_tiles, tiles) if self.image_tiles else tiles * self.image
+        return cut + sum(between(self.vision, size) for size in in_batches(tiles, self.views_at_once))
 
     def reading_ms(self, work: Work) -> float:
         """Until the first token, of a picture whose views are encoded."""
@@ -72,10 +85,6 @@ class Parts:
     def writing_ms(self, work: Work, answer_tokens: int) -> float:
         """The further tokens of an answer."""
         return (answer_tokens - 1) * between(self.token, work.behind + work.read)
-
-    def batches(self, views: int) -> tuple[int, ...]:
-        """In how many views at once so many are encoded soonest."""
-        return _batches(self.vision, views)
 
     def choosing_ms(self, *, picture_seen: bool) -> float:
         """What choosing takes: less for a picture that the router has looked at."""
@@ -92,7 +101,19 @@ class Parts:
         features = value["features"]
         picture, question = (of(features[name]) if features else 0.0 for name in ("picture", "question"))
         router = of(value["router"]) if value.get("router") else 0.0
-        return cls(of(value["image"]), vision, connector, prefill, token, picture, question, router)
+        tiles = _points(value["image_tiles"], of) if value.get("image_tiles") else ()
+        at_once = int(value.get("views_at_once", 1))  # of before there were tiles
+        if at_once < 1:
+            raise ValueError(f"a tower that takes {at_once} views")
+        return cls(
+            of(value["image"]), vision, connector, prefill, token, picture, question, router, tiles, at_once
+        )  # fmt: skip
+
+
+def in_batches(views: int, at_once: int) -> tuple[int, ...]:
+    """How many views each run of the tower takes of so many: as many as it can, and then the rest."""
+    rest = (views % at_once,) if views % at_once else ()
+    return (at_once,) * (views // at_once) + rest
 
 
 def between(points: Points, at: float) -> float:
@@ -116,13 +137,5 @@ def _points(value: Mapping[str, Any], of: Callable[[Any], float]) -> Points:
 
 @lru_cache(maxsize=4096)  # states of a picture come again
 def _ms(parts: Parts, work: Work, answer_tokens: int) -> float:
-    return parts.looking_ms(work.views) + parts.reading_ms(work) + parts.writing_ms(work, answer_tokens)
-
-
-@lru_cache(maxsize=4096)
-def _batches(vision: Points, views: int) -> tuple[int, ...]:
-    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
-    for n in range(1, views + 1):
-        ways = [(best[n - size][0] + ms, (size, *best[n - size][1])) for size, ms in vision if size <= n]
-        best.append(min(ways))
-    return best[views][1]
+    looking = parts.looking_ms(work.views) + parts.tiles_ms(work.tiles)
+    return looking + parts.reading_ms(work) + parts.writing_ms(work, answer_tokens)

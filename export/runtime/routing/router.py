@@ -116,7 +116,7 @@ class Router:
         self._settled: dict[tuple[object, ...], int | None] = {}
         self._prices: dict[float, float] = {}  # of budgets
 
-    def with_costs(self, costs: Mapping[int, float], unit: str, overhead: float = 0.0) -> Router:
+    def with_costs(self, costs: Mapping[Any, float], unit: str, overhead: float = 0.0) -> Router:
         """The same router where each scale on offer costs something else, as milliseconds that were measured; of each
         cost `overhead` is what choosing takes.
 
