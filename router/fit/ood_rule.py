@@ -11,6 +11,7 @@ Letters: n rows, K scales.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,11 @@ class OodRule:
     budgets: tuple[float, ...] = ()
     costs: tuple[float, ...] = ()
     costs_as_asked: tuple[float, ...] = ()
+
+    def to_json(self, unit: str) -> dict[str, Any]:
+        """As router.json holds it."""
+        facts = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return facts | {"words": self.words(unit)}
 
     def words(self, unit: str) -> list[str]:
         """For a terminal and the page."""

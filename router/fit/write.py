@@ -122,7 +122,7 @@ def _what_was_fitted(fitted: Fitted, table: Table) -> dict[str, Any]:
         "escalation": asdict(fitted.escalation) | {"on": fitted.escalation.pays} if fitted.escalation else None,
         "risk_bounds": [asdict(p) | {"words": p.words(table.facts["cost_unit"])} for p in fitted.risk_bounds],
         "least_p_value": fitted.least_p_value,
-        "out_of_distribution": asdict(fitted.ood_rule) | {"words": fitted.ood_rule.words(table.facts["cost_unit"])},
+        "out_of_distribution": fitted.ood_rule.to_json(table.facts["cost_unit"]),
         "price_table": [asdict(point) for point in fitted.prices],
         "feature_version": table.facts["feature_version"],
         "feature_names": table.facts["feature_names"],

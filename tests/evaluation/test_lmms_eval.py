@@ -54,6 +54,9 @@ def tasks(made, tmp_path_factory) -> Path:
     text = yaml.safe_dump(two | {"task": "two_pictures"}).replace("utils.pictures", "!function utils.two")
     text = text.replace("utils.score_answer", "!function utils.score_answer")
     (folder / "tasks" / "two_pictures.yaml").write_text(text)
+    choice = (folder / "tasks" / "rows_choice.yaml").read_text().replace("utils.pictures", "utils.two")
+    choice = re.sub("^task: .*$", "task: two_pictures_choice", choice, flags=re.MULTILINE)
+    (folder / "tasks" / "two_pictures_choice.yaml").write_text(choice)
     with (folder / "tasks" / "utils.py").open("a") as utils:
         utils.write("\n\ndef two(doc):\n    return pictures(doc) * 2\n")
     return folder / "tasks"
@@ -117,16 +120,25 @@ def test_a_bundle_says_what_its_run_says(mvlm, made, tasks, evaluated, tmp_path)
     assert all(a <= b + 1e-3 for a, b in zip(ours, theirs, strict=False))
 
 
-def test_several_pictures_are_answered_by_a_run_and_end_a_bundles_evaluation(mvlm, made, tasks, tmp_path):
+def test_several_pictures_are_answered_by_run_and_bundle_alike(mvlm, made, tasks, tmp_path):
+    told = []
+    for name, model in (("run", made.run), ("bundle", made.bundle)):
+        arguments = ("--scales", "9", "--include-path", tasks, "--limit", 1, "--out", tmp_path / name)
+        assert mvlm("benchmark", model, "--tasks", "two_pictures", *arguments).exit_code == 0
+        told.append(json.loads((tmp_path / name / "scale_9" / "answers.jsonl").read_text()))
+    assert [one["num_visual_tokens"] for one in told] == [[9, 9], [9, 9]]
+    said = [samples(tmp_path / name, "scale_9")[0]["filtered_resps"] for name in ("run", "bundle")]
+    assert said[0] == said[1]
+
+
+def test_what_a_bundle_cannot_score_ends_its_evaluation(mvlm, made, tasks, tmp_path):
     """An error becomes no empty answer: the sample is named, nothing that looks whole is left, and what ran is kept."""
     arguments = ("--scales", "9", "--include-path", tasks, "--limit", 1, "--out", tmp_path / "eval")
-    failed = mvlm("benchmark", made.bundle, "--tasks", "two_pictures", *arguments)
+    failed = mvlm("benchmark", made.bundle, "--tasks", "two_pictures_choice", *arguments)
     assert failed.exit_code == 1
-    assert "no results for scale_9: task two_pictures, sample 0: it shows 2 pictures in 1 messages" in failed.output
+    assert "task two_pictures_choice, sample 0: it shows 2 pictures in 1 messages" in failed.output
     assert not (tmp_path / "eval").exists()
-    assert mvlm("benchmark", made.run, "--tasks", "two_pictures", *arguments).exit_code == 0
-    told = json.loads((tmp_path / "eval" / "scale_9" / "answers.jsonl").read_text())
-    assert told["num_visual_tokens"] == [9, 9]
+    assert mvlm("benchmark", made.run, "--tasks", "two_pictures_choice", *arguments).exit_code == 0
 
 
 def test_stopped_and_started_again_it_goes_on(mvlm, made, tasks, tmp_path, monkeypatch):
