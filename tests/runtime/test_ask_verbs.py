@@ -53,7 +53,7 @@ def test_run_as_json(made, mvlm):
         "picture", "text", "num_visual_tokens", "reason", "probability", "probabilities", "confidence",
         "out_of_distribution", "escalated",
         "finish", "choices", "token_ids", "logprobs", "timings", "scales", "prompt_tokens", "new_tokens",
-        "dropped_turns", "scale", "views", "separators",
+        "dropped_turns", "scale", "views", "separators", "tiles",
     }  # fmt: skip
 
 

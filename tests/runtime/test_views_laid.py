@@ -97,7 +97,8 @@ def test_views_of_a_picture_are_encoded_once_and_told_apart():
 
 def test_scales_that_leave_no_room_are_not_chosen():
     costs = np.array([1.0, 9.0, 3.0])
-    terms, here = only(np.array([True, False, True]), costs, Terms(price=0.0))
+    terms, here = only(np.array([True, False, True]), costs, Terms(price=0.0), 1.0)
     assert terms.cap == 3.0
     assert (here <= terms.cap).tolist() == [True, False, True]
-    assert only(np.array([True, True, True]), costs, Terms(cap=2.0))[0].cap == 2.0
+    assert only(np.array([True, True, True]), costs, Terms(cap=2.0), 1.0)[0].cap == 2.0
+    assert only(np.array([True, False, False]), costs, Terms(price=0.0), 1.5)[0].cap == 1.5
