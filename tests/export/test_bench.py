@@ -201,7 +201,7 @@ def test_a_scale_that_takes_longer_is_seen_and_charged(bundle, monkeypatch):
     steps: list[int] = []
     with PowerMeter() as power:
         measured = conclude(plan, measure(runtime, plan, power, steps.append))
-    # Whether 1, 4 and 9 tokens differ by more than chance is the machine's affair; those that sleep are dearer for sure.
+    # Whether 1, 4 and 9 tokens differ by more than chance is the machine's affair; those that sleep are dearer.
     assert measured.floor in (1, 4, 9)
     assert measured.costs[1] == measured.costs[measured.floor]
     assert measured.costs[9] < measured.costs[36] - 15 < measured.costs[144] - 30
