@@ -300,7 +300,7 @@ def _require_unlearned(run: Path, rows: Path, splits: Sequence[str]) -> None:
 @click.option("--long", "at_length", is_flag=True, help="Learn longer, and label more pictures for the router.")
 @click.option(
     "--size", type=click.Choice(SIZES), default="small", show_default=True,
-    help="One view a picture, or sheets of up to sixteen tiles (without a bundle so far).",
+    help="One view a picture, or sheets of up to sixteen tiles.",
 )  # fmt: skip
 @_WORLD
 @OVERWRITE
@@ -322,4 +322,4 @@ def demo(
         raise MvlmError(f"{other} and --long exclude each other: name one of them")
     _refuse_world(world, large)
     usual = SHEETS if large else LONG if at_length else SHORT
-    Demo(out, family, seed, REHEARSAL if rehearse else usual, large).run(overwrite=overwrite)
+    Demo(out, family, seed, REHEARSAL if rehearse else usual, large, world).run(overwrite=overwrite)

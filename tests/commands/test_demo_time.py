@@ -104,6 +104,10 @@ def test_a_demo_of_sheets_goes_all_the_way(tmp_path, monkeypatch):
 def test_a_demo_of_the_varied_world_draws_it(tmp_path, monkeypatch, mvlm):
     _, asked = told_by(Demo(tmp_path / "demo", "pool", 0, world="varied"), monkeypatch)
     assert asked[0][asked[0].index("--world") + 1] == "varied"
+    made: list[Demo] = []
+    monkeypatch.setattr(Demo, "run", lambda demo, overwrite: made.append(demo))
+    assert mvlm("demo", "--world", "varied", "--out", tmp_path / "y").exit_code == 0
+    assert [demo.world for demo in made] == ["varied"]  # the verb passes on what it was told
     refused = mvlm("demo", "--world", "varied", "--size", "large", "--out", tmp_path / "x")
     assert refused.exit_code == 2
     assert "--world varied is of pictures of one view" in refused.output
