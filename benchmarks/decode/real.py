@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from benchmarks.code import code_sha256
 from benchmarks.decode.real_speed import speed
 from benchmarks.decode.scored import HERE, Scorer, pieces, texts_of
 from benchmarks.machine import RESULTS, keep
+from export.graphs.grids import Grid, Numbers
 from export.graphs.recipe import Recipe
 from export.graphs.targets import target
 from export.rounding.budget import cheapest_loss
@@ -31,7 +32,6 @@ from export.rounding.sensitivity import Losses, losses
 PAGES = ("docs/training.md", "docs/data.md", "docs/server.md", "docs/runtime.md")
 _CALIBRATED, _MEASURED = 4096, 4
 _NAME = "real_weights"
-calibration_cpu_s: dict[str, float] = {}  # of precisions that were rounded with calibration
 REAL_MODEL = "SmolLM2-135M-Instruct, channels shuffled (benchmarks/real_weights.py)"
 
 
@@ -56,32 +56,31 @@ def main(folder: Path, only: tuple[str, ...], plain: bool, threads: int) -> None
         if plain:
             _keep(f"{name}, to the nearest", scorer.facts(Recipe(words), {}), tokens)
         measured = _measured(folder, model, rows)
-        recipe = recipe_of(folder, model, rows, name)
-        seconds = calibration_cpu_s.get(name, 0.0)
+        recipe, seconds = recipe_of(folder, model, rows, name)
         foretold = sum(by_form[recipe.word(layer)] for layer, by_form in measured.items())
         facts = scorer.facts(recipe, recipe.numbers) | {"foretold_kl": foretold, "calibration_cpu_s": seconds}
         _keep(name, facts, tokens)
         _keep(name, facts | speed(model, recipe), tokens)
 
 
-def recipe_of(folder: Path, model: Any, rows: list[torch.Tensor], name: str) -> Recipe:
-    """A precision of `ort-cpu` calibrated with rows. What was measured of layers, and numbers that the same code found,
-    are kept in a folder."""
+def recipe_of(folder: Path, model: Any, rows: list[torch.Tensor], name: str) -> tuple[Recipe, float]:
+    """A precision of `ort-cpu` calibrated with rows, and the processor seconds that took. What was measured of layers,
+    and numbers that the same code found, are kept in a folder."""
     made_for, sizes = target("ort-cpu"), {layer.name: layer.size for layer in every_layer(model)[:-1]}
     measured = _measured(folder, model, rows)
     recipe = Recipe(dict(made_for.words(name)) | cheapest_loss(measured, sizes, made_for.choices[name]))
     if not calibrated_layers(model, recipe.words):
-        return recipe
+        return recipe, 0.0
     file, asked = folder / f"numbers.{name}.pt", [code_sha256("export.rounding.calibrate"), dict(recipe.words)]
-    kept: tuple[Any, Any, float] = torch.load(file, weights_only=False) if file.is_file() else (None, None, 0.0)
-    code, numbers, seconds = kept
-    if code != asked:
+    kept: dict[str, Any] = torch.load(file, weights_only=True) if file.is_file() else {}
+    if kept.get("asked") != asked:
         started = time.process_time()
-        numbers = calibrate(model, rows, recipe.words, lambda steps: None)
-        seconds = time.process_time() - started
-        torch.save((asked, numbers, seconds), file)
-    calibration_cpu_s[name] = seconds
-    return replace(recipe, numbers=numbers)
+        found = calibrate(model, rows, recipe.words, lambda steps: None)
+        layers = {layer: (asdict(n.grid), n.values, n.scale, n.zero) for layer, n in found.items()}
+        kept = {"asked": asked, "cpu_s": time.process_time() - started, "layers": layers}
+        torch.save(kept, file)
+    numbers = {layer: Numbers(Grid(**grid), *tensors) for layer, (grid, *tensors) in kept["layers"].items()}
+    return replace(recipe, numbers=numbers), float(kept["cpu_s"])
 
 
 def calibrated_rows(model: Any, tokenizer: Any) -> list[torch.Tensor]:

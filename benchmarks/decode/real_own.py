@@ -69,7 +69,7 @@ def _write(folder: Path, work: Path) -> None:
     rows = calibrated_rows(model, AutoTokenizer.from_pretrained(folder))
     with WeightFile(work / "own.bin") as weights:
         for name in _WRITTEN:
-            recipe = Recipe({OTHERS: "float"}) if name in FLOATS else recipe_of(folder, model, rows, name)
+            recipe = Recipe({OTHERS: "float"}) if name in FLOATS else recipe_of(folder, model, rows, name)[0]
             graph, facts = write_decoder(
                 model, weights.tensor, dialect, f"{name}.onnx", product=recipe, positions=POSITIONS
             )

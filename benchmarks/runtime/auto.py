@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ _ANSWER_TOKENS = 3  # what the demo's questions are answered in, their end inclu
 _QUESTION = "what colour is the circle at the top?"
 _PRICES = (0.0, *np.geomspace(0.003, 30, 24).round(5).tolist())
 _ASKED_WHOLE = (0.03, 0.3, 3.0)
-MODES = {"one question a picture": "alone", "many questions a picture": "in_turn"}
+MODES = {"one question a picture": World.alone, "many questions a picture": World.in_turn}
 
 
 @click.command()
@@ -119,11 +120,11 @@ def _world(demo: Path, runtime: Runtime) -> tuple[World, list[str]]:
     return world, table.ids.tolist()
 
 
-def _mode(world: World, mode: str) -> dict[str, Any]:
+def _mode(world: World, asked: Callable[[World, tuple[str, float]], Point]) -> dict[str, Any]:
     """Every fixed scale, and `auto` at every price: as it is, and where it always chooses."""
-    fixed = {m: getattr(world, mode)(("scale", m)) for m in world.router.offered}
+    fixed = {m: asked(world, ("scale", m)) for m in world.router.offered}
     fronts = {
-        name: {price: getattr(some, mode)(("price", price)) for price in _PRICES}
+        name: {price: asked(some, ("price", price)) for price in _PRICES}
         for name, some in (("auto", world), ("always choosing", replace(world, may_settle=False)))
     }
     told = {name: compare(list(front.values()), fixed) for name, front in fronts.items()}
@@ -143,19 +144,19 @@ def _whole(runtime: Runtime, world: World, ids: list[str], demo: Path, pictures:
     ways = [("scale", float(m)) for m in world.router.offered] + [("price", price) for price in _ASKED_WHOLE]
     picked = list(dict.fromkeys(world.groups.tolist()))[:pictures]
     rows = np.flatnonzero(np.isin(world.groups, picked))
-    took: dict[tuple[str, str, float], list[float]] = defaultdict(list)
+    took: dict[tuple[Any, str, float], list[float]] = defaultdict(list)
     order = np.random.default_rng(0)
     _ask(runtime, [by_id[ids[rows[0]]]], ways[-1])
     for group in picked:
         asked = [by_id[ids[row]] for row in np.flatnonzero(world.groups == group)]
         for place in order.permutation(len(ways)).tolist():
-            took["in_turn", *ways[place]] += _ask(runtime, asked, ways[place])
-            took["alone", *ways[place]] += [_ask(runtime, [row], ways[place])[0] for row in asked[:3]]
+            took[World.in_turn, *ways[place]] += _ask(runtime, asked, ways[place])
+            took[World.alone, *ways[place]] += [_ask(runtime, [row], ways[place])[0] for row in asked[:3]]
     told: dict[str, Any] = {}
     some = world.rows(rows)
     for name, mode in MODES.items():
         for kind, value in ways:
-            composed = getattr(some, mode)((kind, value)).ms
+            composed = mode(some, (kind, value)).ms
             whole = float(np.mean(took[mode, kind, value]))
             told[f"{name}, {kind} {value:g}"] = {
                 "whole_ms": round(whole, 2), "composed_ms": round(composed, 2), "error": round(composed / whole - 1, 3),

@@ -31,12 +31,9 @@ def embed_question(source: Source, row: Row, shown: ShownPictures, scale: ScaleW
     model: Any = source.model
     text = source.processor.ask(row.question)
     ids = source.processor(text=text, images=[row.image.read()], scale=scale)["input_ids"]
-    embeds = model._look_up(ids)
-    places = ids == model.config.image_token_id
     ids_of_picture = torch.tensor(shown.pictures.ids(0, scale))
     visual = shown.embeds([0], scale)[0][ids_of_picture == model.config.image_token_id]  # (T, D)
-    embeds[places] = visual.to(embeds.dtype)
-    return embeds, ids
+    return model.placed(ids, visual), ids
 
 
 @torch.no_grad()

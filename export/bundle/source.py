@@ -8,10 +8,10 @@ from pathlib import Path
 
 from export.runtime.artefact import place_said, read_artefact
 from export.runtime.errors import MvlmError
-from export.runtime.routing.offered import with_tiles
+from export.runtime.routing.offered import known_to
 from export.runtime.routing.router_folder import RouterSource, read_router
-from export.runtime.views.scale import Scale, ScaleWord, coarse_to_fine
-from export.runtime.views.spec import ViewSpec
+from export.runtime.views.scale import ScaleWord, coarse_to_fine
+from export.runtime.views.spec import ViewSpec, tokens_of_view
 from mvlm_core.checkpoints.run_folder import load_run, model_sha256
 from mvlm_core.modeling.model import MvlmForConditionalGeneration
 from mvlm_core.modeling.processing import MvlmProcessor
@@ -56,8 +56,7 @@ class Source:
 
     def tokens(self, scale: ScaleWord) -> int:
         """Of one view at a scale."""
-        parsed = Scale.parse(scale)
-        return self.views.tokens(parsed) if self.views else int(parsed.tokens or 0)
+        return tokens_of_view(scale, self.views)
 
 
 def read_source(run: Path, router_folder: Path | None, scales: Sequence[ScaleWord] | None) -> Source:
@@ -95,14 +94,8 @@ def rows_labelled(router: Path | None) -> Path | None:
 
 
 def _require_fitted(scales: Sequence[ScaleWord], router: RouterSource) -> None:
-    """Raise `MvlmError` for scales that the router knows nothing of: with tiles each is one of its own; among numbers
-    its log odds are interpolated, and beyond its ends it knows nothing."""
-    if with_tiles([*scales, *router.scales]):
-        known = set(scales) <= set(router.scales)
-    else:
-        fitted, offered = [int(scale) for scale in router.scales], [int(scale) for scale in scales]
-        known = fitted[0] <= min(offered) <= max(offered) <= fitted[-1]
-    if not known:
+    """Raise `MvlmError` for scales that the router knows nothing of."""
+    if not known_to(router.scales, scales):
         raise MvlmError(
             f"the bundle is to hold the scales {_listed(scales)}, and the router {router.folder} was fitted for"
             f" {_listed(router.scales)}: stay between its ends, with tiles among its scales, or label and fit again"
@@ -112,11 +105,8 @@ def _require_fitted(scales: Sequence[ScaleWord], router: RouterSource) -> None:
 def _require_views(scales: Sequence[ScaleWord], views: ViewSpec | None) -> None:
     """Raise `MvlmError` for a view's own number of tokens where the model has none. Scales such as 9@4 may be of clips,
     which every model can be shown."""
-    if views is None and any(Scale.parse(scale).tokens is None for scale in scales):
-        raise MvlmError(
-            "this model has no tokens of its own for a view, and native asks for them: name some, as in 9@4",
-            code="scale-not-allowed",
-        )
+    for scale in scales:
+        tokens_of_view(scale, views)
 
 
 def _listed(scales: Sequence[ScaleWord]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -39,7 +40,7 @@ from .views.scale import ScaleWord
 Array = NDArray[np.float32]
 
 
-class Choosing:
+class Choosing(ABC):
     """The part of an answerer that chooses."""
 
     manifest: Manifest
@@ -49,9 +50,9 @@ class Choosing:
     router: Router | None
     costs: CostTable | None
 
+    @abstractmethod
     def room(self, request: Request) -> int:
         """How many tokens of an answer may have to stand in the cache."""
-        raise NotImplementedError
 
     def _fits(self, looked: Looked, request: Request, scale: ScaleWord, room: int) -> bool:
         needed = self.reader.positions(request.question, len(looked.at(scale)), room)

@@ -15,8 +15,9 @@ from .errors import MvlmError
 from .families import PREFIX_NESTED, current_name
 from .features import FEATURE_VERSION
 from .image import ImageSpec
+from .routing.offered import known_to
 from .views.scale import Scale, ScaleWord, coarse_to_fine
-from .views.spec import ViewSpec
+from .views.spec import ViewSpec, tokens_of_view
 
 SEAL = "manifest_sha256"
 _MOST = 2**31
@@ -196,10 +197,7 @@ def _check_names(manifest: Manifest, files: dict[str, tuple[str, int]]) -> None:
 
 def _check_scales(manifest: Manifest, fitted: Sequence[ScaleWord]) -> None:
     """Raise `MvlmError` for scales that the router knows nothing of."""
-    tiled = [scale for scale in (*manifest.scales, *fitted) if isinstance(scale, str)]
-    if tiled and set(manifest.scales) <= set(fitted):
-        return
-    if tiled or not int(fitted[0]) <= min(manifest.scales) <= max(manifest.scales) <= int(fitted[-1]):
+    if not known_to(fitted, manifest.scales):
         raise MvlmError(
             f"the router of {manifest.folder} was fitted for {fitted[0]} to {fitted[-1]} tokens, and the bundle's"
             " scales go beyond: export again"
@@ -223,8 +221,6 @@ def _parse(folder: Path, value: dict[str, Any]) -> Manifest:
     views = ViewSpec.from_json(value["views"]) if value.get("views") else None
     if not scales or len(set(scales)) < len(scales):
         raise ValueError("no scales, or one of them twice")
-    if views is None and any(Scale.parse(scale).tokens is None for scale in scales):
-        raise ValueError("a view's own number of tokens, and no views")
     router, connectors = value["router"], sorted({_tokens(scale, views) for scale in scales})
     return Manifest(
         folder=folder,
@@ -261,9 +257,10 @@ def _scales(words: Any) -> tuple[ScaleWord, ...]:
 
 
 def _tokens(scale: ScaleWord, views: ViewSpec | None) -> int:
-    """The tokens of one view at a scale."""
-    parsed = Scale.parse(scale)
-    return views.tokens(parsed) if views else int(parsed.tokens or 0)
+    try:
+        return tokens_of_view(scale, views)
+    except MvlmError as error:
+        raise ValueError(str(error)) from None
 
 
 def _embedding(table: dict[str, Any]) -> Embedding:

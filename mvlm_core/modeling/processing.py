@@ -23,7 +23,7 @@ from export.runtime.views.cutting import OVERVIEW, Size, View
 from export.runtime.views.pixels import view_pixels
 from export.runtime.views.scale import Scale
 from export.runtime.views.shown import Shown, joined, of_clip
-from export.runtime.views.spec import ViewSpec
+from export.runtime.views.spec import ViewSpec, tokens_of_view
 
 from .chat_encoding import Encoded, answer_spans, encode_text, spell, supervised
 from .chat_templates import IMAGE_TOKEN, TEMPLATES
@@ -82,12 +82,7 @@ class MvlmImageProcessor(BaseImageProcessor):
     def shown_clip(self, count: int, scale: Scale, timing: Timing = _NO_TIMES) -> Shown:
         """A clip of so many frames at a scale, each frame as a picture's overview, between the family's words."""
         spec = self.view_spec
-        if scale.tokens is None and spec is None:
-            raise MvlmError(
-                f"this model has no tokens of its own for a frame, and {scale} asks for them: name some, as in 9@4",
-                code="scale-not-allowed",
-            )
-        tokens = spec.tokens(scale) if spec else scale.tokens
+        tokens = tokens_of_view(scale, spec)
         one = self.shown((self.size_px, self.size_px), Scale(tokens))
         return of_clip(count, scale, one, spec.clip_words if spec else "none", timing)
 

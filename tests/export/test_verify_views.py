@@ -60,7 +60,7 @@ def test_a_picture_that_is_shown_otherwise(change, says, rows, tmp_path):
 
 
 def test_scales_that_a_model_has_not():
-    with pytest.raises(MvlmError, match="no tokens of its own for a view, and native asks for them: name some"):
+    with pytest.raises(MvlmError, match="view of this model has no tokens of its own, and native asks for them"):
         read_source(pool_bundle().run, None, (1, "native"))
     with pytest.raises(MvlmError, match=r"the router .* was fitted for 1, 4, 9, 36, 144: stay between its ends"):
         read_source(pool_bundle().run, pool_bundle().router, (1, "4@4"))

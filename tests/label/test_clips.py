@@ -79,7 +79,7 @@ def test_the_tokens_are_known_from_the_number_of_frames(model):
 
 def test_frames_of_a_model_without_tokens_of_its_own():
     processor = tiny_processor()
-    with pytest.raises(MvlmError, match="this model has no tokens of its own for a frame, and native asks for them"):
+    with pytest.raises(MvlmError, match="view of this model has no tokens of its own, and native asks for them"):
         processor(text=processor.ask("what?"), images=[Frames((drawn_picture(0),))], scale="native")
 
 

@@ -52,7 +52,7 @@ def test_a_model_without_views_shows_placeholders_alone():
     assert layout.at((3, 900), 9).ids == (IMAGE,) * 9
     assert layout.clip(8, "4@2").ids == (IMAGE,) * 8
     assert layout.clip(3, "4@native").views == 3
-    with pytest.raises(MvlmError, match="a view here has no tokens of its own, and native asks for them"):
+    with pytest.raises(MvlmError, match="view of this model has no tokens of its own, and native asks for them"):
         layout.at((3, 9), "native")
 
 

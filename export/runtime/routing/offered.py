@@ -30,6 +30,14 @@ def offered_scales(fitted: Sequence[ScaleWord], offered: Sequence[ScaleWord]) ->
     return tuple(numbers)
 
 
+def known_to(fitted: Sequence[ScaleWord], offered: Sequence[ScaleWord]) -> bool:
+    """Whether a router that was fitted for some scales knows all those on offer."""
+    try:
+        return bool(offered_scales(fitted, offered))
+    except MvlmError:
+        return False
+
+
 def sizes_of(scales: Sequence[ScaleWord], fitted: Sequence[ScaleWord], sizes: Sequence[float]) -> tuple[float, ...]:
     """The number that stands for each scale in the graph: that of the fit, or the tokens of one between two of them."""
     known = dict(zip(fitted, sizes, strict=True))

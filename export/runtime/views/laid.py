@@ -18,7 +18,7 @@ from .clip_words import Timing, ids_of_shown
 from .cutting import OVERVIEW, Size
 from .scale import Scale, ScaleWord
 from .shown import NEWLINE, Shown, of_clip
-from .spec import ViewSpec
+from .spec import ViewSpec, tokens_of_view
 
 _KEPT = 512
 _NO_TIMES = Timing()
@@ -68,12 +68,7 @@ class Layout:
 
     def tokens(self, word: ScaleWord) -> int:
         """The tokens of one view at a scale."""
-        scale = Scale.parse(word)
-        if self.spec is not None:
-            return self.spec.tokens(scale)
-        if scale.tokens is None:
-            raise MvlmError(f"a view here has no tokens of its own, and {scale} asks for them", code="bad-scale")
-        return scale.tokens
+        return tokens_of_view(word, self.spec)
 
     def least(self, word: ScaleWord) -> int:
         """The positions of a picture that has no tiles."""

@@ -11,7 +11,7 @@ from export.runtime.errors import MvlmError
 
 from .clip_words import KINDS, ClipWords
 from .cutting import OVERVIEW, Canvas, Rule, Size, View, Whole, rule_from_json, rule_to_json, tiles_of
-from .scale import Scale
+from .scale import Scale, ScaleWord
 
 FILTERS = tuple(name.lower() for name in Image.Resampling.__members__)
 
@@ -142,6 +142,22 @@ class ViewSpec:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise MvlmError(f"the description of the model's views is not in order ({error!r}): make it anew") from None
+
+
+def tokens_of_view(word: ScaleWord | Scale, spec: ViewSpec | None) -> int:
+    """The tokens of one view at a scale; without a `spec` a view has none of its own.
+
+    Raises `MvlmError` where a scale asks for these.
+    """
+    scale = Scale.parse(word)
+    if spec is not None:
+        return spec.tokens(scale)
+    if scale.tokens is None:
+        raise MvlmError(
+            f"a view of this model has no tokens of its own, and {scale} asks for them: name some, as in 9@4",
+            code="scale-not-allowed",
+        )
+    return scale.tokens
 
 
 def _three(values: Any) -> tuple[float, float, float]:
