@@ -248,23 +248,6 @@ def _paper(paper: Figures) -> str:
     return "\n".join([*lines, "", *beside])
 
 
-def _features(found: Figures) -> str:
-    estimators = list(found["every_feature"])
-    lines = [
-        f"**The router's features** ({found['measured'].removeprefix('features_')}): log loss out of fold, for the"
-        f" {' and the '.join(estimators)}, of the words of the question with one group, and of all but that group.\n",
-        "| group | " + " | ".join(f"words and it, {name} | all but it, {name}" for name in estimators) + " |",
-        "|---" * (2 * len(estimators) + 1) + "|",
-    ]
-    for group, of in found["groups"].items():
-        cells = [f"{of[part][name]['log_loss']:.4f}" for name in estimators for part in ("words_and_it", "all_but_it")]
-        lines.append(f"| {group} | " + " | ".join(cells) + " |")
-    ends = [f"{found[part][name]['log_loss']:.4f}" for name in estimators for part in ("words_alone", "every_feature")]
-    lines.append("| words alone; every feature | " + " | ".join(ends) + " |")
-    spent = ", ".join(f"{what} {us:.0f} µs" for what, us in found["microseconds"].items())
-    return "\n".join([*lines, f"\n{spent[0].upper()}{spent[1:]}."])
-
-
 def _runtime(runtime: Figures) -> str:
     start, own, server = runtime["start"], runtime["own_work"], runtime["server"]
     lines = [
@@ -310,31 +293,11 @@ def _claim_in_time(of: str, claim: Figures) -> list[str]:
     return lines
 
 
-def _agreement(found: Figures) -> str:
-    """Both routers at each budget, and what the one without answers is behind."""
-    lines = [
-        "**A router fitted without answers**, on what the finest scale says, beside one fitted on right answers: points"
-        f" above mixing two fixed scales, judged by the right answers of {found['rows']} test questions about"
-        f" {found['pictures']} pictures, with 95 % intervals by picture.\n",
-        "| mean tokens | " + " | ".join(f"{budget:g}" for budget in found["budgets"]) + " |",
-        "|---" * (len(found["budgets"]) + 1) + "|",
-    ]
-    rows = {f"fitted on {name}": gains for name, gains in found["gains"].items()}
-    for name, gains in (rows | {"agreement less right answers": found["agreement_minus_right"]}).items():
-        lines.append(f"| {name} | " + " | ".join(_in_points(gain) for gain in gains) + " |")
-    mean = _in_points(found["mean_agreement_minus_right"])
-    return "\n".join([*lines, f"\nAveraged over the budgets, agreement less right answers: {mean} points."])
-
-
-def _in_points(gain: Figures) -> str:
-    return f"{gain['value']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]"
-
-
 # How a file is told of on the page of all figures.
 _TOLD: dict[str, Callable[[Figures], str]] = {
     "parity": _parity, "router": _router_tables, "train_step_*": _train_step, "label_sweep": _label_sweep,
     "decode": _decode, "runtime": _runtime, "together": _together, "quality": _quality, "paper": _paper,
-    "features_*": _features, "agreement": _agreement, "auto": runtime.auto,
+    "features_*": router.features, "agreement": router.agreement, "auto": runtime.auto,
     "gpu_right": gpu.right, "gpu_fast": gpu.fast, "gpu_labels": gpu.labels,
     "gpu_decode": gpu.decode, "gpu_real": gpu.real, "real_weights": bits.real_weights, "size": bits.size,
     "real_beside": bits.real_beside,

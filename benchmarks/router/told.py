@@ -74,3 +74,42 @@ def ood_rule(found: Figures) -> str:
             noticed = " | ".join(f"{100 * share:.0f}" for share in at["noticed"].values())
             lines.append(f"| {name} | {how} | {100 * at['ordinary']:.2f} | {lost} | {noticed} |")
     return "\n".join(lines)
+
+
+def features(found: Figures) -> str:
+    """What each group of the router's features brings."""
+    estimators = list(found["every_feature"])
+    lines = [
+        f"**The router's features** ({found['measured'].removeprefix('features_')}): log loss out of fold, for the"
+        f" {' and the '.join(estimators)}, of the words of the question with one group, and of all but that group.\n",
+        "| group | " + " | ".join(f"words and it, {name} | all but it, {name}" for name in estimators) + " |",
+        "|---" * (2 * len(estimators) + 1) + "|",
+    ]
+    for group, of in found["groups"].items():
+        cells = [f"{of[part][name]['log_loss']:.4f}" for name in estimators for part in ("words_and_it", "all_but_it")]
+        lines.append(f"| {group} | " + " | ".join(cells) + " |")
+    ends = [f"{found[part][name]['log_loss']:.4f}" for name in estimators for part in ("words_alone", "every_feature")]
+    lines.append("| words alone; every feature | " + " | ".join(ends) + " |")
+    spent = ", ".join(f"{what} {us:.0f} µs" for what, us in found["microseconds"].items())
+    return "\n".join([*lines, f"\n{spent[0].upper()}{spent[1:]}."])
+
+
+def agreement(found: Figures) -> str:
+    """Both routers at each budget, and what the one without answers is behind."""
+    lines = [
+        "**A router fitted without answers**, on what the finest scale says, beside one fitted on right answers: points"
+        f" above mixing two fixed scales, judged by the right answers of {found['rows']} test questions about"
+        f" {found['pictures']} pictures, with 95 % intervals by picture.\n",
+        "| mean tokens | " + " | ".join(f"{budget:g}" for budget in found["budgets"]) + " |",
+        "|---" * (len(found["budgets"]) + 1) + "|",
+    ]
+    rows = {f"fitted on {name}": gains for name, gains in found["gains"].items()}
+    for name, gains in (rows | {"agreement less right answers": found["agreement_minus_right"]}).items():
+        lines.append(f"| {name} | " + " | ".join(in_points(gain) for gain in gains) + " |")
+    mean = in_points(found["mean_agreement_minus_right"])
+    return "\n".join([*lines, f"\nAveraged over the budgets, agreement less right answers: {mean} points."])
+
+
+def in_points(gain: Figures) -> str:
+    """A gain with its interval."""
+    return f"{gain['value']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]"

@@ -20,7 +20,8 @@ from export.runtime.decode.sampling import EmbeddingTable, log_softmax
 from export.runtime.decode.steps import Piece, Step, alone
 from export.runtime.decode.writing import Task, Written, write
 from export.runtime.routing.costs import CostTable
-from export.runtime.routing.router import Choice, Router, named_reason
+from export.runtime.routing.reasons import named_reason
+from export.runtime.routing.router import Choice, Router
 
 from .answer import Answer, Clock, Stop, Stream
 from .chat_text import ChatText

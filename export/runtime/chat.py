@@ -1,13 +1,8 @@
-"""Conversations: any number of turns and pictures, rendered by the model's own chat template, read where they are new.
-
-Each picture is shown at the scale that the question of its own turn needs; a later question about it may raise that.
-"""
+"""Conversations: any number of turns and pictures, rendered by the model's chat template, and read where they are new."""
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,51 +12,22 @@ from numpy.typing import NDArray
 from export.runtime.decode.steps import Steps, alone
 from export.runtime.decode.transcript import Memory, Reading, Transcript, Words
 from export.runtime.decode.writing import Written
-from export.runtime.routing.router import Choice, named_reason
+from export.runtime.routing.reasons import named_reason
 
 from .answer import Answer, Clock, Stop, Stream
 from .answerer import Answerer
 from .chat_template import ChatTemplate
 from .chat_text import ChatText, cut_at, spell
 from .errors import MvlmError
-from .looked import Looked
 from .messages import Turn
 from .pictured import Pictured
-from .request import AUTO, Request
-from .request import Scale as Asked
-from .views.scale import Scale, ScaleWord, tokens_said
+from .request import Request
+from .turn_scales import Conversed, Picked, TurnScales
+from .views.scale import ScaleWord
 
 Array = NDArray[np.float32]
 Truncate = Literal["oldest"] | None
 _MEMORY_BYTES = 512 * 2**20
-_CHOICES_KEPT = 1024
-
-
-@dataclass(frozen=True)
-class Conversed:
-    """One turn, and its pictures as they were looked at; `scales` are those that pictures name for themselves, None
-    where one does not."""
-
-    turn: Turn
-    looked: tuple[Looked, ...]
-    scales: tuple[Asked | None, ...] = ()
-
-    def asked(self) -> list[tuple[Looked, Asked | None]]:
-        """Each picture with the scale that it names."""
-        return list(zip(self.looked, self.scales or (None,) * len(self.looked), strict=True))
-
-
-@dataclass(frozen=True)
-class Picked:
-    """At which scale a picture is shown, and why; `choice` is None where the scale was named."""
-
-    looked: Looked
-    scale: ScaleWord
-    choice: Choice | None
-
-    @property
-    def shown(self) -> Pictured:
-        return self.looked.at(self.scale)
 
 
 @dataclass(frozen=True)
@@ -74,14 +40,6 @@ class Plan:
     request: Request
     dropped: int
     shared: bool = False  # whether another answer to the same follows
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question, and about how many pictures it is."""
-
-    text: str
-    pictures: int
 
 
 @dataclass(frozen=True)
@@ -136,8 +94,7 @@ class Chats:
         self._parts_only = not self._template.takes_texts()
         self._answerer = answerer
         self.memory = Memory(answerer.decoder, memory_bytes)
-        self._choices: OrderedDict[tuple[object, ...], Choice] = OrderedDict()
-        self._lock = threading.Lock()
+        self._scales = TurnScales(answerer)
 
     def prepare(
         self,
@@ -166,83 +123,6 @@ class Chats:
         messages = [spell(message, self._text.special) for message in told]
         return self._text.ids(self._template.render(messages))
 
-    # At which scales
-
-    def _picked(self, turns: Sequence[Conversed], request: Request, clock: Clock) -> tuple[Picked, ...]:
-        """The scale of each picture, in their order."""
-        picked: list[Picked] = []
-        for at, turn in enumerate(turns):
-            for looked, named in turn.asked():
-                scale = request.scale if named is None else named
-                if scale == AUTO:
-                    picked.append(self._chosen(looked, list(_questions_about(turns, at)), request, clock))
-                else:
-                    picked.append(Picked(looked, scale, None))
-        return tuple(picked)
-
-    def _chosen(self, looked: Looked, questions: Sequence[Question], request: Request, clock: Clock) -> Picked:
-        """The finest of the choices for the questions about a picture: what was shown once is not shown in less.
-
-        What the router says of it is of the last question.
-        """
-        choices = [self._choice(looked, one, request, clock) for one in questions]
-        if not choices:  # nobody asked anything in words
-            return Picked(looked, self._manifest.finest, None)
-        last, finest = choices[-1], max(choices, key=lambda choice: Scale.parse(choice.scale).order)
-        if finest.scale != last.scale:
-            why = f"{tokens_said(finest.scale)}, as an earlier question needed them; this one alone: {last.reason}"
-            last = replace(last, scale=finest.scale, cost=finest.cost, reason=why)
-        return Picked(looked, last.scale, last)
-
-    def _choice(self, looked: Looked, question: Question, request: Request, clock: Clock) -> Choice:
-        """For a question about one of its pictures, with its share of what there is for all of them."""
-        request = self._share(request, question.pictures)
-        asked = replace(request, question=question.text, scale=AUTO)
-        if request.deadline_ms is not None:
-            return self._in_time(looked, asked, clock, question.pictures)
-        key = (looked.key, question.text, request.terms)
-        with self._lock:
-            known = self._choices.pop(key, None)
-        choice = known or self._answerer.choose(looked, asked, clock)
-        with self._lock:
-            self._choices[key] = choice
-            while len(self._choices) > _CHOICES_KEPT:
-                self._choices.popitem(last=False)
-        return choice
-
-    def _in_time(self, looked: Looked, asked: Request, clock: Clock, pictures: int) -> Choice:
-        """With a deadline: the time that is left is shared as budget and cap are."""
-        try:
-            return self._answerer.choose(looked, asked, clock.shared(pictures))
-        except MvlmError as error:
-            if error.code != "deadline" or pictures == 1:
-                raise
-            raise MvlmError(
-                f"each of {pictures} pictures has its share of the time: {error}, or show fewer", code="deadline"
-            ) from None
-
-    def _share(self, request: Request, pictures: int) -> Request:
-        """A turn's budget and cap as those of each of its pictures, which are chosen for one by one.
-
-        Raises `MvlmError` where there is not enough for all of them.
-        """
-        router = self._answerer.router
-        assert router is not None  # nothing is chosen without
-        cheapest = float(router.costs.min())
-
-        def each(name: str, most: float | None) -> float | None:
-            if most is None or pictures == 1:
-                return most
-            if most < pictures * cheapest:
-                raise MvlmError(
-                    f"a {name} of {most:g} {router.facts.cost_unit} is too little for {pictures} pictures, which cost"
-                    f" {cheapest:g} each at least: allow more, or show fewer",
-                    code="bad-terms",
-                )
-            return most / pictures
-
-        return replace(request, budget=each("budget", request.budget), cap=each("cap", request.cap))
-
     # What is read
 
     def _plan(
@@ -252,7 +132,7 @@ class Chats:
         self._answerer.require_writable(request)
         for scale in dict.fromkeys(named for turn in turns for _, named in turn.asked()):
             self._answerer.require_offered(request if scale is None else replace(request, scale=scale))
-        picked, dropped = self._picked(turns, request, clock), 0
+        picked, dropped = self._scales.picked(turns, request, clock), 0
         while True:
             transcript = self._transcript(turns, picked)
             left = self._manifest.max_length - len(transcript)
@@ -372,15 +252,6 @@ class Chats:
             new_tokens=new,
             dropped_turns=plan.dropped,
         )
-
-
-def _questions_about(turns: Sequence[Conversed], at: int) -> Iterator[Question]:
-    """What users say from a turn's pictures on, until others are shown."""
-    for number, turn in enumerate(turns[at:]):
-        if number and turn.looked:
-            return
-        if turn.turn.role == "user" and turn.turn.text.strip():
-            yield Question(turn.turn.text, len(turns[at].looked))
 
 
 def _without_oldest(turns: tuple[Conversed, ...]) -> tuple[Conversed, ...] | None:

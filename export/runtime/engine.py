@@ -19,7 +19,7 @@ from export.runtime.routing.costs import UnusedCosts, other_bench, read_costs
 from .answer import Answer, Clock, Stream, pieces_in_thread, read_in_thread
 from .answerer import Answerer
 from .bundle_files import Verify
-from .chat import Chats, Conversed, Truncate
+from .chat import Chats, Truncate
 from .clips import ClipSource, Encoded, read_clip, require_frames
 from .errors import MvlmError
 from .frames import Frame
@@ -28,6 +28,7 @@ from .machine import device_name
 from .manifest import read_manifest, read_verification, require_passed, require_provider
 from .messages import Turn, read_turns
 from .request import Options, Request, Scale, request_of, require_several
+from .turn_scales import Conversed
 from .view import View, look, look_at_clip
 
 Array = NDArray[np.float32]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from .drawn import Colour, Drawn, Question, Sight, World, pick, some, tag, touch
-from .question_templates import wording
+from .question_templates import Asked, worded
 
 SIZE_PX = 96
 GRID_SIDE = 12
@@ -128,20 +128,24 @@ def draw_scene(random: Generator) -> Scene:
 
 def ask(scene: Scene, random: Generator, *, held_out: bool) -> list[Question]:
     """Every question the picture can answer; `held_out` also draws the wordings that training never saw."""
-    asked: list[tuple[str, str, dict[str, str]]] = [
+    asked = [*beside_shapes(scene), *_about_shapes(scene.shapes(), random)]
+    return worded(asked, random, held_out=held_out)
+
+
+def beside_shapes(scene: Scene) -> list[Asked]:
+    """What can be asked of all but the shapes: of sky, ground and frame, of dots, and what is written."""
+    return [
         ("time_of_day", scene.time, {}),
         ("ground", scene.ground, {}),
         ("framed", "yes" if scene.framed else "no", {}),
         ("dots", str(sum(thing.kind == "dots" for thing in scene.things)), {}),
-        *((thing.kind, thing.text, {}) for thing in scene.things if thing.kind in ("number", "letter")),
-        *_about_shapes(scene.shapes(), random),
+        *((thing.kind, thing.text, {}) for thing in scene.things if thing.text),
     ]
-    return [Question(kind, wording(kind, random, held_out=held_out, **names), answer) for kind, answer, names in asked]
 
 
-def _about_shapes(shapes: list[Thing], random: Generator) -> list[tuple[str, str, dict[str, str]]]:
+def _about_shapes(shapes: list[Thing], random: Generator) -> list[Asked]:
     large = [thing for thing in shapes if thing.size in ("large", "huge")]
-    asked: list[tuple[str, str, dict[str, str]]] = [("count_large", str(len(large)), {})]
+    asked: list[Asked] = [("count_large", str(len(large)), {})]
     by_side = sorted(shapes, key=lambda thing: thing.side_px)
     if by_side and by_side[-1].size == "huge":
         asked.append(("largest", by_side[-1].colour, {}))

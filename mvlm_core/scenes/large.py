@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .draw import COLOURS, font_of
 from .drawn import Box, Colour, Drawn, Question, Sight, World, pick, some, tag, touch
-from .question_templates import wording
+from .question_templates import Asked, worded
 
 SIZE_PX, GRID_SIDE = 64, 8
 
@@ -116,7 +116,7 @@ def paint(sheet: Sheet, random: Generator) -> Image.Image:
 
 def questions_of(sheet: Sheet, random: Generator, *, held_out: bool) -> list[Question]:
     """Every question that a sheet answers."""
-    asked: list[tuple[str, str, dict[str, str]]] = [
+    asked: list[Asked] = [
         ("paper", sheet.paper, {}),
         ("framed", "yes" if sheet.framed else "no", {}),
         ("count_letters", str(len(sheet.letters)), {}),
@@ -129,7 +129,7 @@ def questions_of(sheet: Sheet, random: Generator, *, held_out: bool) -> list[Que
         asked.append(("ink_of", letter.colour, {"letter": letter.text}))
     for letter in some(random, [one for one in sheet.letters if abs(_row(one) - middle) > middle / 4], 1):
         asked.append(("where_letter", "top" if _row(letter) < middle else "bottom", {"colour": letter.colour}))
-    return [Question(kind, wording(kind, random, held_out=held_out, **names), answer) for kind, answer, names in asked]
+    return worded(asked, random, held_out=held_out)
 
 
 def tags_of(sheet: Sheet) -> dict[str, NDArray[np.uint8]]:

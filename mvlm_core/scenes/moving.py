@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from .draw import COLOURS, SHAPES, draw_shape
 from .drawn import Colour, Drawn, Question, Sight, World, tag
 from .large import PAPERS
-from .question_templates import wording
+from .question_templates import worded
 
 SIZE_PX, GRID_SIDE, FRAMES = 64, 8, 8
 _SHAPE_PX, _FLAG_PX, _LAMP_PX = 18, 12, 8
@@ -92,7 +92,7 @@ def questions_of(scene: Scene, random: Generator, *, held_out: bool) -> list[Que
         "paper": scene.paper, "moving_colour": scene.colour, "moving_shape": scene.shape, "moves": scene.way,
         "first_flag": scene.flags[0], "flashes": str(len(scene.flashes)),
     }  # fmt: skip
-    return [Question(kind, wording(kind, random, held_out=held_out), answer) for kind, answer in asked.items()]
+    return worded(((kind, answer, {}) for kind, answer in asked.items()), random, held_out=held_out)
 
 
 def draw_clip(random: Generator, held_out: bool) -> Drawn:

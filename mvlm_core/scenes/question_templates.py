@@ -5,9 +5,15 @@ The wordings that training never sees use only words that it does see, in anothe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from numpy.random import Generator
+
+from .drawn import Question
+
+# A kind, its answer, and the objects that its wordings name.
+Asked = tuple[str, str, dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -132,3 +138,8 @@ def wording(kind: str, random: Generator, *, held_out: bool, **names: str) -> st
     known = WORDINGS[kind]
     choices = known.seen + known.held_out if held_out else known.seen
     return choices[int(random.integers(len(choices)))].format(**names)
+
+
+def worded(asked: Iterable[Asked], random: Generator, *, held_out: bool) -> list[Question]:
+    """Questions in one wording each; `held_out` also draws those that training never saw."""
+    return [Question(kind, wording(kind, random, held_out=held_out, **names), answer) for kind, answer, names in asked]

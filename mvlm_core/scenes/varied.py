@@ -30,6 +30,7 @@ from .draw import (
     Scene,
     Thing,
     ThingKind,
+    beside_shapes,
     font_of,
     paint,
     paint_background,
@@ -37,7 +38,7 @@ from .draw import (
     tag_patches,
 )  # fmt: skip
 from .drawn import Drawn, Question, Sight, World, pick, some
-from .question_templates import wording
+from .question_templates import Asked, worded
 
 # From the smallest to the largest, in pixels, of a shape's side, of fonts and of one stripe of a flag.
 SIDE_PX, FONT_PX, CODE_FONT_PX, STRIPE_PX = (7, 46), (11, 40), (11, 24), (4, 18)
@@ -74,19 +75,12 @@ def draw_varied(random: Generator) -> Scene:
 
 def ask_varied(scene: Scene, random: Generator, *, held_out: bool) -> list[Question]:
     """Every question the picture can answer; `held_out` also draws the wordings that training never saw."""
-    asked: list[tuple[str, str, dict[str, str]]] = [
-        ("time_of_day", scene.time, {}),
-        ("ground", scene.ground, {}),
-        ("framed", "yes" if scene.framed else "no", {}),
-        ("dots", str(sum(thing.kind == "dots" for thing in scene.things)), {}),
-        *((thing.kind, thing.text, {}) for thing in scene.things if thing.text),
-        *_about_shapes(scene.shapes(), random),
-    ]
-    return [Question(kind, wording(kind, random, held_out=held_out, **names), answer) for kind, answer, names in asked]
+    asked = [*beside_shapes(scene), *_about_shapes(scene.shapes(), random)]
+    return worded(asked, random, held_out=held_out)
 
 
-def _about_shapes(shapes: list[Thing], random: Generator) -> list[tuple[str, str, dict[str, str]]]:
-    asked: list[tuple[str, str, dict[str, str]]] = [("count_shapes", str(len(shapes)), {})]
+def _about_shapes(shapes: list[Thing], random: Generator) -> list[Asked]:
+    asked: list[Asked] = [("count_shapes", str(len(shapes)), {})]
     by_side = sorted(shapes, key=lambda thing: thing.side_px)
     sides = [thing.side_px for thing in by_side]
     if len(sides) > 1 and sides[-1] >= max(_LARGE_PX, _CLEARLY * sides[-2]):

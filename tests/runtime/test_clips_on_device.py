@@ -17,7 +17,6 @@ from export.bundle.source import Source
 from export.bundle.verify import verify_bundle
 from export.graphs.targets import plan
 from export.runtime import MvlmError, Runtime
-from export.runtime.encoder import Encoder
 from export.runtime.frames import Frame, LatestClip
 from export.runtime.views.clip import Frames, Video
 from mvlm_core.data.clips import ClipFrames
@@ -42,14 +41,6 @@ def runtime(source, tmp_path_factory) -> Runtime:
     folder.mkdir()
     write_bundle(source, plan("ort-cpu", None, None, source.positions), folder, lambda steps: None)
     return Runtime.load(folder, threads=1)
-
-
-@pytest.fixture
-def encoded(monkeypatch) -> list[int]:
-    counts = []
-    run = Encoder._run
-    monkeypatch.setattr(Encoder, "_run", lambda self, x, roles: counts.append(len(x)) or run(self, x, roles))
-    return counts
 
 
 @torch.no_grad()

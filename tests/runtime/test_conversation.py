@@ -25,15 +25,6 @@ def slow_logits(runtime: Runtime, view, question: str, m: int):
     return runtime.decoder.step(embeds, Cache(runtime.decoder, len(ids)))
 
 
-@pytest.fixture
-def steps(monkeypatch) -> list[int]:
-    """How many positions each step of the decoder read."""
-    lengths = []
-    step = Decoder.step
-    monkeypatch.setattr(Decoder, "step", lambda self, x, cache: lengths.append(len(x)) or step(self, x, cache))
-    return lengths
-
-
 def conversation(runtime: Runtime, view) -> Conversation:
     return Conversation(runtime.reader, view.at)
 

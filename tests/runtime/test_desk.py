@@ -10,11 +10,12 @@ from export.runtime import MvlmError, Runtime
 from export.runtime.answer import Answer, Clock, Stop
 from export.runtime.backends.onnx import Decoder
 from export.runtime.backends.together import Together
-from export.runtime.chat import Chats, Conversed
+from export.runtime.chat import Chats
 from export.runtime.decode.desk import Desk, Pace
 from export.runtime.decode.shared import Shared
 from export.runtime.messages import read_turns
 from export.runtime.request import request_of
+from export.runtime.turn_scales import Conversed
 from tests.support.bundles import bundle_for, pool_bundle
 from tests.support.tiny import QUESTIONS
 

@@ -14,9 +14,7 @@ import torch
 
 from export.runtime import MvlmError, Runtime
 from export.runtime.answer import Clock
-from export.runtime.backends.onnx import Decoder
 from export.runtime.decode.conversation import Shelf
-from export.runtime.encoder import Encoder
 from export.runtime.manifest import read_manifest
 from export.runtime.pictured import Pictured
 from export.runtime.views import OVERVIEW
@@ -24,8 +22,9 @@ from export.runtime.views.clip import Frames
 from export.runtime.views.seen import Seen
 from mvlm_core.modeling.processing import turn
 from tests.runtime.test_manifest import edit
+from tests.support.bundles import MadeBundle
 from tests.support.families import QUESTION, picture
-from tests.support.view_bundles import PICTURES, SCALES, MadeOfViews, inputs, torch_answer, view_bundle
+from tests.support.view_bundles import PICTURES, SCALES, inputs, torch_answer, view_bundle
 
 KINDS = ("smolvlm", "internvl", "llava_next", "llava_onevision")
 OVERVIEW_FIRST = ("llava_next", "llava_onevision")
@@ -37,33 +36,13 @@ def kind(request) -> str:
 
 
 @pytest.fixture(scope="module")
-def made(kind) -> MadeOfViews:
+def made(kind) -> MadeBundle:
     return view_bundle(kind)
 
 
 @pytest.fixture(scope="module")
 def runtime(made) -> Runtime:
     return Runtime.load(made.bundle, threads=1)
-
-
-@pytest.fixture
-def encoded(monkeypatch) -> list[int]:
-    """How many views each run of the tower encoded."""
-    counts = []
-    run = Encoder._run
-    monkeypatch.setattr(
-        Encoder, "_run", lambda self, pixels, roles: counts.append(len(pixels)) or run(self, pixels, roles)
-    )
-    return counts
-
-
-@pytest.fixture
-def steps(monkeypatch) -> list[int]:
-    """How many positions each step of the decoder read."""
-    lengths = []
-    step = Decoder.step
-    monkeypatch.setattr(Decoder, "step", lambda self, x, cache: lengths.append(len(x)) or step(self, x, cache))
-    return lengths
 
 
 @pytest.mark.parametrize("name", PICTURES)

@@ -12,16 +12,12 @@ from mvlm_core.data.reading import read_rows
 from mvlm_core.scenes import large, moving, varied
 from mvlm_core.scenes.draw import GRID_SIDE, KINDS, SHAPES, TAG_WORDS, ask, draw_scene
 from mvlm_core.scenes.question_templates import WORDINGS
+from tests.support.scenes import drawn_scenes
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    scenes = []
-    for i in range(150):
-        random = np.random.default_rng(i)
-        scene = draw_scene(random)
-        scenes.append((scene, ask(scene, random, held_out=False)))
-    return scenes
+    return drawn_scenes(draw_scene, ask)
 
 
 def test_the_same_seed_draws_the_same_scene():

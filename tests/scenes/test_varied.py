@@ -20,6 +20,7 @@ from mvlm_core.scenes.varied import (
     draw_varied,
 )
 from mvlm_core.train.config import read_config
+from tests.support.scenes import drawn_scenes
 
 # Of 60 pictures of the plain world as it was before the varied one was drawn: things, questions, answers and tags.
 PLAIN = "a8620aee289de4d9601129d7fffc804ffc3aca3334eb689c7d14cf2b2bf3e877"
@@ -27,12 +28,7 @@ PLAIN = "a8620aee289de4d9601129d7fffc804ffc3aca3334eb689c7d14cf2b2bf3e877"
 
 @pytest.fixture(scope="module")
 def drawn():
-    scenes = []
-    for i in range(150):
-        random = np.random.default_rng(i)
-        scene = draw_varied(random)
-        scenes.append((scene, ask_varied(scene, random, held_out=False)))
-    return scenes
+    return drawn_scenes(draw_varied, ask_varied)
 
 
 def test_the_plain_world_is_what_it_was():

@@ -33,16 +33,21 @@ PRICE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
-    """A run, its rows and router, what was read from them, and the bundle that came out."""
+class MadeBundle:
+    """A run, what was read from it, and the bundle that came out."""
 
     folder: Path
     source: Source
 
     run = property(lambda self: self.folder / "run")
+    bundle = property(lambda self: self.folder / "bundle")
+
+
+class Made(MadeBundle):
+    """The same with rows and a router."""
+
     rows = property(lambda self: self.folder / "rows")
     router = property(lambda self: self.folder / "router")
-    bundle = property(lambda self: self.folder / "bundle")
 
     def picture(self, number: int) -> Path:
         return self.rows / f"{number}.png"

@@ -6,7 +6,6 @@ import atexit
 import functools
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import torch
 from PIL import Image
 
 from export.bundle.files import write_bundle
-from export.bundle.source import Source, read_source
+from export.bundle.source import read_source
 from export.graphs.targets import plan
 from mvlm_core.checkpoints.import_checkpoint import import_checkpoint
-from tests.support.bundles import write_router
+from tests.support.bundles import MadeBundle, write_router
 from tests.support.families import QUESTION, make, picture
 
 SCALES = (1, 4, "1@2", "4@4", "4@native", "native")
@@ -29,19 +28,8 @@ PICTURES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class MadeOfViews:
-    """A run of a family and its bundle of float32."""
-
-    folder: Path
-    source: Source
-
-    run = property(lambda self: self.folder / "run")
-    bundle = property(lambda self: self.folder / "bundle")
-
-
 @functools.cache
-def view_bundle(kind: str, *, routed: bool = False) -> MadeOfViews:
+def view_bundle(kind: str, *, routed: bool = False) -> MadeBundle:
     """With `routed`, the bundle holds a router of random matrices."""
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -54,17 +42,17 @@ def view_bundle(kind: str, *, routed: bool = False) -> MadeOfViews:
         write_router(router, folder / "run", SCALES, SIZES, tile_tokens=10.0)
     source = read_source(folder / "run", router, SCALES)
     write_bundle(source, plan("ort-cpu", None, None, source.positions), folder / "bundle", lambda steps: None)
-    return MadeOfViews(folder, source)
+    return MadeBundle(folder, source)
 
 
-def inputs(made: MadeOfViews, image: Any, scale: Any, question: str = QUESTION) -> Any:
+def inputs(made: MadeBundle, image: Any, scale: Any, question: str = QUESTION) -> Any:
     """The slow, obvious way: what the processor makes of a picture and a question."""
     processor = made.source.processor
     return processor(text=processor.ask(question), images=[image], scale=scale)
 
 
 @torch.no_grad()
-def torch_answer(made: MadeOfViews, image: Any, scale: Any, most: int = 6, question: str = QUESTION) -> list[int]:
+def torch_answer(made: MadeBundle, image: Any, scale: Any, most: int = 6, question: str = QUESTION) -> list[int]:
     batch = inputs(made, image, scale, question)
     prompt = batch["input_ids"].shape[1]
     ids = made.source.model.generate(**batch, do_sample=False, max_new_tokens=most)[0, prompt:].tolist()

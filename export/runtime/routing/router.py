@@ -25,6 +25,7 @@ from export.runtime.views.scale import ScaleWord, tokens_said
 from .offered import offered_scales, sizes_of, with_tiles
 from .policy import DEAREST_PRICE, NO_LOOK, Policy, Seen, escalations, interpolate, is_strange, priced_at
 from .reading import Read, read_patches
+from .reasons import chosen_reason, strange_reason
 from .router_graph import NAMES, open_graph, read_metadata
 from .settled import settle, settle_within
 
@@ -243,8 +244,8 @@ class Router:
         policy = self._policy if costs is None else replace(self._policy, cost=costs)
         chosen = int(policy.first(seen, price, cap=cap, least_probability=terms.least_probability or 0.0)[0])
         reason = (
-            _strange(self.offered[chosen], p_value) if out_of_distribution
-            else self._reason(probability, chosen, np.asarray(policy.cost))
+            strange_reason(self.offered[chosen], p_value) if out_of_distribution
+            else chosen_reason(self.offered, probability, np.asarray(policy.cost), chosen)
         )  # fmt: skip
         return Choice(
             scale=self.offered[chosen],
@@ -350,19 +351,6 @@ class Router:
             )
         return float(risk_bounds[within]["price"])
 
-    def _reason(self, probability: Array, chosen: int, costs: NDArray[np.floating]) -> str:
-        """Set the choice beside the likeliest scale, or, when it is the likeliest, beside the next in line."""
-        text = f"{tokens_said(self.offered[chosen])}: P(right) {probability[chosen]:.2f}"
-        others = [i for i in range(len(self.offered)) if i != chosen]
-        if not others:
-            return f"{text}, and the bundle holds no other scale"
-        other = max(others, key=lambda i: (probability[i], -costs[i]))
-        ratio = costs[other] / costs[chosen]
-        dearer = (
-            f"{ratio:.3g} times as much" if ratio > 1 else f"{1 / ratio:.3g} times less" if ratio < 1 else "as much"
-        )
-        return f"{text} against {probability[other]:.2f} at {self.offered[other]}, which costs {dearer}"
-
 
 def require_costs(costs: Sequence[float]) -> None:
     """Raise `MvlmError` unless costs, from the coarsest scale to the finest, are above 0 and never fall."""
@@ -375,18 +363,6 @@ def require_costs(costs: Sequence[float]) -> None:
 def require_price(price: float) -> None:
     """Raise `MvlmError` unless `price` is a number from 0 up."""
     Terms(price=price)
-
-
-def named_reason(scale: ScaleWord) -> str:
-    """The reason when nobody chose."""
-    return f"{tokens_said(scale)}: the scale that was named"
-
-
-def _strange(scale: ScaleWord, p_value: float) -> str:
-    return (
-        f"{tokens_said(scale)}: the finest allowed, since this question and picture are unlike those that the router"
-        f" was fitted on (only {100 * p_value:.2g} % of them were as strange)"
-    )
 
 
 def _scalar(value: float) -> Array:

@@ -6,11 +6,11 @@ from collections.abc import Generator
 from typing import Any
 
 from export.runtime.answer import Answer, Clock, Stop
-from export.runtime.chat import Conversed
 from export.runtime.decode.steps import Piece, Steps
 from export.runtime.engine import NO_WORDS, Runtime
 from export.runtime.messages import Turn
 from export.runtime.request import Scale, request_of
+from export.runtime.turn_scales import Conversed
 
 from .chat import Chat, Message, single_turn
 from .detail import scale_of_detail
