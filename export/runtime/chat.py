@@ -1,4 +1,4 @@
-"""Conversations: any number of turns and pictures, rendered by the model's chat template, and read where they are new."""
+"""Conversations: turns and pictures, rendered by the model's own chat template; what is new of them is read."""
 
 from __future__ import annotations
 

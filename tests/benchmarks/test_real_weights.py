@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import real_weights
+from benchmarks.decode import real
 from benchmarks.decode.real import Scorer
 from benchmarks.decode.scored import limit
 from benchmarks.machine import RESULTS
@@ -66,3 +67,22 @@ def test_four_bits_may_lose_what_a_real_model_lost_and_not_twice_that():
     assert limit({"kl": 0.05, "kl_of_rows": {"spread": 0.1}}, 100) == pytest.approx(2 * (0.05 + 0.0196))
     measured = json.loads((RESULTS / "real_weights.json").read_text())["precisions"]["int4"]
     assert limit(measured) <= TOLERANCES["int4"].kl < 2 * limit(measured)
+
+
+def test_numbers_that_were_found_are_kept_and_are_no_code(tmp_path, monkeypatch):
+    """A second run reads what the first one wrote, without rounding again: tensors and numbers alone."""
+    model, rows = llama(), [torch.randn(1, 12, 32)]
+    monkeypatch.setattr(real, "code_sha256", lambda module: "a hash")
+    found, seconds = real.recipe_of(tmp_path, model, rows, "int4")
+    assert seconds > 0
+    torch.load(tmp_path / "numbers.int4.pt", weights_only=True)
+    monkeypatch.setattr(real, "calibrate", None)
+    again, kept = real.recipe_of(tmp_path, model, rows, "int4")
+    assert kept == seconds
+    assert again.words == found.words
+    assert set(again.numbers) == set(found.numbers) != set()
+    for layer, numbers in found.numbers.items():
+        assert torch.equal(again.numbers[layer].restored(), numbers.restored())
+    monkeypatch.setattr(real, "code_sha256", lambda module: "another")
+    with pytest.raises(TypeError):  # it would round again
+        real.recipe_of(tmp_path, model, rows, "int4")
