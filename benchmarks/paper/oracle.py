@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from benchmarks.paper.stats import Asked, Labelled
 from export.runtime.features import FEATURE_VERSION, image_feature_names, question_feature_names
 from router.fit.fit import fit_table
-from router.labels import Table
 from router.policy import best_mix, choose, follow
 from router.report.breakdown import Oracle, oracle_of, share_of, without_luck
 from router.report.granularity import granularity
+from router.table import Table
 
 Floats = NDArray[np.floating]
 _PRICES = (0.05, 0.1, 0.2)

@@ -29,8 +29,8 @@ from threadpoolctl import threadpool_limits
 from benchmarks.machine import keep
 from export.runtime.features import FEATURE_VERSION
 from router.fit.fit import fit_table, workers
-from router.labels import Table
 from router.policy import best_mix, choose, follow, price_for_budget
+from router.table import Table
 
 Floats = NDArray[np.floating]
 SCALES = (1, 9, 36, 144, 576)

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from benchmarks.machine import keep
 from router.fit.fit import fit_table
 from router.fit.write import write_router
-from router.labels import Table, read_table
+from router.labels import read_table
 from router.metrics import Interval, Resamples, interval
 from router.report.budgets import Contender, samples
 from router.report.evaluate import BUDGETS, shipped
+from router.table import Table
 
 
 def contender(table: Table, judged: Table, seed: int) -> Contender:

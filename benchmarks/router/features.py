@@ -23,7 +23,8 @@ from benchmarks.machine import keep
 from export.runtime import features as runtime_features
 from router.estimators.candidates import candidates
 from router.fit.fit import features, judge, out_of_fold
-from router.labels import Table, read_table
+from router.labels import read_table
+from router.table import Table
 
 ESTIMATORS = ("network", "trees")
 # A feature belongs to the first group that its name begins with, `match0_` and `match1_` taken off.

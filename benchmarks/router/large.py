@@ -20,8 +20,9 @@ from benchmarks.machine import RESULTS, keep
 from export.runtime.views.scale import Scale
 from mvlm_core.commands.demo import Demo
 from mvlm_core.commands.demo_size import REHEARSAL, SHEETS
-from router.labels import Table, read_table
+from router.labels import read_table
 from router.metrics import Resamples, interval
+from router.table import Table
 
 # More tiles with fewer tokens each, and fewer tiles with more: about as many tokens on a picture that has all tiles.
 PAIRS = (("4@16", "16@4"), ("16@16", "64@4"))

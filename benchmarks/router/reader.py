@@ -32,9 +32,10 @@ from router.fit.fit import features, seen_by
 from router.graph.ask import ask_graph
 from router.graph.decision import router_graph
 from router.graph.reader import picture_graph
-from router.labels import Table, read_table
+from router.labels import read_table
 from router.metrics import Resamples, interval
 from router.report.budgets import LOOKUP, Contender, samples
+from router.table import Table
 
 _ROUNDS = 200
 _BUDGETS = (4.0, 9.0, 18.0, 36.0, 60.0)

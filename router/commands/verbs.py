@@ -24,7 +24,8 @@ from export.runtime.errors import MvlmError
 if TYPE_CHECKING:
     from router.fit.fit import Fitted
     from router.fit.risk_bound import Bound
-    from router.labels import Rescored, Table
+    from router.labels import Rescored
+    from router.table import Table
 
     # What scores labels by other metrics, which the program knows and the router does not.
     Rescore = Callable[..., tuple[Any, dict[str, Any]]]

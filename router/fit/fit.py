@@ -20,9 +20,9 @@ from router.estimators.candidates import Blend, OnBasis, candidates
 from router.estimators.novelty import Familiarity
 from router.estimators.reader import Reader, why_not
 from router.estimators.reader_shape import Inputs
-from router.labels import Table
 from router.metrics import Interval, Resamples, gain_samples, interval, regrets
 from router.policy import Point, choose, follow, operating_points, price_for_budget
+from router.table import Table
 
 from .escalation import Escalation, fit_escalation
 from .ood_rule import MOST, OodRule, fit_ood_rule

@@ -17,7 +17,7 @@ from router.estimators.reader import Reader
 from router.graph.ask import ask_graph
 from router.graph.decision import router_graph
 from router.graph.reader import picture_graph
-from router.labels import Table
+from router.table import Table
 
 from .fit import DEFAULT_LOSS, Fitted, seen_by
 from .risk_bound import RiskBound

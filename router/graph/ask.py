@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from export.runtime.errors import MvlmError
 from export.runtime.routing.router_folder import READER_FILE
-from router.labels import Table
 from router.policy import Costs, costs_of
 from router.reading import Reading
+from router.table import Table
 
 from .reader import PICTURE, QUESTION
 

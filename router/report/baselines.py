@@ -19,7 +19,7 @@ from router.estimators.averages import Neighbours, shrunk_means
 from router.estimators.base import PlattScaling, ScaleEstimator
 from router.estimators.candidates import OnBasis
 from router.fit.fit import out_of_fold, seen_by, workers
-from router.labels import Table
+from router.table import Table
 
 Floats = NDArray[np.floating]
 # How many rows of all kinds a kind's own mean is mixed with, so that a rare kind does not overtrust a few rows.

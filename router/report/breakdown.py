@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from export.runtime.routing.policy import Policy, Seen
-from router.labels import Table
 from router.metrics import Interval, Resamples, interval
 from router.policy import Costs, Floats, Outcome, best_mix, costs_of, follow, outcome_of, price_table
+from router.table import Table
 
 _FEWEST_ROWS = 30
 

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runtime.routing.policy import Policy, Seen, priced_at
-from router.labels import Table
 from router.metrics import Interval, Resamples, gain_samples, interval
 from router.policy import Costs, exactly, operating_points, outcome_of, plain
+from router.table import Table
 
 Floats = NDArray[np.floating]
 LOOKUP = "lookup by task"

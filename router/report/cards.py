@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from router.labels import Table
 from router.measures import AGREEING
+from router.table import Table
 
 from .evaluate import Evaluation
 from .shown_rows import ShownRow

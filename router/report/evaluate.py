@@ -24,9 +24,9 @@ from router.estimators.candidates import candidates
 from router.fit.fit import contenders
 from router.fit.write import OUT_OF_FOLD
 from router.graph.ask import ask_graph, p_values
-from router.labels import Table
 from router.metrics import Interval, Reliability, Resamples, interval, ladder, named, reliability
 from router.policy import follow, operating_points, outcome_of
+from router.table import Table
 
 from .baselines import CascadePoint, baselines, cascade, count
 from .breakdown import (

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runtime.views.scale import ScaleWord
-from router.labels import Table
 from router.policy import Floats
+from router.table import Table
 
 # A mean score of at least this counts as right; with one run and whole scores that is the score itself.
 _RIGHT = 0.5

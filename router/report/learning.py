@@ -14,8 +14,8 @@ from sklearn.base import clone
 
 from router.estimators.base import PlattScaling, ScaleEstimator
 from router.fit.fit import seen_by
-from router.labels import Table
 from router.metrics import Interval, Resamples, interval
+from router.table import Table
 
 from .budgets import Contender, samples
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from export.runtime.artefact import describe, write_json
-from router.labels import Table
+from router.table import Table
 
 from . import summary
 from .breakdown import worst

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from router.labels import Table, read_table
+from router.labels import read_table
 from router.reading import NO_TOKEN, Reading
+from router.table import Table
 from tests.support.labels_maker import Recipe, make_labels
 
 SCALES = (1, 4, 9, 36)
